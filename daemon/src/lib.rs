@@ -1,0 +1,1 @@
+//! What every Dormouse process shares.

@@ -1,0 +1,63 @@
+//! Wire to core and back: the only place that does it.
+
+use crate::v1;
+use dormouse_core::record::Subject;
+
+/// A message that says what it must not.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WireError {
+    /// A text is longer than its limit in bytes.
+    #[error("{field} has {len} bytes, more than {max}")]
+    TooLong {
+        /// Which field.
+        field: &'static str,
+        /// Its length.
+        len: usize,
+        /// Its limit.
+        max: usize,
+    },
+    /// A field that must be set is empty.
+    #[error("{0} is empty")]
+    Empty(&'static str),
+}
+
+/// Longest name on the wire in bytes: Kubernetes names have at most 253.
+const MAX_NAME: usize = 253;
+
+impl From<&Subject> for v1::Subject {
+    fn from(s: &Subject) -> Self {
+        Self {
+            function_uid: s.function_uid.clone(),
+            namespace: s.namespace.clone(),
+            name: s.name.clone(),
+            revision: s.revision.clone(),
+            tenant: s.tenant.clone(),
+            memory_mib: s.memory_mib,
+            cpu_millis: s.cpu_millis,
+        }
+    }
+}
+
+impl TryFrom<v1::Subject> for Subject {
+    type Error = WireError;
+
+    fn try_from(s: v1::Subject) -> Result<Self, WireError> {
+        Ok(Self {
+            function_uid: named("function_uid", s.function_uid)?,
+            namespace: named("namespace", s.namespace)?,
+            name: named("name", s.name)?,
+            revision: named("revision", s.revision)?,
+            tenant: named("tenant", s.tenant)?,
+            memory_mib: s.memory_mib,
+            cpu_millis: s.cpu_millis,
+        })
+    }
+}
+
+fn named(field: &'static str, text: String) -> Result<String, WireError> {
+    match text.len() {
+        0 => Err(WireError::Empty(field)),
+        len if len > MAX_NAME => Err(WireError::TooLong { field, len, max: MAX_NAME }),
+        _ => Ok(text),
+    }
+}
