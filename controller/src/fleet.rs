@@ -1,0 +1,328 @@
+//! Where functions come from and where their instances live: one trait, two ways ([`kubernetes`], [`process`]).
+//!
+//! Events come in through one bounded channel; effects go out through async methods. Every effect is idempotent and
+//! carries its own time limit: asking twice is the same as asking once, and an error is told, not retried, because the
+//! office plans again. An effect's outcome is never read from its answer alone: it comes back as events.
+
+pub mod kubernetes;
+pub mod process;
+
+use dormouse_core::FunctionKey;
+use dormouse_core::function::{Function, FunctionStatus};
+use dormouse_core::revision::Revision;
+use std::fmt;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// Events that wait for the office; a fleet that is faster waits (its watchers hold back).
+pub const MAX_EVENTS: usize = 1024;
+
+/// Most bytes of one trouble's message, cut at a character: what a condition can show on one screen.
+pub const MAX_MESSAGE: usize = 1024;
+
+macro_rules! name {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub struct $name(Arc<str>);
+
+        impl $name {
+            /// The name as text.
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl From<&str> for $name {
+            fn from(text: &str) -> Self {
+                Self(text.into())
+            }
+        }
+
+        impl From<String> for $name {
+            fn from(text: String) -> Self {
+                Self(text.into())
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl std::borrow::Borrow<str> for $name {
+            fn borrow(&self) -> &str {
+                &self.0
+            }
+        }
+    };
+}
+
+name! {
+    /// `metadata.uid` of a Function: never reused, not even by one of the same name.
+    FunctionUid
+}
+name! {
+    /// One instance for its whole life: the pod's uid, or an id that the process fleet makes; never reused.
+    InstanceId
+}
+
+/// What the fleet saw.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// A Function as it is now. With `metadata.deletionTimestamp` it is being deleted and waits for our finalizer.
+    /// `metadata.uid`, `name`, `namespace` and `generation` are set (the process fleet makes them).
+    Function(Arc<Function>),
+    /// The Function object is gone.
+    FunctionGone(FunctionUid),
+    /// An instance as it is now.
+    Instance(Instance),
+    /// An instance and all its processes are gone; sent once, after its last `Instance`.
+    InstanceGone(InstanceId),
+    /// What carries a revision's instances, as it is now (a Deployment; locally, the prepared revision).
+    Workload(Workload),
+    /// It is gone.
+    WorkloadGone(FunctionUid, Revision),
+    /// Everything that existed when the fleet began has been told: nothing is routed or changed before this.
+    Synced,
+}
+
+/// One running copy of a revision.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Instance {
+    /// Its id.
+    pub id: InstanceId,
+    /// Its name for people: the pod's name, or the process's number.
+    pub name: String,
+    /// The function that it belongs to.
+    pub function: FunctionUid,
+    /// The revision that it runs.
+    pub revision: Revision,
+    /// Where calls go, once known.
+    pub address: Option<SocketAddr>,
+    /// How far it is.
+    pub phase: Phase,
+    /// Why it does not run, as far as is known.
+    pub trouble: Option<Trouble>,
+    /// How often its process was started anew; a larger number means that an open port has to be seen again.
+    pub restarts: u32,
+    /// Digest of the image it runs, once known.
+    pub image_digest: Option<String>,
+}
+
+/// How far an instance is. Whether its port is open is not the fleet's to say: activators dial.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Its process does not run yet, or not at the moment.
+    Starting,
+    /// Its process runs.
+    Running,
+    /// It was told to end, or ended and is not restarted: it takes no new calls.
+    Ending,
+}
+
+/// Why something does not run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trouble {
+    /// The code that callers get.
+    pub code: Code,
+    /// For people: status and events only, at most [`MAX_MESSAGE`] bytes.
+    pub message: String,
+}
+
+impl Trouble {
+    /// A trouble with its message cut to [`MAX_MESSAGE`] bytes.
+    #[must_use]
+    pub fn new(code: Code, message: impl Into<String>) -> Self {
+        let mut message = message.into();
+        if message.len() > MAX_MESSAGE {
+            message.truncate(message.floor_char_boundary(MAX_MESSAGE));
+        }
+        Self { code, message }
+    }
+}
+
+/// Every reason for which an instance does not run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Code {
+    /// The image cannot be pulled: wrong name, no credentials, no registry.
+    ImagePullFailed,
+    /// A Secret or ConfigMap that it names is missing.
+    ConfigMissing,
+    /// Its command cannot be run.
+    BadCommand,
+    /// Its process ended more than once.
+    CrashLoop,
+    /// Its process used more memory than the function's.
+    OutOfMemory,
+    /// No node has room.
+    Unschedulable,
+    /// A quota of the namespace is used up.
+    QuotaExceeded,
+    /// An admission rule of the cluster refuses its pods.
+    AdmissionRefused,
+}
+
+impl Code {
+    /// The stable name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::ImagePullFailed => "ImagePullFailed",
+            Self::ConfigMissing => "ConfigMissing",
+            Self::BadCommand => "BadCommand",
+            Self::CrashLoop => "CrashLoop",
+            Self::OutOfMemory => "OutOfMemory",
+            Self::Unschedulable => "Unschedulable",
+            Self::QuotaExceeded => "QuotaExceeded",
+            Self::AdmissionRefused => "AdmissionRefused",
+        }
+    }
+
+    /// True when waiting does not help: somebody has to mend the function or what it names. The others are how nodes
+    /// get added and quotas freed: callers wait and are told the reason when their time is over.
+    #[must_use]
+    pub fn terminal(self) -> bool {
+        match self {
+            Self::ImagePullFailed
+            | Self::ConfigMissing
+            | Self::BadCommand
+            | Self::CrashLoop
+            | Self::OutOfMemory => true,
+            Self::Unschedulable | Self::QuotaExceeded | Self::AdmissionRefused => false,
+        }
+    }
+}
+
+/// What carries a revision's instances.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Workload {
+    /// The function that it belongs to.
+    pub function: FunctionUid,
+    /// The revision whose instances it carries.
+    pub revision: Revision,
+    /// How many instances it was last told to have.
+    pub replicas: u32,
+    /// Why it cannot make instances, as far as is known.
+    pub trouble: Option<Trouble>,
+}
+
+/// One revision of one function, as effects name it.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// The function's uid.
+    pub uid: FunctionUid,
+    /// Its namespace and name.
+    pub key: FunctionKey,
+    /// The revision.
+    pub revision: Revision,
+}
+
+/// An instance that an effect is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Victim {
+    /// Its id.
+    pub id: InstanceId,
+    /// Its name (the pod's name).
+    pub name: String,
+}
+
+/// Whether an event tells of trouble.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoteKind {
+    /// All is well.
+    Normal,
+    /// Somebody should look.
+    Warning,
+}
+
+/// Something to tell the function's owner (a Kubernetes Event; locally, a log line).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Note {
+    /// Whether it tells of trouble.
+    pub kind: NoteKind,
+    /// One stable CamelCase word.
+    pub reason: &'static str,
+    /// What was done, as one CamelCase word.
+    pub action: &'static str,
+    /// For people; at most [`MAX_MESSAGE`] bytes.
+    pub message: String,
+}
+
+/// An effect that did not happen.
+#[derive(Debug, thiserror::Error)]
+pub enum FleetError {
+    /// What it is about is gone: nothing is left to do, or it has to be made anew.
+    #[error("{0} is gone")]
+    Gone(String),
+    /// Somebody else changed it meanwhile: look again, then try again.
+    #[error("{0} was changed meanwhile")]
+    Conflict(String),
+    /// No answer in time.
+    #[error("no answer within {} s", .0.as_secs())]
+    TimedOut(Duration),
+    /// Refused for good: trying the same again does not help.
+    #[error("refused: {0}")]
+    Refused(String),
+    /// Anything else; trying again may help.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// Where functions come from and where their instances live.
+pub trait Fleet: Send + Sync + 'static {
+    /// The events, in order per object; taken once, before any effect is asked for. `None` when taken already.
+    fn events(&self) -> Option<mpsc::Receiver<Event>>;
+
+    /// Marks the function as ours to drain before it goes (the finalizer). Locally nothing.
+    fn adopt(&self, function: &Arc<Function>) -> impl Future<Output = Result<(), FleetError>> + Send;
+
+    /// Makes what carries the revision's instances, with none of them yet: a Deployment with `replicas: 0`. Locally
+    /// the revision's command and environment are remembered. What exists already keeps its number of instances.
+    /// `function` is the object whose spec has this revision. Comes back as [`Event::Workload`].
+    fn prepare(
+        &self,
+        function: &Arc<Function>,
+        target: &Target,
+    ) -> impl Future<Output = Result<(), FleetError>> + Send;
+
+    /// Sets how many instances the revision has. When that is fewer than now, `victims` are the ones to end (each
+    /// idle, taken out of routing and acknowledged so); a fleet that cannot choose prefers them. Those that end are
+    /// told as [`Phase::Ending`] and may take their whole grace: [`Fleet::retire`] follows.
+    fn scale(
+        &self,
+        target: &Target,
+        replicas: u32,
+        victims: &[Victim],
+    ) -> impl Future<Output = Result<(), FleetError>> + Send;
+
+    /// Ends an instance that is [`Phase::Ending`] and idle within `grace`, in place of its own longer one.
+    fn retire(
+        &self,
+        target: &Target,
+        instance: &Victim,
+        grace: Duration,
+    ) -> impl Future<Output = Result<(), FleetError>> + Send;
+
+    /// Removes what carries the revision's instances, and what is left of them. Comes back as [`Event::WorkloadGone`].
+    fn remove(&self, target: &Target) -> impl Future<Output = Result<(), FleetError>> + Send;
+
+    /// Writes the function's status (whole: what is `None` is removed).
+    fn report(
+        &self,
+        function: &Arc<Function>,
+        status: &FunctionStatus,
+    ) -> impl Future<Output = Result<(), FleetError>> + Send;
+
+    /// Tells the function's owner something.
+    fn note(&self, function: &Arc<Function>, note: &Note) -> impl Future<Output = Result<(), FleetError>> + Send;
+
+    /// Lets a function go that is being deleted and has nothing left (takes the finalizer off). Locally the fleet then
+    /// sends [`Event::FunctionGone`] itself.
+    fn release(&self, function: &Arc<Function>) -> impl Future<Output = Result<(), FleetError>> + Send;
+}
