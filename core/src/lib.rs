@@ -1,7 +1,13 @@
 //! The rules of Dormouse, pure: no clock, socket, file or randomness. Time comes in as an argument; a decision
 //! returns why it was taken.
 
+pub mod function;
 pub mod id;
+pub mod quantity;
 pub mod record;
+pub mod revision;
+pub mod valid;
 
+pub use function::{Function, FunctionSpec, FunctionStatus};
 pub use id::{FunctionKey, RequestId};
+pub use valid::{Fault, ValidFunction};

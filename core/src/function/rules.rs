@@ -1,0 +1,138 @@
+//! Rules across fields. Each one stands here once, as CEL for the API server and as Rust for the command line and the
+//! controller; a property test holds the two against each other.
+
+use super::{FunctionSpec, Protocol};
+use kube::core::cel::Rule;
+
+/// A rule over the spec.
+pub struct SpecRule {
+    /// Its CEL form; true when the rule is kept. `self` is the spec.
+    pub cel: &'static str,
+    /// What is wrong and what to do.
+    pub message: &'static str,
+    /// The field that a fault is told at, below `spec`.
+    pub path: &'static str,
+    /// Its Rust form; true when the rule is kept.
+    pub keeps: fn(&FunctionSpec) -> bool,
+}
+
+impl SpecRule {
+    /// The rule as the CRD carries it.
+    #[must_use]
+    pub fn cel(&self) -> Rule {
+        Rule::new(self.cel).message(self.message)
+    }
+}
+
+/// Longest function name in bytes: with `-` and a revision of 8 it stays within the 63 of a DNS label, as a pod's host
+/// name must (63 - 9 = 54; 52 is what CronJobs allow, a number that people know).
+pub const MAX_NAME: usize = 52;
+
+/// What a function may be called: the first label of its host name.
+pub const NAME_MESSAGE: &str = "a function's name is at most 52 lower-case letters, digits and '-', begins with a letter and ends with a letter or digit: it is the first label of its host name";
+
+/// The rule on `metadata.name`, which is visible to CEL at the root only.
+#[must_use]
+pub fn name_rule() -> Rule {
+    Rule::new("self.metadata.name.size() <= 52 && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')")
+        .message(NAME_MESSAGE)
+}
+
+/// The Rust form of [`name_rule`].
+#[must_use]
+pub fn name_is_valid(name: &str) -> bool {
+    let bytes = name.as_bytes();
+    let inner = bytes.iter().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'-');
+    bytes.len() <= MAX_NAME
+        && inner
+        && bytes.first().is_some_and(u8::is_ascii_lowercase)
+        && bytes.last().is_some_and(|b| *b != b'-')
+}
+
+/// Every rule over the spec, in the order in which faults are told.
+pub const ALL: [&SpecRule; 9] = [
+    &IMAGE_OR_SOURCE,
+    &ENV_RESERVED,
+    &WARM_WITHIN_RESERVED,
+    &NOT_YET_SOURCE,
+    &NOT_YET_H2C,
+    &NOT_YET_RESERVED,
+    &NOT_YET_WARM,
+    &NOT_YET_WINDOWS,
+    &NOT_YET_SCHEDULES,
+];
+
+/// Something must run.
+pub const IMAGE_OR_SOURCE: SpecRule = SpecRule {
+    cel: "has(self.image) || has(self.source)",
+    message: "image is missing: name a container image that speaks HTTP on $PORT",
+    path: "image",
+    keeps: |spec| spec.image.is_some() || spec.source.is_some(),
+};
+
+/// Names that the platform sets.
+const RESERVED_ENV: [&str; 4] = ["PORT", "K_SERVICE", "K_REVISION", "K_CONFIGURATION"];
+
+/// The contract's own variables are not the user's to set.
+pub const ENV_RESERVED: SpecRule = SpecRule {
+    cel: "!has(self.env) || !self.env.exists(e, e.name in ['PORT', 'K_SERVICE', 'K_REVISION', 'K_CONFIGURATION'])",
+    message: "PORT, K_SERVICE, K_REVISION and K_CONFIGURATION are set by the platform: remove them (the port is spec.port)",
+    path: "env",
+    keeps: |spec| !spec.env.iter().any(|e| RESERVED_ENV.contains(&e.name.as_str())),
+};
+
+/// Warm capacity is part of the reserved one.
+pub const WARM_WITHIN_RESERVED: SpecRule = SpecRule {
+    cel: "!has(self.reservedConcurrency) || !has(self.warmUpConcurrency) || self.warmUpConcurrency <= self.reservedConcurrency",
+    message: "warmUpConcurrency is more than reservedConcurrency: raise the one or lower the other",
+    path: "warmUpConcurrency",
+    keeps: |spec| spec.reserved_concurrency.is_none_or(|reserved| spec.warm_up_concurrency <= reserved),
+};
+
+/// Not in this version.
+pub const NOT_YET_SOURCE: SpecRule = SpecRule {
+    cel: "!has(self.source)",
+    message: "handler code is not supported by this version of Dormouse: build an image and name it in image",
+    path: "source",
+    keeps: |spec| spec.source.is_none(),
+};
+
+/// Not in this version.
+pub const NOT_YET_H2C: SpecRule = SpecRule {
+    cel: "!has(self.protocol) || self.protocol != 'h2c'",
+    message: "h2c to instances is not supported by this version of Dormouse: use http1",
+    path: "protocol",
+    keeps: |spec| spec.protocol != Protocol::H2c,
+};
+
+/// Not in this version.
+pub const NOT_YET_RESERVED: SpecRule = SpecRule {
+    cel: "!has(self.reservedConcurrency)",
+    message: "reservedConcurrency is not supported by this version of Dormouse: remove it",
+    path: "reservedConcurrency",
+    keeps: |spec| spec.reserved_concurrency.is_none(),
+};
+
+/// Not in this version.
+pub const NOT_YET_WARM: SpecRule = SpecRule {
+    cel: "!has(self.warmUpConcurrency) || self.warmUpConcurrency == 0",
+    message: "warmUpConcurrency is not supported by this version of Dormouse: remove it, or set 0",
+    path: "warmUpConcurrency",
+    keeps: |spec| spec.warm_up_concurrency == 0,
+};
+
+/// Not in this version.
+pub const NOT_YET_WINDOWS: SpecRule = SpecRule {
+    cel: "!has(self.warmUp) || self.warmUp.size() == 0",
+    message: "warmUp windows are not supported by this version of Dormouse: remove them",
+    path: "warmUp",
+    keeps: |spec| spec.warm_up.is_empty(),
+};
+
+/// Not in this version.
+pub const NOT_YET_SCHEDULES: SpecRule = SpecRule {
+    cel: "!has(self.schedules) || self.schedules.size() == 0",
+    message: "schedules are not supported by this version of Dormouse: remove them",
+    path: "schedules",
+    keeps: |spec| spec.schedules.is_empty(),
+};

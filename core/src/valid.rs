@@ -1,0 +1,216 @@
+//! A manifest becomes a [`ValidFunction`], or every reason why not.
+//!
+//! Three readings, all of them told at once: the schema (generated from the types: bounds, required and unknown fields),
+//! the rules across fields ([`crate::function::rules`]), and what neither can say (quantities, references).
+
+pub mod schema;
+
+use crate::function::{EnvFrom, EnvVar, Function, FunctionSpec, LocalName, SecurityContext, StartCheck, rules};
+use crate::{FunctionKey, quantity};
+use serde_json::Value;
+use std::{collections::HashSet, fmt, time::Duration};
+
+/// Annotation that says how an instance is run where there are no containers.
+pub const LOCAL_COMMAND: &str = "dormouse.dev/local-command";
+
+/// One thing wrong with a manifest.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Fault {
+    /// Where: `spec.env[2].name`.
+    pub path: String,
+    /// What is wrong and what to do.
+    pub message: String,
+}
+
+impl Fault {
+    /// A fault at a path.
+    pub fn new(path: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { path: path.into(), message: message.into() }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.path, self.message)
+    }
+}
+
+/// A function that keeps every rule. Made only by [`ValidFunction::from_value`] and [`ValidFunction::from_function`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct ValidFunction {
+    /// Namespace and name.
+    pub key: FunctionKey,
+    /// The object's uid; empty when it was never in a cluster.
+    pub uid: String,
+    /// The object's generation; 0 when it was never in a cluster.
+    pub generation: i64,
+    /// What runs.
+    pub image: String,
+    /// Replaces the image's entrypoint when not empty.
+    pub command: Vec<String>,
+    /// Replaces the image's arguments when not empty.
+    pub args: Vec<String>,
+    /// Where the instance listens.
+    pub port: u16,
+    /// Environment as written.
+    pub env: Vec<EnvVar>,
+    /// Environment taken from whole objects.
+    pub env_from: Vec<EnvFrom>,
+    /// Secrets to pull the image with.
+    pub image_pull_secrets: Vec<LocalName>,
+    /// Service account, when it wants one.
+    pub service_account_name: Option<String>,
+    /// Restrictions beyond our own.
+    pub security_context: Option<SecurityContext>,
+    /// Memory in MiB, request and limit.
+    pub memory_mib: u32,
+    /// Cpu request in thousandths.
+    pub cpu_millis: u32,
+    /// Calls an instance runs at once, 1 to 1000.
+    pub concurrency: u32,
+    /// From the last call to zero.
+    pub idle_timeout: Duration,
+    /// From dispatch to the end of a call.
+    pub timeout: Duration,
+    /// Most calls that wait, in each activator.
+    pub queue_max_calls: u32,
+    /// Longest wait of a call.
+    pub queue_max_wait: Duration,
+    /// Whether each new revision is started once.
+    pub start_check: StartCheck,
+    /// How an instance is run where there are no containers.
+    pub local_command: Option<String>,
+    /// Who pays.
+    pub tenant: String,
+}
+
+impl ValidFunction {
+    /// Reads a manifest as it was written.
+    ///
+    /// # Errors
+    /// Every fault, sorted by path.
+    pub fn from_value(manifest: &Value) -> Result<(Function, Self), Vec<Fault>> {
+        let mut faults = schema::check(manifest);
+        match serde_json::from_value::<Function>(manifest.clone()) {
+            Ok(function) => {
+                let (parts, more) = read(&function);
+                faults.extend(more);
+                if let (true, Some(valid)) = (faults.is_empty(), parts) {
+                    return Ok((function, valid));
+                }
+            }
+            Err(e) if faults.is_empty() => faults.push(Fault::new("", e.to_string())),
+            // The schema has told why; the rest of the manifest is read without those fields.
+            Err(_) => {
+                if let Ok(function) = serde_json::from_value::<Function>(schema::without(manifest, &faults)) {
+                    let told = |f: &Fault| faults.iter().any(|t| f.path.starts_with(&t.path));
+                    let more: Vec<Fault> = read(&function).1.into_iter().filter(|f| !told(f)).collect();
+                    faults.extend(more);
+                }
+            }
+        }
+        faults.sort();
+        faults.dedup();
+        Err(faults)
+    }
+
+    /// Reads an object that came from the API server.
+    ///
+    /// # Errors
+    /// Every fault, sorted by path.
+    pub fn from_function(function: &Function) -> Result<Self, Vec<Fault>> {
+        let spec = serde_json::to_value(&function.spec).unwrap_or(Value::Null);
+        let mut faults = schema::check_spec(&spec);
+        let (parts, more) = read(function);
+        faults.extend(more);
+        faults.sort();
+        faults.dedup();
+        match parts {
+            Some(valid) if faults.is_empty() => Ok(valid),
+            _ => Err(faults),
+        }
+    }
+}
+
+/// What the schema cannot say. The first part is there when every quantity could be read.
+fn read(function: &Function) -> (Option<ValidFunction>, Vec<Fault>) {
+    let meta = &function.metadata;
+    let spec = &function.spec;
+    let mut faults = Vec::new();
+    let name = meta.name.clone().unwrap_or_default();
+    if !rules::name_is_valid(&name) {
+        faults.push(Fault::new("metadata.name", rules::NAME_MESSAGE));
+    }
+    for rule in rules::ALL {
+        if !(rule.keeps)(spec) {
+            faults.push(Fault::new(format!("spec.{}", rule.path), rule.message));
+        }
+    }
+    check_env(spec, &mut faults);
+    let memory = quantity::memory_mib(&spec.resources.memory)
+        .map_err(|e| faults.push(Fault::new("spec.resources.memory", e.to_string())));
+    let cpu = quantity::cpu_millis(&spec.resources.cpu)
+        .map_err(|e| faults.push(Fault::new("spec.resources.cpu", e.to_string())));
+    let (Ok(memory_mib), Ok(cpu_millis)) = (memory, cpu) else { return (None, faults) };
+    let namespace = meta.namespace.clone().unwrap_or_else(|| "default".into());
+    let valid = build(function, FunctionKey::new(namespace, name), memory_mib, cpu_millis);
+    (valid, faults)
+}
+
+/// The parts that are in range by the schema; `None` when one is not (the schema has said so).
+fn build(function: &Function, key: FunctionKey, memory_mib: u32, cpu_millis: u32) -> Option<ValidFunction> {
+    let spec = &function.spec;
+    let seconds = |s: i32| u64::try_from(s).ok().map(Duration::from_secs);
+    Some(ValidFunction {
+        tenant: key.namespace.clone(),
+        key,
+        uid: function.metadata.uid.clone().unwrap_or_default(),
+        generation: function.metadata.generation.unwrap_or_default(),
+        image: spec.image.clone()?,
+        command: spec.command.clone(),
+        args: spec.args.clone(),
+        port: u16::try_from(spec.port).ok()?,
+        env: spec.env.clone(),
+        env_from: spec.env_from.clone(),
+        image_pull_secrets: spec.image_pull_secrets.clone(),
+        service_account_name: spec.service_account_name.clone(),
+        security_context: spec.security_context.clone(),
+        memory_mib,
+        cpu_millis,
+        concurrency: u32::try_from(spec.concurrency_or_default()).ok()?,
+        idle_timeout: seconds(spec.idle_timeout_seconds)?,
+        timeout: seconds(spec.timeout_seconds)?,
+        queue_max_calls: u32::try_from(spec.queue.max_calls).ok()?,
+        queue_max_wait: seconds(spec.queue.max_wait_seconds)?,
+        start_check: spec.start_check,
+        local_command: function.metadata.annotations.as_ref().and_then(|a| a.get(LOCAL_COMMAND)).cloned(),
+    })
+}
+
+/// Each variable has one source, each name is set once (server-side apply refuses a list with a key twice).
+fn check_env(spec: &FunctionSpec, faults: &mut Vec<Fault>) {
+    let mut names = HashSet::new();
+    for (i, var) in spec.env.iter().enumerate() {
+        let path = format!("spec.env[{i}]");
+        if !names.insert(var.name.as_str()) {
+            faults.push(Fault::new(format!("{path}.name"), format!("{:?} is set twice: remove one", var.name)));
+        }
+        if let Some(from) = &var.value_from {
+            let path = format!("{path}.valueFrom");
+            if from.secret_key_ref.is_some() == from.config_map_key_ref.is_some() {
+                faults.push(Fault::new(&path, "name exactly one of secretKeyRef and configMapKeyRef"));
+            }
+            if var.value.is_some() {
+                faults.push(Fault::new(path, "value and valueFrom exclude each other: remove one"));
+            }
+        }
+    }
+    for (i, from) in spec.env_from.iter().enumerate() {
+        if from.secret_ref.is_some() == from.config_map_ref.is_some() {
+            faults.push(Fault::new(format!("spec.envFrom[{i}]"), "name exactly one of secretRef and configMapRef"));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
