@@ -1,0 +1,53 @@
+#!/usr/bin/env bash
+# Images without Docker: OCI archives written by oci.py, imported into the cluster's containerd.
+#   images.sh base               pause (every pod needs it) and, where busybox-static is installed, localhost/busybox:1
+#   images.sh build FOLDER [OUT] archives of our own images from FOLDER/{dormouse,dormouse-controller,dormouse-activator}
+#                                (static: DORMOUSE_BIN_DIR of ./test); also for `kind load image-archive FILE`
+#   images.sh load [OUT]         imports those into the running cluster
+set -euo pipefail
+HERE=$(cd "$(dirname "$0")" && pwd)
+. "$HERE/env.sh"
+VERSION=${DORMOUSE_VERSION:-0.1.0}
+NOBODY=65532:65532 # what distroless images call nonroot; a number, so that runAsNonRoot can be checked
+
+import() { inside "$KIT/ctr" -a "$SOCKET" -n k8s.io images import "$1" >/dev/null; }
+
+# image OUT.tar NAME:TAG FILE PATH USER ENTRYPOINT...: an image of one file.
+image() {
+  local out=$1 name=$2 file=$3 path=$4 user=$5 root; shift 5
+  root=$(mktemp -d)
+  mkdir -p "$root$(dirname "$path")"
+  cp "$file" "$root$path"; chmod 755 "$root$path"
+  python3 "$HERE/oci.py" "$out" "$name" "$root" "$user" "$@"
+  rm -r "$root"
+}
+
+base() {
+  image "$DIR/pause.tar" localhost/pause:1 "$KIT/pause" /pause "$NOBODY" /pause
+  import "$DIR/pause.tar"
+  [ -x /bin/busybox ] || return 0
+  image "$DIR/busybox.tar" localhost/busybox:1 /bin/busybox /bin/busybox "$NOBODY" /bin/busybox
+  import "$DIR/busybox.tar"
+}
+
+build() {
+  local from=$1 out=$2 program
+  mkdir -p "$out"
+  for program in dormouse dormouse-controller dormouse-activator; do
+    [ -x "$from/$program" ] || die "$from/$program is missing: build the programs first (./test does)"
+    # A scratch image holds no loader: a dynamic program would start nowhere and say "no such file".
+    ! readelf -l "$from/$program" 2>/dev/null | grep -q INTERP || die "$from/$program is not static"
+  done
+  image "$out/controller.tar" "dormouse/controller:$VERSION" "$from/dormouse-controller" /dormouse-controller "$NOBODY" /dormouse-controller
+  image "$out/activator.tar" "dormouse/activator:$VERSION" "$from/dormouse-activator" /dormouse-activator "$NOBODY" /dormouse-activator
+  image "$out/sample.tar" "dormouse/sample:$VERSION" "$from/dormouse" /dormouse "$NOBODY" /dormouse sample
+}
+
+load() { local name; for name in controller activator sample; do import "$1/$name.tar"; done; }
+
+case ${1:-} in
+  base) base ;;
+  build) build "${2:?folder of the programs}" "${3:-$CACHE/images}" ;;
+  load) load "${2:-$CACHE/images}" ;;
+  *) sed -n '2,6s/^# //p' "$0" >&2; exit 2 ;;
+esac
