@@ -3,9 +3,12 @@
 
 pub mod function;
 pub mod id;
+pub mod price;
 pub mod quantity;
 pub mod record;
 pub mod revision;
+pub mod scale;
+pub mod usage;
 pub mod valid;
 
 pub use function::{Function, FunctionSpec, FunctionStatus};
