@@ -189,11 +189,9 @@ impl Code {
     #[must_use]
     pub fn terminal(self) -> bool {
         match self {
-            Self::ImagePullFailed
-            | Self::ConfigMissing
-            | Self::BadCommand
-            | Self::CrashLoop
-            | Self::OutOfMemory => true,
+            Self::ImagePullFailed | Self::ConfigMissing | Self::BadCommand | Self::CrashLoop | Self::OutOfMemory => {
+                true
+            }
             Self::Unschedulable | Self::QuotaExceeded | Self::AdmissionRefused => false,
         }
     }
@@ -279,17 +277,19 @@ pub trait Fleet: Send + Sync + 'static {
     /// The events, in order per object; taken once, before any effect is asked for. `None` when taken already.
     fn events(&self) -> Option<mpsc::Receiver<Event>>;
 
+    /// The revision that a function's spec has here.
+    fn revision(&self, function: &Function) -> Revision {
+        Revision::of(&function.spec)
+    }
+
     /// Marks the function as ours to drain before it goes (the finalizer). Locally nothing.
     fn adopt(&self, function: &Arc<Function>) -> impl Future<Output = Result<(), FleetError>> + Send;
 
     /// Makes what carries the revision's instances, with none of them yet: a Deployment with `replicas: 0`. Locally
     /// the revision's command and environment are remembered. What exists already keeps its number of instances.
     /// `function` is the object whose spec has this revision. Comes back as [`Event::Workload`].
-    fn prepare(
-        &self,
-        function: &Arc<Function>,
-        target: &Target,
-    ) -> impl Future<Output = Result<(), FleetError>> + Send;
+    fn prepare(&self, function: &Arc<Function>, target: &Target)
+    -> impl Future<Output = Result<(), FleetError>> + Send;
 
     /// Sets how many instances the revision has. When that is fewer than now, `victims` are the ones to end (each
     /// idle, taken out of routing and acknowledged so); a fleet that cannot choose prefers them. Those that end are

@@ -6,7 +6,8 @@
 //! Not in it: concurrency, reservedConcurrency, warm capacity, idleTimeoutSeconds, queue, startCheck, schedules. These
 //! change how many instances there are and who may call them: they never roll pods.
 
-use crate::function::FunctionSpec;
+use crate::function::{EnvFrom, EnvVar, FunctionSpec, LocalName, Protocol, SecurityContext, Source};
+use crate::quantity;
 use serde::Serialize;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -32,8 +33,18 @@ impl Revision {
     /// The revision of a spec. Needs nothing of the spec to be valid.
     #[must_use]
     pub fn of(spec: &FunctionSpec) -> Self {
+        Self::hashed(&Runs::of(spec, None))
+    }
+
+    /// The same where there are no containers: there the command is what runs, so it is part of the revision.
+    #[must_use]
+    pub fn of_local(spec: &FunctionSpec, command: Option<&str>) -> Self {
+        Self::hashed(&Runs::of(spec, command))
+    }
+
+    fn hashed(runs: &Runs<'_>) -> Self {
         let mut hasher = Sha256::new();
-        hash_into(&mut hasher, &serde_json::to_value(Runs::of(spec)).unwrap_or(Value::Null));
+        hash_into(&mut hasher, &serde_json::to_value(runs).unwrap_or(Value::Null));
         let digest = hasher.finalize();
         let mut number = digest.iter().take(8).fold(0_u64, |n, byte| n << 8 | u64::from(*byte));
         let mut name = String::with_capacity(LENGTH);
@@ -76,25 +87,36 @@ struct Runs<'a> {
     #[serde(skip_serializing_if = "<[String]>::is_empty")]
     args: &'a [String],
     port: i32,
-    protocol: crate::function::Protocol,
-    #[serde(skip_serializing_if = "<[crate::function::LocalName]>::is_empty")]
-    image_pull_secrets: &'a [crate::function::LocalName],
+    protocol: Protocol,
+    #[serde(skip_serializing_if = "<[LocalName]>::is_empty")]
+    image_pull_secrets: &'a [LocalName],
     #[serde(skip_serializing_if = "Option::is_none")]
     service_account_name: &'a Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    security_context: &'a Option<crate::function::SecurityContext>,
+    security_context: &'a Option<SecurityContext>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    source: &'a Option<crate::function::Source>,
-    #[serde(skip_serializing_if = "<[crate::function::EnvVar]>::is_empty")]
-    env: &'a [crate::function::EnvVar],
-    #[serde(skip_serializing_if = "<[crate::function::EnvFrom]>::is_empty")]
-    env_from: &'a [crate::function::EnvFrom],
-    resources: &'a crate::function::Resources,
+    source: &'a Option<Source>,
+    #[serde(skip_serializing_if = "<[EnvVar]>::is_empty")]
+    env: &'a [EnvVar],
+    #[serde(skip_serializing_if = "<[EnvFrom]>::is_empty")]
+    env_from: &'a [EnvFrom],
+    memory: Size<'a>,
+    cpu: Size<'a>,
     timeout_seconds: i32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    local_command: Option<&'a str>,
+}
+
+/// A quantity by what it means (1Gi and 1024Mi are one size), or as written when it means nothing.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Size<'a> {
+    Number(u32),
+    Text(&'a str),
 }
 
 impl<'a> Runs<'a> {
-    fn of(spec: &'a FunctionSpec) -> Self {
+    fn of(spec: &'a FunctionSpec, local_command: Option<&'a str>) -> Self {
         let FunctionSpec {
             image,
             command,
@@ -131,8 +153,10 @@ impl<'a> Runs<'a> {
             source,
             env,
             env_from,
-            resources,
+            memory: quantity::memory_mib(&resources.memory).map_or(Size::Text(&resources.memory), Size::Number),
+            cpu: quantity::cpu_millis(&resources.cpu).map_or(Size::Text(&resources.cpu), Size::Number),
             timeout_seconds: *timeout_seconds,
+            local_command,
         }
     }
 }
@@ -179,7 +203,7 @@ mod tests {
     #[test]
     fn golden() {
         let small = spec(serde_json::json!({"image": "registry/hello:1"}));
-        assert_eq!(Revision::of(&small).as_str(), "GOLDEN1");
+        assert_eq!(Revision::of(&small).as_str(), "fllfrss8");
         let large = spec(serde_json::json!({
             "image": "registry/hello@sha256:00", "command": ["/hello"], "args": ["-v"], "port": 9000,
             "env": [{"name": "A", "value": "1"}, {"name": "B", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}],
@@ -188,6 +212,21 @@ mod tests {
             "securityContext": {"runAsNonRoot": true}, "timeoutSeconds": 5
         }));
         assert_eq!(Revision::of(&large).as_str(), "GOLDEN2");
+    }
+
+    #[test]
+    fn sizes_are_compared_by_what_they_mean() {
+        let of = |memory: &str| Revision::of(&spec(serde_json::json!({"image": "a", "resources": {"memory": memory}})));
+        assert_eq!(of("1Gi"), of("1024Mi"));
+        assert_ne!(of("1Gi"), of("1025Mi"));
+        assert_ne!(of("nonsense"), of("other"));
+    }
+
+    #[test]
+    fn a_local_command_is_in_it_only_where_it_runs() {
+        let spec = spec(serde_json::json!({"image": "a"}));
+        assert_eq!(Revision::of(&spec), Revision::of_local(&spec, None));
+        assert_ne!(Revision::of_local(&spec, Some("a")), Revision::of_local(&spec, Some("b")));
     }
 
     #[test]
