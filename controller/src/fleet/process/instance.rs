@@ -1,0 +1,372 @@
+//! One instance: a child in a process group of its own, started again when it ends unasked, ended when told.
+
+use super::command;
+use super::leftover::MARK;
+use super::{Seen, Shared};
+use crate::fleet::{Code, Event, FunctionUid, Instance, InstanceId, Phase, Target, Trouble};
+use dormouse_core::FunctionKey;
+use dormouse_core::revision::Revision;
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use parking_lot::Mutex;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
+use tokio::process::{Child, Command};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout};
+
+/// Most bytes of an output line that are passed on in one piece; a longer line comes in several.
+const MAX_LINE: usize = 4096;
+
+/// A process that ran this long before it ended is not one that fails at its start: counting begins anew.
+const SETTLED: Duration = Duration::from_secs(10);
+
+/// Longest pause before the next start: 1, 2, 4, 8, 16, then 30 s.
+const MAX_PAUSE: Duration = Duration::from_secs(30);
+
+/// How long output is still read after the process ended: what it wrote is in the pipe already.
+const OUTPUT_REST: Duration = Duration::from_millis(200);
+
+/// What an instance of a revision runs.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Runnable {
+    /// Words; the first one as written in the annotation.
+    pub(super) command: Vec<String>,
+    /// The manifest's folder.
+    pub(super) folder: PathBuf,
+    /// Variables of the manifest.
+    pub(super) env: Vec<(String, String)>,
+    /// How long a process told to end may take.
+    pub(super) grace: Duration,
+}
+
+/// The office's end of an instance.
+pub(super) struct Handle {
+    pub(super) state: Instance,
+    /// `None` while it is to run; then how long it may take to end. It only gets shorter.
+    pub(super) stop: watch::Sender<Option<Duration>>,
+    /// The process group that runs now.
+    pub(super) pid: Option<u32>,
+}
+
+/// The instance's own end.
+pub(super) struct Life {
+    pub(super) id: InstanceId,
+    pub(super) name: String,
+    pub(super) key: FunctionKey,
+    pub(super) function: FunctionUid,
+    pub(super) revision: Revision,
+    pub(super) run: Arc<Runnable>,
+    pub(super) stop: watch::Receiver<Option<Duration>>,
+    pub(super) shared: Arc<Shared>,
+}
+
+/// Why one run of the process is over.
+enum End {
+    /// It could not be started.
+    NotStarted(io::Error),
+    /// It ended unasked.
+    Exited(ExitStatus, Duration),
+    /// It was told to end, and did.
+    Stopped,
+}
+
+impl Life {
+    pub(super) fn new(target: &Target, run: Arc<Runnable>, number: u64, shared: Arc<Shared>) -> (Handle, Self) {
+        let id = InstanceId::from(uuid::Uuid::new_v4().to_string());
+        let name = format!("{}-{number}", target.key.name);
+        let (stop, stopped) = watch::channel(None);
+        let state = Instance {
+            id: id.clone(),
+            name: name.clone(),
+            function: target.uid.clone(),
+            revision: target.revision.clone(),
+            address: None,
+            phase: Phase::Starting,
+            trouble: None,
+            restarts: 0,
+            image_digest: None,
+        };
+        let life = Self {
+            id,
+            name,
+            key: target.key.clone(),
+            function: target.uid.clone(),
+            revision: target.revision.clone(),
+            run,
+            stop: stopped,
+            shared,
+        };
+        (Handle { state, stop, pid: None }, life)
+    }
+
+    /// Runs until told to end.
+    pub(super) async fn live(mut self) {
+        let mut failures = 0_u32;
+        loop {
+            let last_words = Arc::new(Mutex::new(String::new()));
+            let trouble = match self.run_once(&last_words).await {
+                End::Stopped => break,
+                End::NotStarted(e) => {
+                    failures += 1;
+                    let command = self.run.command.join(" ");
+                    Some(Trouble::new(Code::BadCommand, format!("cannot run {command:?}: {e}")))
+                }
+                End::Exited(status, ran) => {
+                    failures = if ran >= SETTLED { 1 } else { failures + 1 };
+                    let said = std::mem::take(&mut *last_words.lock());
+                    let message = ended(status, ran, &said);
+                    self.shared.see(Seen::Died { key: self.key.clone(), name: self.name.clone(), how: message.clone() });
+                    (failures > 1).then(|| Trouble::new(Code::CrashLoop, message))
+                }
+            };
+            self.set(|handle| {
+                handle.pid = None;
+                handle.state.phase = Phase::Starting;
+                handle.state.address = None;
+                handle.state.restarts += 1;
+                handle.state.trouble = trouble;
+            });
+            tokio::select! {
+                () = sleep(pause(failures)) => {}
+                _ = self.stop.wait_for(Option::is_some) => break,
+            }
+        }
+        self.shared.instance_ended(&self.function, &self.revision, &self.id);
+    }
+
+    async fn run_once(&mut self, last_words: &Arc<Mutex<String>>) -> End {
+        if self.stop.borrow().is_some() {
+            return End::Stopped;
+        }
+        let (mut child, address) = match self.start() {
+            Ok(started) => started,
+            Err(e) => return End::NotStarted(e),
+        };
+        let pid = child.id();
+        let group = pid.and_then(|pid| i32::try_from(pid).ok()).map(Pid::from_raw);
+        let readers = [
+            tokio::spawn(self.output().pass(child.stdout.take(), last_words.clone())),
+            tokio::spawn(self.output().pass(child.stderr.take(), last_words.clone())),
+        ];
+        let started = Instant::now();
+        self.set(|handle| {
+            handle.pid = pid;
+            handle.state.phase = Phase::Running;
+            handle.state.address = Some(address);
+        });
+        self.shared.see(Seen::Started { key: self.key.clone(), name: self.name.clone(), pid: pid.unwrap_or(0), address });
+        let exited = tokio::select! {
+            status = child.wait() => Some(status),
+            _ = self.stop.wait_for(Option::is_some) => None,
+        };
+        let end = match exited {
+            Some(Ok(status)) => End::Exited(status, started.elapsed()),
+            Some(Err(e)) => End::NotStarted(e),
+            None => {
+                self.terminate(&mut child, group).await;
+                End::Stopped
+            }
+        };
+        clear(group).await;
+        for reader in readers {
+            let abort = reader.abort_handle();
+            if timeout(OUTPUT_REST, reader).await.is_err() {
+                abort.abort();
+            }
+        }
+        self.shared.ports.lock().remove(&address.port());
+        end
+    }
+
+    fn start(&self) -> io::Result<(Child, SocketAddr)> {
+        let port = self.shared.free_port()?;
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let [first, rest @ ..] = self.run.command.as_slice() else {
+            return Err(io::Error::from(io::ErrorKind::InvalidInput));
+        };
+        let mut command = Command::new(command::program(first, &self.run.folder, &self.shared.config.program));
+        // Our own settings, the token among them, are not the function's to see.
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("DORMOUSE_")) {
+            command.env_remove(name);
+        }
+        command
+            .args(rest)
+            .current_dir(&self.run.folder)
+            .env("HOST", Ipv4Addr::LOCALHOST.to_string())
+            .envs(self.run.env.iter().map(|(name, value)| (name, value)))
+            .env("PORT", port.to_string())
+            .env("K_SERVICE", &self.key.name)
+            .env("K_CONFIGURATION", &self.key.name)
+            .env("K_REVISION", format!("{}-{}", self.key.name, self.revision))
+            .env(MARK, &self.shared.config.mark)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0);
+        match command.spawn() {
+            Ok(child) => Ok((child, address)),
+            Err(e) => {
+                self.shared.ports.lock().remove(&port);
+                Err(e)
+            }
+        }
+    }
+
+    /// SIGTERM to the group, SIGKILL when the grace is over; a shorter grace may come meanwhile.
+    async fn terminate(&mut self, child: &mut Child, group: Option<Pid>) {
+        signal(group, Signal::SIGTERM);
+        let told = Instant::now();
+        loop {
+            let grace = self.stop.borrow_and_update().unwrap_or_default();
+            tokio::select! {
+                _ = child.wait() => return,
+                () = tokio::time::sleep_until(told + grace) => break,
+                changed = self.stop.changed() => if changed.is_err() { break },
+            }
+        }
+        signal(group, Signal::SIGKILL);
+        let _ = child.wait().await;
+    }
+
+    fn set(&self, change: impl FnOnce(&mut Handle)) {
+        self.shared.change_instance(&self.function, &self.revision, &self.id, change);
+    }
+
+    fn output(&self) -> Output {
+        Output { key: self.key.clone(), name: self.name.clone(), shared: self.shared.clone() }
+    }
+}
+
+struct Output {
+    key: FunctionKey,
+    name: String,
+    shared: Arc<Shared>,
+}
+
+impl Output {
+    /// Passes a stream on, line by line, and keeps the last one.
+    async fn pass(self, stream: Option<impl AsyncRead + Unpin>, last: Arc<Mutex<String>>) {
+        let Some(stream) = stream else { return };
+        let mut reader = BufReader::with_capacity(MAX_LINE, stream);
+        let mut line = Vec::new();
+        loop {
+            let Ok(chunk) = reader.fill_buf().await else { break };
+            if chunk.is_empty() {
+                break;
+            }
+            let end = chunk.iter().position(|b| *b == b'\n');
+            let room = MAX_LINE - line.len();
+            let taken = end.unwrap_or(chunk.len()).min(room);
+            line.extend_from_slice(&chunk[..taken]);
+            let whole = end == Some(taken);
+            reader.consume(taken + usize::from(whole));
+            if whole || line.len() == MAX_LINE {
+                self.tell(&mut line, &last).await;
+            }
+        }
+        if !line.is_empty() {
+            self.tell(&mut line, &last).await;
+        }
+    }
+
+    async fn tell(&self, line: &mut Vec<u8>, last: &Mutex<String>) {
+        let text = String::from_utf8_lossy(line).trim_end().to_owned();
+        line.clear();
+        if !text.is_empty() {
+            last.lock().clone_from(&text);
+        }
+        let seen = Seen::Line { key: self.key.clone(), name: self.name.clone(), text };
+        // A console that is held up holds the function's output up, as a pipe does.
+        let _ = self.shared.config.seen.send(seen).await;
+    }
+}
+
+/// `exit status: 3 after 0.2 s; it last wrote: ...`
+fn ended(status: ExitStatus, ran: Duration, said: &str) -> String {
+    let mut message = format!("ended with {status} after {:.1} s", ran.as_secs_f64());
+    if !said.is_empty() {
+        message.push_str("; it last wrote: ");
+        message.push_str(said);
+    }
+    message
+}
+
+/// The first restart at once, as the kubelet does.
+fn pause(failures: u32) -> Duration {
+    match failures {
+        0 | 1 => Duration::ZERO,
+        n => Duration::from_secs(1 << (n - 2).min(5)).min(MAX_PAUSE),
+    }
+}
+
+fn signal(group: Option<Pid>, signal: Signal) {
+    if let Some(group) = group {
+        // Gone already is as good.
+        let _ = killpg(group, signal);
+    }
+}
+
+/// Kills what the process left behind in its group, and waits (at most 50 x 10 ms) until the group is empty.
+async fn clear(group: Option<Pid>) {
+    let Some(group) = group else { return };
+    for _ in 0..50 {
+        if killpg(group, Signal::SIGKILL) == Err(Errno::ESRCH) {
+            return;
+        }
+        sleep(Duration::from_millis(10)).await;
+    }
+}
+
+impl Shared {
+    /// A loopback port that is free now and given to no other instance.
+    fn free_port(&self) -> io::Result<u16> {
+        let mut last = io::Error::from(io::ErrorKind::AddrInUse);
+        // The kernel picks at random: 16 times a port of ours only if nearly all are ours.
+        for _ in 0..16 {
+            match TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|l| l.local_addr()) {
+                Ok(address) if self.ports.lock().insert(address.port()) => return Ok(address.port()),
+                Ok(_) => {}
+                Err(e) => last = e,
+            }
+        }
+        Err(last)
+    }
+
+    fn change_instance(
+        &self,
+        function: &FunctionUid,
+        revision: &Revision,
+        id: &InstanceId,
+        change: impl FnOnce(&mut Handle),
+    ) {
+        let mut state = self.state.lock();
+        let Some(carried) = state.workloads.get_mut(&(function.clone(), revision.clone())) else { return };
+        let Some(handle) = carried.instances.get_mut(id) else { return };
+        let before = handle.state.clone();
+        change(handle);
+        if handle.stop.borrow().is_some() {
+            handle.state.phase = Phase::Ending;
+        }
+        if handle.state != before {
+            self.queue.push(Event::Instance(handle.state.clone()));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn restarts_come_at_once_and_then_slower() {
+        let seconds: Vec<u64> = (0..9).map(|n| pause(n).as_secs()).collect();
+        assert_eq!(seconds, [0, 0, 1, 2, 4, 8, 16, 30, 30]);
+    }
+}
