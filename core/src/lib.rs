@@ -1,6 +1,7 @@
 //! The rules of Dormouse, pure: no clock, socket, file or randomness. Time comes in as an argument; a decision
 //! returns why it was taken.
 
+pub mod admit;
 pub mod function;
 pub mod id;
 pub mod price;
