@@ -1,1 +1,16 @@
-//! x
+//! What the suites and benches share: a load generator with a client-side journal, processes that can be killed, a
+//! cluster, and a client of the usage API.
+//!
+//! Suites assert counts and order, never times: times are printed, and compared only as ratios within one run.
+
+pub mod checker;
+pub mod client;
+pub mod cluster;
+pub mod env;
+pub mod journal;
+pub mod load;
+pub mod machine;
+pub mod proc;
+pub mod quantiles;
+pub mod usage;
+pub mod wait;

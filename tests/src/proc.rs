@@ -1,0 +1,224 @@
+//! Child processes: logs to a file, killed hard or asked to end, never left behind.
+
+use anyhow::{Context, Result};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+/// How to start a program, again and again.
+#[derive(Clone, Debug)]
+pub struct Program {
+    path: PathBuf,
+    args: Vec<String>,
+    envs: Vec<(String, String)>,
+    log: PathBuf,
+}
+
+impl Program {
+    /// A program whose output (both streams) is appended to `log`.
+    pub fn new(path: impl Into<PathBuf>, log: impl Into<PathBuf>) -> Self {
+        Self { path: path.into(), args: Vec::new(), envs: Vec::new(), log: log.into() }
+    }
+
+    /// Adds arguments.
+    #[must_use]
+    pub fn args<S: Into<String>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
+        self.args.extend(args.into_iter().map(Into::into));
+        self
+    }
+
+    /// Adds an environment variable.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.envs.push((name.into(), value.into()));
+        self
+    }
+
+    /// Its log.
+    #[must_use]
+    pub fn log(&self) -> &Path {
+        &self.log
+    }
+
+    /// Starts it.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start(&self) -> Result<Process> {
+        let log = File::options().create(true).append(true).open(&self.log)?;
+        let child = Command::new(&self.path)
+            .args(&self.args)
+            .envs(self.envs.iter().map(|(k, v)| (k, v)))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .with_context(|| format!("starting {}", self.path.display()))?;
+        Ok(Process { child, name: self.name(), log: self.log.clone() })
+    }
+
+    fn name(&self) -> String {
+        self.path.file_name().and_then(OsStr::to_str).unwrap_or("program").into()
+    }
+}
+
+/// A running child; killed when dropped.
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+    name: String,
+    log: PathBuf,
+}
+
+impl Process {
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// `kill -9`, and waits until it is gone.
+    ///
+    /// # Errors
+    /// When it cannot be waited for.
+    pub fn kill(mut self) -> Result<ExitStatus> {
+        self.child.kill()?;
+        Ok(self.child.wait()?)
+    }
+
+    /// Asks it to end and waits for that.
+    ///
+    /// # Errors
+    /// When it has not ended within `limit` (then it is killed).
+    pub fn end(mut self, limit: Duration) -> Result<ExitStatus> {
+        signal(self.pid(), Signal::SIGTERM)?;
+        let began = Instant::now();
+        while began.elapsed() < limit {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok(status);
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        anyhow::bail!("{} did not end within {} s; its log ends:\n{}", self.name, limit.as_secs(), self.tail())
+    }
+
+    /// Fails when it has ended.
+    ///
+    /// # Errors
+    /// Its status and the end of its log.
+    pub fn check(&mut self) -> Result<()> {
+        match self.child.try_wait()? {
+            None => Ok(()),
+            Some(status) => anyhow::bail!("{} ended with {status}; its log ends:\n{}", self.name, self.tail()),
+        }
+    }
+
+    /// The last lines of its log.
+    #[must_use]
+    pub fn tail(&self) -> String {
+        tail(&self.log, 20)
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Sends a signal to a process of ours.
+///
+/// # Errors
+/// When there is no such process, or it is not ours.
+pub fn signal(pid: u32, signal: Signal) -> Result<()> {
+    kill(Pid::from_raw(i32::try_from(pid)?), signal).with_context(|| format!("{signal} to {pid}"))
+}
+
+/// The last `lines` lines of a file.
+#[must_use]
+pub fn tail(path: &Path, lines: usize) -> String {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let all: Vec<&str> = text.lines().collect();
+    all[all.len().saturating_sub(lines)..].join("\n")
+}
+
+/// Runs a command to its end and gives its standard output.
+///
+/// # Errors
+/// When it cannot be run or fails: both its streams.
+pub fn run(command: &mut Command) -> Result<String> {
+    let output = command.stdin(Stdio::null()).output().with_context(|| format!("running {command:?}"))?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+    anyhow::ensure!(
+        output.status.success(),
+        "{command:?} ended with {}:\n{}\n{}",
+        output.status,
+        text(&output.stdout),
+        text(&output.stderr)
+    );
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// CPU seconds that a process and its children have used so far (children count once they are waited for or, with
+/// `tree`, while they run).
+///
+/// # Errors
+/// When /proc does not tell.
+pub fn cpu_seconds(pids: &[u32]) -> Result<f64> {
+    // USER_HZ is 100 on every Linux that Rust's std runs on: the kernel's ABI.
+    const TICKS: f64 = 100.0;
+    let mut ticks = 0_u32;
+    for pid in pids {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+        // The second field is the name in parentheses and may hold anything; utime and stime are fields 14 and 15.
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+        for field in fields.get(11..13).context("short /proc stat")? {
+            ticks += field.parse::<u32>()?;
+        }
+    }
+    Ok(f64::from(ticks) / TICKS)
+}
+
+/// Process ids of the children of a process.
+///
+/// # Errors
+/// When /proc does not tell.
+pub fn children(pid: u32) -> Result<Vec<u32>> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
+    text.split_whitespace().map(|p| Ok(p.parse()?)).collect()
+}
+
+/// Pins every thread of a process to the given cores (`taskset`'s list form).
+///
+/// # Errors
+/// When `taskset` fails.
+pub fn pin(pid: u32, cores: &str) -> Result<()> {
+    run(Command::new("taskset").args(["-acp", cores, &pid.to_string()])).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::process::ExitStatusExt;
+
+    #[test]
+    fn a_process_is_killed_and_its_log_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let program = Program::new("/bin/sh", folder.path().join("log")).args(["-c", "echo up; exec sleep 60"]);
+        let mut process = program.start().unwrap();
+        process.check().unwrap();
+        while process.tail().is_empty() {
+            std::thread::yield_now();
+        }
+        assert_eq!(process.tail(), "up");
+        assert_eq!(process.kill().unwrap().signal(), Some(9));
+        let process = program.start().unwrap();
+        assert_eq!(process.end(Duration::from_secs(10)).unwrap().signal(), Some(15));
+        assert!(cpu_seconds(&[std::process::id()]).unwrap() >= 0.0);
+    }
+}
