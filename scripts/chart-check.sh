@@ -1,0 +1,64 @@
+#!/usr/bin/env bash
+# Checks the chart: lint, rendering with every set of values in charts/dormouse/ci, what the schema must refuse, and what
+# must never be rendered. Needs helm ($DORMOUSE_HELM, or in the path), no cluster; with DORMOUSE_CHART_SERVER=1 and a
+# cluster behind that helm, its API server judges each rendering as well.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+chart=charts/dormouse
+helm=${DORMOUSE_HELM:-helm}
+work=$(mktemp -d); trap 'rm -rf "$work"' EXIT
+
+die() { echo "chart: $*" >&2; exit 1; }
+command -v "$helm" >/dev/null || { echo "needs helm: put it in the path or name it in DORMOUSE_HELM" >&2; exit 77; }
+
+python3 scripts/chart-docs.py --check
+"$helm" lint --strict --quiet "$chart"
+
+# shown NAME ARGS...: renders into $work/NAME.
+shown() { local name=$1; shift; "$helm" template dormouse "$chart" --namespace dormouse-system "$@" > "$work/$name" || die "$name does not render"; }
+has() { grep -qF -- "$2" "$work/$1" || die "$1 lacks: $2"; }
+lacks() { ! grep -qF -- "$2" "$work/$1" || die "$1 has: $2"; }
+
+shown default
+for file in "$chart"/ci/*.yaml; do
+  name=$(basename "$file" -values.yaml)
+  "$helm" lint --strict --quiet "$chart" --values "$file"
+  shown "$name" --values "$file"
+  if [ -n "${DORMOUSE_CHART_SERVER:-}" ]; then
+    "$helm" install dormouse-check "$chart" --namespace default --values "$file" --dry-run=server > /dev/null || die "the API server refuses $name"
+  fi
+done
+
+# The CRD arrives whole: without the labels and the annotation that the chart adds, it is the generated file.
+awk '/^# Source: /{crd = ($3 ~ /crds.yaml/); next} /^---$/{next} crd' "$work/default" |
+  sed '/^  annotations:$/,/^    app.kubernetes.io\/component: crds$/d' | sed '/./,$!d' > "$work/crd"
+diff <(sed -e :a -e '/^\n*$/{$d;N;ba' -e '}' "$work/crd") "$chart/files/functions.dormouse.dev.yaml" || die "the CRD is changed on its way"
+
+# Rights: no wildcard, no Secrets, none at all for the activators.
+for name in default everything least; do
+  lacks "$name" "'*'"; lacks "$name" '"*"]'; lacks "$name" "[*]"; lacks "$name" "resources: [secrets]"
+  lacks "$name" "{kind: ServiceAccount, name: dormouse-activator"
+  has "$name" "readOnlyRootFilesystem: true"; has "$name" "runAsNonRoot: true"; has "$name" "drop: [ALL]"
+done
+has default "--activator-url=http://dormouse-activator.dormouse-system.svc.cluster.local"
+has default "--spool-max-bytes=805306368"
+has everything "--spool-max-bytes=4294967296"
+has everything "image: registry.example.com/dormouse/controller@sha256:0000"
+has everything "image: dormouse/activator:0.1.0-rc.1"
+has everything "token: $(printf %s a-token-of-16-or-more | base64)"
+[ "$(grep -c "helm.sh/resource-policy: keep" "$work/default")" = 2 ] || die "the CRD and the ledger's claim are not both kept"
+[ "$(grep -c "helm.sh/resource-policy: keep" "$work/everything")" = 1 ] || die "persistence.keep=false keeps the claim"
+lacks least "kind: Secret"; lacks least "kind: CustomResourceDefinition"; lacks least "PersistentVolumeClaim"; lacks least "helm.sh/hook"
+lacks claim "name: dormouse-ledger"
+
+# refused VALUE: the schema names what is wrong.
+refused() {
+  ! "$helm" template dormouse "$chart" --set "$1" > /dev/null 2> "$work/refusal" || die "the schema takes $1"
+  grep -q "values don't meet the specifications of the schema" "$work/refusal" || die "$1 fails, but not by the schema: $(cat "$work/refusal")"
+}
+for value in unknown=1 activator.replica=1 controller.image.tga=x activator.service.type=Node pricePlan.perCall=1 pricePlan.perCall=1e-7 \
+  pricePlan.bill.starts=true token=short domain=Upper.Case activator.resources.limit.memory=1Gi ingress.tls[0].host=a \
+  controller.image.digest=latest commonLabels.app\\.kubernetes\\.io/name=x activator.replicas=2 persistence.size=big; do
+  refused "$value"
+done
+echo "chart: good" >&2
