@@ -1,0 +1,4 @@
+#!/usr/bin/env bash
+# kill -9 of activator and controller under load: no call lost that was answered, none recorded twice.
+. "$(dirname "$0")/suite.sh"
+suite kill
