@@ -20,6 +20,9 @@ use tokio::sync::mpsc;
 /// Events that wait for the office; a fleet that is faster waits (its watchers hold back).
 pub const MAX_EVENTS: usize = 1024;
 
+/// The finalizer with which a deleted function waits until its calls have ended.
+pub const FINALIZER: &str = "dormouse.dev/drain";
+
 /// Most bytes of one trouble's message, cut at a character: what a condition can show on one screen.
 pub const MAX_MESSAGE: usize = 1024;
 
@@ -113,6 +116,10 @@ pub struct Instance {
     pub restarts: u32,
     /// Digest of the image it runs, once known.
     pub image_digest: Option<String>,
+    /// Memory in MiB that its revision was made with: what its calls are priced by.
+    pub memory_mib: u32,
+    /// Cpu in thousandths that its revision was made with.
+    pub cpu_millis: u32,
 }
 
 /// How far an instance is. Whether its port is open is not the fleet's to say: activators dial.

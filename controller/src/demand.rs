@@ -1,0 +1,298 @@
+//! What all activators together say: merged per function and per instance.
+//!
+//! An activator is known by its name (its place of running). When its stream breaks it keeps its last state, because it
+//! goes on working by its last routes, until one of the same name comes back or [`SILENT`] is over. One that ends its
+//! stream properly has drained and is forgotten at once.
+
+use crate::fleet::{FunctionUid, InstanceId};
+use crate::reconcile::observe::{InstanceSaid, Moment};
+use dormouse_proto::v1;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Duration;
+
+/// How long the last state of a silent activator counts: longer than a rolling update of it takes, and than any
+/// reconnect pause; after it, what it still runs is protected by the pods' own grace only.
+pub const SILENT: Duration = Duration::from_secs(120);
+
+/// Most activators; each holds a few bytes per function that it has calls of.
+pub const MAX_ACTIVATORS: usize = 64;
+
+/// Most functions or instances one report may speak of: as many as a cluster of 10,000 functions at 10 instances has.
+pub const MAX_ENTRIES: usize = 100_000;
+
+/// All activators.
+#[derive(Debug, Default)]
+pub struct Demand {
+    activators: BTreeMap<String, Activator>,
+}
+
+#[derive(Debug, Default)]
+struct Activator {
+    /// Number of its present stream.
+    stream: u64,
+    /// Since when it has none.
+    silent_since: Option<Moment>,
+    /// False until its first whole report: what it runs is not known.
+    told: bool,
+    applied: u64,
+    functions: HashMap<FunctionUid, Calls>,
+    instances: HashMap<InstanceId, InstanceSaid>,
+}
+
+/// Calls of one function.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Calls {
+    /// Waiting.
+    pub queued: u32,
+    /// Running.
+    pub running: u32,
+    /// The most of both since it was last told.
+    pub peak: u32,
+}
+
+/// What a report changed.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Touched {
+    /// Functions whose calls changed, with their peak.
+    pub functions: BTreeMap<FunctionUid, Calls>,
+    /// Instances of which something changed, with the function named beside them.
+    pub instances: BTreeSet<(FunctionUid, InstanceId)>,
+    /// An activator acts by newer routes.
+    pub applied: bool,
+}
+
+/// A report refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DemandError {
+    /// Too many activators.
+    #[error("more than {MAX_ACTIVATORS} activators")]
+    TooMany,
+}
+
+impl Demand {
+    /// An activator's stream began; one of the same name before it is replaced when it reports.
+    ///
+    /// # Errors
+    /// When there are too many.
+    pub fn join(&mut self, name: &str, stream: u64) -> Result<(), DemandError> {
+        if !self.activators.contains_key(name) && self.activators.len() >= MAX_ACTIVATORS {
+            return Err(DemandError::TooMany);
+        }
+        let activator = self.activators.entry(name.to_owned()).or_default();
+        activator.stream = stream;
+        activator.silent_since = None;
+        Ok(())
+    }
+
+    /// A stream ended: properly (`clean`: it has nothing any more), or broken.
+    pub fn leave(&mut self, name: &str, stream: u64, clean: bool, now: Moment) -> Touched {
+        let Some(activator) = self.activators.get_mut(name) else { return Touched::default() };
+        if activator.stream != stream {
+            return Touched::default();
+        }
+        if clean {
+            return self.forget(name);
+        }
+        activator.silent_since = Some(now);
+        Touched::default()
+    }
+
+    /// Forgets those that have been silent for too long; answers what that changes.
+    pub fn expire(&mut self, now: Moment) -> Touched {
+        let over = |a: &Activator| a.silent_since.is_some_and(|since| now >= since + SILENT);
+        let names: Vec<String> = self.activators.iter().filter(|(_, a)| over(a)).map(|(n, _)| n.clone()).collect();
+        let mut touched = Touched::default();
+        for name in names {
+            tracing::warn!(activator = %name, "silent for {} s: what it ran is not counted any more", SILENT.as_secs());
+            touched.add(self.forget(&name));
+        }
+        touched
+    }
+
+    /// When [`Demand::expire`] has something to do.
+    #[must_use]
+    pub fn expires_at(&self) -> Option<Moment> {
+        self.activators.values().filter_map(|a| a.silent_since).min().map(|since| since + SILENT)
+    }
+
+    fn forget(&mut self, name: &str) -> Touched {
+        let mut touched = Touched { applied: true, ..Touched::default() };
+        if let Some(activator) = self.activators.remove(name) {
+            touched.functions = activator.functions.into_keys().map(|uid| (uid, Calls::default())).collect();
+            // Which function an instance is of is not kept here: the office knows.
+            touched.instances = activator.instances.into_keys().map(|id| (FunctionUid::from(""), id)).collect();
+        }
+        touched
+    }
+
+    /// Takes a report; says what it touched.
+    pub fn report(&mut self, name: &str, stream: u64, report: v1::DemandReport) -> Touched {
+        let mut touched = Touched::default();
+        let Some(activator) = self.activators.get_mut(name).filter(|a| a.stream == stream) else { return touched };
+        if report.whole {
+            for uid in activator.functions.drain().map(|(uid, _)| uid) {
+                touched.functions.insert(uid, Calls::default());
+            }
+            for id in activator.instances.drain().map(|(id, _)| id) {
+                touched.instances.insert((FunctionUid::from(""), id));
+            }
+            activator.told = true;
+            touched.applied = true;
+        }
+        touched.applied |= report.applied_version != activator.applied;
+        activator.applied = report.applied_version;
+        for said in report.functions.into_iter().take(MAX_ENTRIES) {
+            let uid = FunctionUid::from(said.uid);
+            let calls = Calls { queued: said.queued, running: said.running, peak: said.peak };
+            if said.queued == 0 && said.running == 0 {
+                activator.functions.remove(&uid);
+            } else {
+                activator.functions.insert(uid.clone(), calls);
+            }
+            touched.functions.insert(uid, calls);
+        }
+        for said in report.instances.into_iter().take(MAX_ENTRIES) {
+            let (uid, id) = (FunctionUid::from(said.function_uid), InstanceId::from(said.id));
+            let known = activator.instances.entry(id.clone()).or_default();
+            *known = InstanceSaid {
+                open: said.port_open,
+                in_flight: said.in_flight,
+                retired: said.retired || known.retired,
+            };
+            touched.instances.insert((uid, id));
+        }
+        touched
+    }
+
+    /// An instance is gone: nobody can say anything of it any more.
+    pub fn instance_gone(&mut self, id: &InstanceId) {
+        for activator in self.activators.values_mut() {
+            activator.instances.remove(id);
+        }
+    }
+
+    /// An instance's process started anew: that its port was open before says nothing.
+    pub fn instance_restarted(&mut self, id: &InstanceId) {
+        for activator in self.activators.values_mut() {
+            if let Some(said) = activator.instances.get_mut(id) {
+                said.open = false;
+            }
+        }
+    }
+
+    /// A function is gone.
+    pub fn function_gone(&mut self, uid: &FunctionUid) {
+        for activator in self.activators.values_mut() {
+            activator.functions.remove(uid);
+        }
+    }
+
+    /// Calls of a function over all activators. `peak` is of one report: the others' present calls are added to it.
+    #[must_use]
+    pub fn calls(&self, uid: &FunctionUid, said: Calls) -> Calls {
+        let mut sum = Calls::default();
+        for calls in self.activators.values().filter_map(|a| a.functions.get(uid)) {
+            sum.queued = sum.queued.saturating_add(calls.queued);
+            sum.running = sum.running.saturating_add(calls.running);
+        }
+        let others = sum.queued.saturating_add(sum.running).saturating_sub(said.queued.saturating_add(said.running));
+        sum.peak = others.saturating_add(said.peak);
+        sum
+    }
+
+    /// What is said of an instance over all activators.
+    #[must_use]
+    pub fn instance(&self, id: &InstanceId) -> InstanceSaid {
+        let mut sum = InstanceSaid::default();
+        for said in self.activators.values().filter_map(|a| a.instances.get(id)) {
+            sum.open |= said.open;
+            sum.retired |= said.retired;
+            sum.in_flight = sum.in_flight.saturating_add(said.in_flight);
+        }
+        sum
+    }
+
+    /// The version of the routes that every activator acts by; one that has not told counts as acting by none.
+    #[must_use]
+    pub fn applied(&self) -> u64 {
+        self.activators.values().map(|a| if a.told { a.applied } else { 0 }).min().unwrap_or(u64::MAX)
+    }
+
+    /// Whether any activator is connected.
+    #[must_use]
+    pub fn is_watched(&self) -> bool {
+        self.activators.values().any(|a| a.told && a.silent_since.is_none())
+    }
+}
+
+impl Touched {
+    fn add(&mut self, other: Self) {
+        self.functions.extend(other.functions);
+        self.instances.extend(other.instances);
+        self.applied |= other.applied;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(whole: bool, queued: u32, in_flight: u32) -> v1::DemandReport {
+        v1::DemandReport {
+            whole,
+            applied_version: 7,
+            functions: vec![v1::FunctionDemand {
+                uid: "f".into(),
+                queued,
+                running: in_flight,
+                peak: queued + in_flight,
+            }],
+            instances: vec![v1::InstanceDemand {
+                function_uid: "f".into(),
+                id: "i".into(),
+                port_open: true,
+                in_flight,
+                ..Default::default()
+            }],
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn activators_add_up_and_a_broken_one_keeps_counting() {
+        let (f, i) = (FunctionUid::from("f"), InstanceId::from("i"));
+        let mut demand = Demand::default();
+        assert_eq!(demand.applied(), u64::MAX);
+        demand.join("a", 1).unwrap();
+        assert_eq!(demand.applied(), 0, "it has not told by what it acts");
+        demand.join("b", 2).unwrap();
+        demand.report("a", 1, report(true, 3, 1));
+        demand.report("b", 2, report(true, 0, 2));
+        assert_eq!(demand.calls(&f, Calls::default()), Calls { queued: 3, running: 3, peak: 6 });
+        assert_eq!(demand.instance(&i).in_flight, 3);
+        assert_eq!(demand.applied(), 7);
+        assert_eq!(demand.leave("b", 2, false, Moment::from_secs(1)), Touched::default());
+        assert_eq!(demand.instance(&i).in_flight, 3);
+        assert_eq!(demand.expires_at(), Some(Moment::from_secs(1) + SILENT));
+        demand.join("b", 3).unwrap();
+        assert_eq!(demand.expires_at(), None);
+        let touched = demand.report("b", 3, v1::DemandReport { whole: true, ..Default::default() });
+        assert!(touched.functions.contains_key(&f), "what a whole report does not name is zero");
+        assert_eq!(demand.instance(&i).in_flight, 1);
+        assert_eq!(demand.report("b", 2, report(false, 9, 9)), Touched::default(), "a replaced stream says nothing");
+        demand.leave("a", 1, true, Moment::from_secs(2));
+        assert_eq!(demand.calls(&f, Calls::default()), Calls::default());
+    }
+
+    #[test]
+    fn the_silent_are_forgotten_in_the_end() {
+        let mut demand = Demand::default();
+        demand.join("a", 1).unwrap();
+        demand.report("a", 1, report(true, 3, 1));
+        demand.leave("a", 1, false, Moment::ZERO);
+        assert_eq!(demand.expire(SILENT - Duration::from_secs(1)), Touched::default());
+        assert!(demand.expire(SILENT).functions.contains_key(&FunctionUid::from("f")));
+        assert_eq!(demand.expires_at(), None);
+        assert!(!demand.is_watched());
+    }
+}

@@ -1,0 +1,46 @@
+//! The labels on everything that Dormouse makes.
+
+use crate::fleet::{FunctionUid, Target};
+use dormouse_core::revision::Revision;
+use std::collections::BTreeMap;
+
+/// Selects everything that Dormouse made.
+pub const OURS: &str = "app.kubernetes.io/managed-by=dormouse";
+
+const NAME: &str = "app.kubernetes.io/name";
+const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
+const PART_OF: &str = "app.kubernetes.io/part-of";
+const FUNCTION: &str = "dormouse.dev/function";
+const FUNCTION_UID: &str = "dormouse.dev/function-uid";
+const REVISION: &str = "dormouse.dev/revision";
+
+/// All labels of a revision's objects.
+#[must_use]
+pub fn of(target: &Target) -> BTreeMap<String, String> {
+    let mut labels = selector(target);
+    for (key, value) in [
+        (NAME, target.key.name.as_str()),
+        (MANAGED_BY, "dormouse"),
+        (PART_OF, "dormouse"),
+        (FUNCTION, target.key.name.as_str()),
+    ] {
+        labels.insert(key.to_owned(), value.to_owned());
+    }
+    labels
+}
+
+/// The two that tell one revision's pods from all others: never changed once a Deployment has them.
+#[must_use]
+pub fn selector(target: &Target) -> BTreeMap<String, String> {
+    BTreeMap::from([
+        (FUNCTION_UID.to_owned(), target.uid.to_string()),
+        (REVISION.to_owned(), target.revision.to_string()),
+    ])
+}
+
+/// The function and revision that an object of ours belongs to.
+#[must_use]
+pub fn owner(labels: Option<&BTreeMap<String, String>>) -> Option<(FunctionUid, Revision)> {
+    let labels = labels?;
+    Some((FunctionUid::from(labels.get(FUNCTION_UID)?.as_str()), Revision::from(labels.get(REVISION)?.as_str())))
+}

@@ -1,0 +1,425 @@
+//! The office: one task that owns everything known of every function. Fleet events, activators' reports, timers and
+//! answers to effects come in; each touches functions; a touched function is planned anew and the plan applied.
+//!
+//! There is one writer and no lock: two things can never be decided at once. Nothing is delayed on purpose: what one
+//! message touches is planned before the next message is read.
+
+use crate::demand::{Calls, Demand, Touched};
+use crate::fleet::{Event, Fleet, FleetError, FunctionUid, InstanceId, Phase};
+use crate::metrics::Metrics;
+use crate::reconcile::apply::{self, Answer, Hands};
+use crate::reconcile::observe::{Lane, LaneState, Moment, Observed, WorkloadSeen, function_of};
+use crate::reconcile::plan::{self, Context, Urls};
+use crate::routes::Routes;
+use dormouse_daemon::Health;
+use dormouse_proto::v1;
+use jiff::Timestamp;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// Readiness check: everything that existed at the start is known.
+pub const CHECK: &str = "functions";
+
+/// Reports and answers that wait for the office.
+const MAX_MAIL: usize = 1024;
+
+/// For how long after the start the instances found are left alone, so that activators can call back first.
+const HOLD: Duration = Duration::from_secs(30);
+
+/// First pause after a failed effect; it doubles to [`MAX_PAUSE`].
+const MIN_PAUSE: Duration = Duration::from_millis(100);
+const MAX_PAUSE: Duration = Duration::from_secs(30);
+
+/// Longest pause between two dials of a port that is not open yet.
+const MAX_PROBE_PAUSE: Duration = Duration::from_secs(1);
+
+/// What reaches the office from the doors.
+#[derive(Debug)]
+pub enum Mail {
+    /// An activator's demand stream began.
+    Join {
+        /// Its name.
+        name: String,
+        /// Number of the stream.
+        stream: u64,
+    },
+    /// A report.
+    Report {
+        /// Its name.
+        name: String,
+        /// Number of the stream.
+        stream: u64,
+        /// What it says.
+        report: v1::DemandReport,
+    },
+    /// The stream ended.
+    Leave {
+        /// Its name.
+        name: String,
+        /// Number of the stream.
+        stream: u64,
+        /// Whether it ended properly.
+        clean: bool,
+    },
+}
+
+/// The office and what it owns.
+pub struct Office<F> {
+    hands: Hands<F>,
+    routes: Routes,
+    metrics: Metrics,
+    health: Health,
+    urls: Urls,
+    events: mpsc::Receiver<Event>,
+    mail: mpsc::Receiver<Mail>,
+    answers: mpsc::Receiver<Answer>,
+    functions: HashMap<FunctionUid, Observed>,
+    /// Which function an instance is of.
+    owners: HashMap<InstanceId, FunctionUid>,
+    /// Functions that have seen a drain that not every activator acts by yet.
+    unacknowledged: BTreeSet<FunctionUid>,
+    /// When to look at whom; one entry per function.
+    timers: BTreeSet<(Moment, FunctionUid)>,
+    due: HashMap<FunctionUid, Moment>,
+    demand: Demand,
+    began: Instant,
+    /// Set when everything that existed at the start is known.
+    opened: Option<Moment>,
+}
+
+/// What an office is made of.
+pub struct Parts<F> {
+    /// The fleet.
+    pub fleet: Arc<F>,
+    /// Its events.
+    pub events: mpsc::Receiver<Event>,
+    /// Where plans are told to activators.
+    pub routes: Routes,
+    /// How addresses are made.
+    pub urls: Urls,
+    /// Where readiness is told.
+    pub health: Health,
+    /// Where numbers go.
+    pub metrics: Metrics,
+}
+
+impl<F: Fleet> Office<F> {
+    /// An office, and the letter box of the doors.
+    #[must_use]
+    pub fn new(parts: Parts<F>) -> (Self, mpsc::Sender<Mail>) {
+        let (post, mail) = mpsc::channel(MAX_MAIL);
+        let (answer, answers) = mpsc::channel(MAX_MAIL);
+        let Parts { fleet, events, routes, urls, health, metrics } = parts;
+        health.expect(CHECK);
+        let office = Self {
+            hands: Hands::new(fleet, answer),
+            routes,
+            metrics,
+            health,
+            urls,
+            events,
+            mail,
+            answers,
+            functions: HashMap::new(),
+            owners: HashMap::new(),
+            unacknowledged: BTreeSet::new(),
+            timers: BTreeSet::new(),
+            due: HashMap::new(),
+            demand: Demand::default(),
+            began: Instant::now(),
+            opened: None,
+        };
+        (office, post)
+    }
+
+    /// Works until it is told to stop or the fleet ends.
+    pub async fn run(mut self, stop: CancellationToken) {
+        loop {
+            let next = [self.timers.first().map(|(at, _)| *at), self.demand.expires_at()].into_iter().flatten().min();
+            let wake = next.map(|at| self.began + at);
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                mail = self.mail.recv() => if let Some(mail) = mail { self.read(mail) },
+                answer = self.answers.recv() => if let Some(answer) = answer { self.answered(answer) },
+                event = self.events.recv() => match event {
+                    Some(event) => self.saw(event),
+                    None => {
+                        self.health.fail(CHECK, "the fleet ended");
+                        break;
+                    }
+                },
+                () = sleep_until(wake), if wake.is_some() => self.look_again(),
+            }
+        }
+        self.hands.finish().await;
+    }
+
+    fn now(&self) -> Moment {
+        self.began.elapsed()
+    }
+
+    /// An event of the fleet.
+    fn saw(&mut self, event: Event) {
+        let now = self.now();
+        let found = self.opened.is_none();
+        if let Event::Synced = event {
+            return self.open(now);
+        }
+        let uid = match &event {
+            Event::InstanceGone(id) => self.owners.get(id).cloned(),
+            other => function_of(other),
+        };
+        let Some(uid) = uid else { return };
+        let observed = self.functions.entry(uid.clone()).or_insert_with(|| Observed::new(uid.clone()));
+        match event {
+            Event::Function(function) => {
+                let first = observed.object.is_none();
+                observed.function(function, |f| self.hands.fleet.revision(f), !found, now);
+                if first {
+                    self.said(&uid, Calls::default(), now);
+                }
+            }
+            Event::FunctionGone(_) => {
+                observed.object = None;
+                self.demand.function_gone(&uid);
+            }
+            Event::Instance(instance) => {
+                let restarted = observed
+                    .instances
+                    .get(&instance.id)
+                    .is_some_and(|i| instance.restarts > i.seen.restarts || instance.phase == Phase::Starting);
+                if restarted {
+                    self.demand.instance_restarted(&instance.id);
+                }
+                self.owners.insert(instance.id.clone(), uid.clone());
+                let id = instance.id.clone();
+                observed.instance(instance, found, now);
+                observed.instance_demand(&id, self.demand.instance(&id), now);
+            }
+            Event::InstanceGone(id) => {
+                observed.instance_gone(&id);
+                self.owners.remove(&id);
+                self.demand.instance_gone(&id);
+            }
+            Event::Workload(workload) => observed.workload(workload),
+            Event::WorkloadGone(_, revision) => observed.workload_gone(&revision),
+            Event::Synced => {}
+        }
+        self.plan(&uid, now);
+    }
+
+    /// Everything that existed at the start is known.
+    fn open(&mut self, now: Moment) {
+        if self.opened.is_some() {
+            return;
+        }
+        self.opened = Some(now);
+        let uids: Vec<FunctionUid> = self.functions.keys().cloned().collect();
+        for uid in &uids {
+            if let Some(observed) = self.functions.get_mut(uid) {
+                observed.opened(now);
+            }
+            self.plan(uid, now);
+        }
+        tracing::info!(functions = uids.len(), instances = self.owners.len(), "everything that exists is known");
+        self.routes.open();
+        self.health.pass(CHECK);
+    }
+
+    /// A message from an activator.
+    fn read(&mut self, mail: Mail) {
+        let now = self.now();
+        let touched = match mail {
+            Mail::Join { name, stream } => {
+                if let Err(error) = self.demand.join(&name, stream) {
+                    tracing::warn!(activator = %name, %error, "activator not heard");
+                }
+                return;
+            }
+            Mail::Report { name, stream, report } => self.demand.report(&name, stream, report),
+            Mail::Leave { name, stream, clean } => {
+                tracing::info!(activator = %name, clean, "activator left");
+                self.demand.leave(&name, stream, clean, now)
+            }
+        };
+        self.touched(touched, now);
+    }
+
+    fn touched(&mut self, touched: Touched, now: Moment) {
+        let mut plan: BTreeSet<FunctionUid> = BTreeSet::new();
+        for (uid, calls) in touched.functions {
+            self.said(&uid, calls, now);
+            plan.insert(uid);
+        }
+        for (_, id) in touched.instances {
+            let said = self.demand.instance(&id);
+            if let Some(uid) = self.owners.get(&id)
+                && let Some(observed) = self.functions.get_mut(uid)
+            {
+                observed.instance_demand(&id, said, now);
+                plan.insert(uid.clone());
+            }
+        }
+        if touched.applied {
+            plan.append(&mut self.unacknowledged);
+        }
+        for uid in plan {
+            self.plan(&uid, now);
+        }
+    }
+
+    /// The calls that a function has now.
+    fn said(&mut self, uid: &FunctionUid, calls: Calls, now: Moment) {
+        let Calls { queued, running, peak } = self.demand.calls(uid, calls);
+        if let Some(observed) = self.functions.get_mut(uid) {
+            observed.demand(queued, running, peak, now);
+        }
+    }
+
+    /// What is due by the clock.
+    fn look_again(&mut self) {
+        let now = self.now();
+        let touched = self.demand.expire(now);
+        self.touched(touched, now);
+        while let Some((at, uid)) = self.timers.first().cloned() {
+            if at > now {
+                break;
+            }
+            self.timers.pop_first();
+            self.due.remove(&uid);
+            self.plan(&uid, now);
+        }
+    }
+
+    /// The outcome of an effect.
+    fn answered(&mut self, answer: Answer) {
+        let now = self.now();
+        let Answer { uid, lane, result } = answer;
+        let Some(observed) = self.functions.get_mut(&uid) else { return };
+        let failures = match observed.lanes.remove(&lane) {
+            Some(LaneState::Busy { failures }) => failures,
+            _ => 0,
+        };
+        match result {
+            Ok(done) => succeeded(observed, &lane, done, now),
+            Err(error) => {
+                self.metrics.effect_failed(&lane, &error);
+                if !matches!(lane, Lane::Probe(_)) {
+                    tracing::warn!(function = %uid, ?lane, %error, failures, "an effect failed");
+                }
+                failed(observed, lane, &error, failures, now);
+            }
+        }
+        self.plan(&uid, now);
+    }
+
+    /// Plans one function and applies the plan.
+    fn plan(&mut self, uid: &FunctionUid, now: Moment) {
+        if self.opened.is_none() {
+            return;
+        }
+        let Some(observed) = self.functions.get_mut(uid) else { return };
+        if observed.is_gone() {
+            self.functions.remove(uid);
+            self.routes.remove(uid);
+            self.unacknowledged.remove(uid);
+            self.set_timer(uid, None);
+            return;
+        }
+        observed.settle(now);
+        let policy = observed.policy();
+        let decision = policy.map_or(plan::NOTHING, |policy| observed.scaler.decide(now, &policy));
+        let context = Context {
+            now,
+            wall: Timestamp::now(),
+            applied: self.demand.applied(),
+            watched: self.demand.is_watched(),
+            hold_until: self.opened.unwrap_or_default() + HOLD,
+            urls: &self.urls,
+        };
+        let plan = plan::plan(observed, decision, &context);
+        let applied = apply::apply(plan, observed, &self.routes, &mut self.hands, now);
+        self.metrics.planned(&applied);
+        if applied.unacknowledged {
+            self.unacknowledged.insert(uid.clone());
+        }
+        self.set_timer(uid, applied.look_again_at);
+    }
+
+    fn set_timer(&mut self, uid: &FunctionUid, at: Option<Moment>) {
+        if let Some(before) = self.due.remove(uid) {
+            self.timers.remove(&(before, uid.clone()));
+        }
+        if let Some(at) = at {
+            self.timers.insert((at, uid.clone()));
+            self.due.insert(uid.clone(), at);
+        }
+    }
+}
+
+/// What an answered effect makes known before any event tells it.
+fn succeeded(observed: &mut Observed, lane: &Lane, done: apply::Done, now: Moment) {
+    match (lane, done) {
+        (Lane::Adopt | Lane::Retire(_) | Lane::Release, _) => {
+            observed.lanes.insert(lane.clone(), LaneState::Done);
+        }
+        (Lane::Prepare(revision), _) => {
+            observed.workloads.entry(revision.clone()).or_insert_with(|| WorkloadSeen::new(0));
+        }
+        (Lane::Scale(revision), apply::Done::Scaled { replicas, victims }) => {
+            if let Some(workload) = observed.workloads.get_mut(revision) {
+                workload.wrote(replicas, now);
+            }
+            for id in victims {
+                if let Some(instance) = observed.instances.get_mut(&id) {
+                    instance.condemned = true;
+                }
+            }
+        }
+        (Lane::Remove(_), _) => {
+            // Its end is seen by an event; it is asked for again only if that never comes.
+            let until = now + MAX_PAUSE;
+            observed.lanes.insert(lane.clone(), LaneState::Paused { until, failures: 0 });
+        }
+        (Lane::Probe(id), _) => {
+            let said = crate::reconcile::observe::InstanceSaid { open: true, in_flight: 0, retired: false };
+            observed.instance_demand(id, said, now);
+        }
+        (Lane::Report, apply::Done::Reported(status)) => observed.status = *status,
+        (Lane::Scale(_) | Lane::Report, _) => {}
+    }
+}
+
+fn failed(observed: &mut Observed, lane: Lane, error: &FleetError, failures: u32, now: Moment) {
+    match (&lane, error) {
+        // What was to be ended is gone: that is what was wanted.
+        (Lane::Retire(_) | Lane::Release, FleetError::Gone(_)) => {
+            observed.lanes.insert(lane, LaneState::Done);
+            return;
+        }
+        (Lane::Scale(revision) | Lane::Remove(revision), FleetError::Gone(_)) => {
+            let revision = revision.clone();
+            observed.workload_gone(&revision);
+            return;
+        }
+        _ => {}
+    }
+    let pause = MIN_PAUSE.saturating_mul(1 << failures.min(16)).min(MAX_PAUSE);
+    let pause = match (&lane, error) {
+        (Lane::Probe(_), _) => pause.min(MAX_PROBE_PAUSE),
+        (_, FleetError::Refused(_)) => MAX_PAUSE,
+        _ => pause,
+    };
+    observed.lanes.insert(lane, LaneState::Paused { until: now + pause, failures: failures + 1 });
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    if let Some(at) = at {
+        tokio::time::sleep_until(at).await;
+    }
+}

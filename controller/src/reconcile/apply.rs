@@ -1,0 +1,262 @@
+//! Puts a plan into effect: routes at once, then what is asked of the fleet, each in its own lane and task.
+
+use super::observe::{Lane, LaneOpen, LaneState, Moment, Observed, Published};
+use super::plan::{Effects, Plan, Scale};
+use crate::fleet::{Fleet, FleetError, FunctionUid, InstanceId, Note, Target, Victim};
+use crate::routes::Routes;
+use dormouse_core::FunctionKey;
+use dormouse_core::function::{Function, FunctionStatus};
+use dormouse_core::revision::Revision;
+use dormouse_core::scale::Why;
+use dormouse_proto::v1;
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{Semaphore, mpsc};
+use tokio_util::task::TaskTracker;
+
+/// Grace of an instance that is ending and idle: enough to close its sockets.
+pub const SHORT_GRACE: Duration = Duration::from_secs(1);
+
+/// Longest dial of a probe; the next one follows after a pause.
+const PROBE: Duration = Duration::from_millis(500);
+
+/// Status and event writes at once: they give way to starting and stopping, which are not held back.
+const MAX_REPORTS: usize = 16;
+
+/// How long the end waits for effects that are under way.
+const FINISH: Duration = Duration::from_secs(2);
+
+/// An event of the same kind for the same function is told at most this often.
+const NOTE_PAUSE: Duration = Duration::from_secs(60);
+
+/// Who asks the fleet.
+pub struct Hands<F> {
+    /// The fleet.
+    pub fleet: Arc<F>,
+    answer: mpsc::Sender<Answer>,
+    reports: Arc<Semaphore>,
+    tasks: TaskTracker,
+    noted: HashMap<(FunctionUid, &'static str), Moment>,
+}
+
+/// The outcome of an effect.
+#[derive(Debug)]
+pub struct Answer {
+    /// Whose.
+    pub uid: FunctionUid,
+    /// Which.
+    pub lane: Lane,
+    /// The outcome.
+    pub result: Result<Done, FleetError>,
+}
+
+/// What was done.
+#[derive(Debug)]
+pub enum Done {
+    /// As asked.
+    Plain,
+    /// So many instances were set.
+    Scaled {
+        /// How many.
+        replicas: u32,
+        /// Those that are to end.
+        victims: Vec<InstanceId>,
+    },
+    /// This status was written.
+    Reported(Box<FunctionStatus>),
+}
+
+/// What applying a plan leaves to remember.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Applied {
+    /// When to plan again.
+    pub look_again_at: Option<Moment>,
+    /// Some activator has to act by these routes before the next step.
+    pub unacknowledged: bool,
+    /// Why as many instances are wanted.
+    pub why: Why,
+    /// Numbers of instances set now.
+    pub scaled: u32,
+}
+
+impl<F: Fleet> Hands<F> {
+    /// Hands that answer into a channel.
+    pub fn new(fleet: Arc<F>, answer: mpsc::Sender<Answer>) -> Self {
+        let reports = Arc::new(Semaphore::new(MAX_REPORTS));
+        Self { fleet, answer, reports, tasks: TaskTracker::new(), noted: HashMap::new() }
+    }
+
+    /// Waits until everything asked is answered, for a moment at most.
+    pub async fn finish(self) {
+        self.tasks.close();
+        if tokio::time::timeout(FINISH, self.tasks.wait()).await.is_err() {
+            tracing::warn!("some effects were not answered before the end; they are asked for again after a restart");
+        }
+    }
+
+    fn ask<W>(&self, observed: &mut Observed, lane: Lane, work: W)
+    where
+        W: Future<Output = Result<Done, FleetError>> + Send + 'static,
+    {
+        let failures = match observed.lanes.get(&lane) {
+            Some(LaneState::Paused { failures, .. } | LaneState::Busy { failures }) => *failures,
+            Some(LaneState::Done) | None => 0,
+        };
+        observed.lanes.insert(lane.clone(), LaneState::Busy { failures });
+        let (answer, uid) = (self.answer.clone(), observed.uid.clone());
+        self.tasks.spawn(async move {
+            let result = work.await;
+            // Nobody listens only when the office has closed.
+            let _ = answer.send(Answer { uid, lane, result }).await;
+        });
+    }
+
+    /// Those of the notes that were not told just before.
+    fn fresh(&mut self, uid: &FunctionUid, notes: Vec<Note>, now: Moment) -> Vec<Note> {
+        self.noted.retain(|_, at| now < *at + NOTE_PAUSE);
+        notes.into_iter().filter(|n| self.noted.insert((uid.clone(), n.reason), now).is_none()).collect()
+    }
+}
+
+/// Applies a plan.
+pub fn apply<F: Fleet>(
+    plan: Plan,
+    observed: &mut Observed,
+    routes: &Routes,
+    hands: &mut Hands<F>,
+    now: Moment,
+) -> Applied {
+    // Whole, so that a new part of the plan fails to compile here instead of never being applied.
+    let Plan { serving, checking, effects, route, status, notes, look_again_at, why } = plan;
+    observed.serving = serving;
+    observed.checking = checking;
+    let unacknowledged = publish(observed, routes, route);
+    let scaled = u32::try_from(effects.scale.len()).unwrap_or(u32::MAX);
+    ask(effects, observed, hands);
+    let report_at = report(status, notes, observed, hands, now);
+    let look_again_at = [look_again_at, report_at].into_iter().flatten().min();
+    Applied { look_again_at, unacknowledged, why, scaled }
+}
+
+/// Tells activators, and remembers since which version they are told what of each instance.
+fn publish(observed: &mut Observed, routes: &Routes, route: Option<v1::Function>) -> bool {
+    let Some(route) = route else {
+        routes.remove(&observed.uid);
+        return false;
+    };
+    let told: HashMap<InstanceId, bool> = route
+        .instances
+        .iter()
+        .map(|i| (InstanceId::from(i.id.as_str()), i.state() == v1::InstanceState::Draining))
+        .collect();
+    let version = routes.publish(&observed.uid, route);
+    let mut draining_somewhere = false;
+    for (id, instance) in &mut observed.instances {
+        let Some(draining) = told.get(id).copied() else { continue };
+        draining_somewhere |= draining;
+        if instance.published.is_none_or(|p| p.draining != draining) {
+            instance.published = Some(Published { draining, since: version });
+        }
+    }
+    draining_somewhere
+}
+
+fn ask<F: Fleet>(effects: Effects, observed: &mut Observed, hands: &mut Hands<F>) {
+    let Effects { adopt, prepare, scale, retire, probe, remove, release } = effects;
+    let Some(object) = observed.object.clone() else { return };
+    let meta = &object.function.metadata;
+    let key = FunctionKey::new(meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default());
+    let target = |uid: &FunctionUid, revision: &Revision| Target {
+        uid: uid.clone(),
+        key: key.clone(),
+        revision: revision.clone(),
+    };
+    for Scale { revision, replicas, victims } in scale {
+        let (fleet, target) = (hands.fleet.clone(), target(&observed.uid, &revision));
+        let named: Vec<Victim> = victims.iter().filter_map(|id| victim(observed, id)).collect();
+        tracing::debug!(function = %key, %revision, replicas, victims = victims.len(), "scale");
+        hands.ask(observed, Lane::Scale(revision), async move {
+            fleet.scale(&target, replicas, &named).await.map(|()| Done::Scaled { replicas, victims })
+        });
+    }
+    for id in retire {
+        let Some((victim, revision)) =
+            victim(observed, &id).zip(observed.instances.get(&id).map(|i| i.seen.revision.clone()))
+        else {
+            continue;
+        };
+        let (fleet, target) = (hands.fleet.clone(), target(&observed.uid, &revision));
+        hands.ask(observed, Lane::Retire(id), async move {
+            fleet.retire(&target, &victim, SHORT_GRACE).await.map(|()| Done::Plain)
+        });
+    }
+    if adopt {
+        let (fleet, function) = (hands.fleet.clone(), object.function.clone());
+        hands.ask(observed, Lane::Adopt, async move { fleet.adopt(&function).await.map(|()| Done::Plain) });
+    }
+    for revision in prepare {
+        let (fleet, target) = (hands.fleet.clone(), target(&observed.uid, &revision));
+        let function: Arc<Function> = object.valid_function.clone();
+        hands.ask(observed, Lane::Prepare(revision), async move {
+            fleet.prepare(&function, &target).await.map(|()| Done::Plain)
+        });
+    }
+    for (id, address) in probe {
+        hands.ask(observed, Lane::Probe(id), dial(address));
+    }
+    for revision in remove {
+        let (fleet, target) = (hands.fleet.clone(), target(&observed.uid, &revision));
+        hands.ask(observed, Lane::Remove(revision), async move { fleet.remove(&target).await.map(|()| Done::Plain) });
+    }
+    if release {
+        let (fleet, function) = (hands.fleet.clone(), object.function.clone());
+        hands.ask(observed, Lane::Release, async move { fleet.release(&function).await.map(|()| Done::Plain) });
+    }
+}
+
+fn victim(observed: &Observed, id: &InstanceId) -> Option<Victim> {
+    observed.instances.get(id).map(|i| Victim { id: id.clone(), name: i.seen.name.clone() })
+}
+
+/// Writes the status when it changed, once nothing more urgent of this function is under way; events after it.
+/// Answers when to try again, if that is by the clock.
+fn report<F: Fleet>(
+    status: FunctionStatus,
+    notes: Vec<Note>,
+    observed: &mut Observed,
+    hands: &mut Hands<F>,
+    now: Moment,
+) -> Option<Moment> {
+    let object = observed.object.as_ref()?;
+    let urgent = observed.lanes.iter().any(|(l, s)| matches!((l, s), (Lane::Scale(_), LaneState::Busy { .. })));
+    if status == observed.status || urgent {
+        return None;
+    }
+    if let LaneOpen::Later(at) = observed.lane(&Lane::Report, now) {
+        return at;
+    }
+    let (fleet, function, reports) = (hands.fleet.clone(), object.function.clone(), hands.reports.clone());
+    let notes = hands.fresh(&observed.uid, notes, now);
+    hands.ask(observed, Lane::Report, async move {
+        let _permit = reports.acquire_owned().await;
+        fleet.report(&function, &status).await?;
+        for note in &notes {
+            if let Err(error) = fleet.note(&function, note).await {
+                tracing::debug!(reason = note.reason, %error, "an event was not written");
+            }
+        }
+        Ok(Done::Reported(Box::new(status)))
+    });
+    None
+}
+
+/// Sees whether a port is open.
+async fn dial(address: SocketAddr) -> Result<Done, FleetError> {
+    match tokio::time::timeout(PROBE, tokio::net::TcpStream::connect(address)).await {
+        Ok(Ok(_)) => Ok(Done::Plain),
+        Ok(Err(error)) => Err(FleetError::Failed(format!("{address} does not answer: {error}"))),
+        Err(_) => Err(FleetError::TimedOut(PROBE)),
+    }
+}

@@ -1,0 +1,3 @@
+//! Kubernetes objects, one kind per file: pure, held by golden tests.
+
+pub mod deployment;

@@ -1,0 +1,255 @@
+//! A revision's Deployment.
+//!
+//! Its pods: no service-account token unless an account is named, no service links (a namespace with many Services
+//! would fill the environment), no capabilities, no privilege escalation, the runtime's seccomp profile. Their grace
+//! and `preStop` sleep are as long as a call may be: a pod that Kubernetes ends on its own (a drained node, a wrong
+//! choice when scaling down) finishes its calls; one that we end is idle and gets a short grace instead.
+//! No probes: activators dial.
+
+use crate::fleet::Target;
+use crate::labels;
+use dormouse_core::function::{EnvFrom, EnvVar, Function};
+use dormouse_core::valid::ValidFunction;
+use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment};
+use k8s_openapi::api::core::v1::{
+    Capabilities, ConfigMapEnvSource, ConfigMapKeySelector, Container, ContainerPort, EnvFromSource,
+    EnvVar as PodEnvVar, EnvVarSource, Lifecycle, LifecycleHandler, LocalObjectReference, PodSecurityContext, PodSpec,
+    PodTemplateSpec, ResourceRequirements, SeccompProfile, SecretEnvSource, SecretKeySelector, SecurityContext,
+    SleepAction,
+};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use kube::Resource;
+use std::collections::BTreeMap;
+
+/// Name of the container that takes calls.
+pub const CONTAINER: &str = "fn";
+
+/// Name of its port.
+const PORT: &str = "http";
+
+/// On top of the `preStop` sleep: what a process gets to end after SIGTERM.
+const STOP_MARGIN: i64 = 5;
+
+/// A Deployment is stuck when it makes no progress for so long (Kubernetes' own default, said because we read it).
+const PROGRESS_DEADLINE: i32 = 600;
+
+/// What the cluster's operator wants of every pod.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PodRules {
+    /// Pods must keep the restricted Pod Security level: images that run as root are refused.
+    pub restricted: bool,
+}
+
+/// Name of a revision's Deployment.
+#[must_use]
+pub fn name(target: &Target) -> String {
+    format!("{}-{}", target.key.name, target.revision)
+}
+
+/// The Deployment, with no `replicas`: that field is the scaler's.
+#[must_use]
+pub fn deployment(function: &Function, valid: &ValidFunction, target: &Target, rules: PodRules) -> Deployment {
+    let labels = labels::of(target);
+    let selector = labels::selector(target);
+    Deployment {
+        metadata: ObjectMeta {
+            name: Some(name(target)),
+            namespace: Some(target.key.namespace.clone()),
+            labels: Some(labels.clone()),
+            owner_references: function.controller_owner_ref(&()).map(|owner| vec![owner]),
+            ..ObjectMeta::default()
+        },
+        spec: DeploymentSpec {
+            progress_deadline_seconds: Some(PROGRESS_DEADLINE),
+            revision_history_limit: Some(0),
+            selector: LabelSelector { match_labels: Some(selector), match_expressions: None },
+            strategy: Some(DeploymentStrategy {
+                type_: Some("RollingUpdate".into()),
+                rolling_update: Some(RollingUpdateDeployment {
+                    max_surge: Some(IntOrString::String("100%".into())),
+                    max_unavailable: Some(IntOrString::Int(0)),
+                }),
+            }),
+            template: PodTemplateSpec {
+                metadata: Some(ObjectMeta { labels: Some(labels), ..ObjectMeta::default() }),
+                spec: Some(pod(valid, target, rules)),
+            },
+            ..DeploymentSpec::default()
+        },
+        status: None,
+    }
+}
+
+fn pod(valid: &ValidFunction, target: &Target, rules: PodRules) -> PodSpec {
+    let timeout = i64::try_from(valid.timeout.as_secs()).unwrap_or(i64::MAX - STOP_MARGIN);
+    PodSpec {
+        automount_service_account_token: Some(valid.service_account_name.is_some()),
+        service_account_name: valid.service_account_name.clone(),
+        enable_service_links: Some(false),
+        image_pull_secrets: some(
+            valid.image_pull_secrets.iter().map(|s| LocalObjectReference { name: s.name.clone() }).collect(),
+        ),
+        security_context: Some(PodSecurityContext {
+            seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".into(), localhost_profile: None }),
+            run_as_non_root: rules.restricted.then_some(true),
+            ..PodSecurityContext::default()
+        }),
+        termination_grace_period_seconds: Some(timeout + STOP_MARGIN),
+        containers: vec![container(valid, target, timeout)],
+        ..PodSpec::default()
+    }
+}
+
+fn container(valid: &ValidFunction, target: &Target, timeout: i64) -> Container {
+    let memory = Quantity(format!("{}Mi", valid.memory_mib));
+    let cpu = Quantity(format!("{}m", valid.cpu_millis));
+    Container {
+        name: CONTAINER.into(),
+        image: Some(valid.image.clone()),
+        image_pull_policy: Some(pull_policy(&valid.image).into()),
+        command: some(valid.command.clone()),
+        args: some(valid.args.clone()),
+        ports: Some(vec![ContainerPort {
+            name: Some(PORT.into()),
+            container_port: i32::from(valid.port),
+            protocol: Some("TCP".into()),
+            ..ContainerPort::default()
+        }]),
+        env: Some(environment(valid, target)),
+        env_from: some(valid.env_from.iter().map(env_from).collect()),
+        resources: Some(ResourceRequirements {
+            requests: Some(BTreeMap::from([("memory".into(), memory.clone()), ("cpu".into(), cpu)])),
+            limits: Some(BTreeMap::from([("memory".into(), memory)])),
+            claims: None,
+        }),
+        lifecycle: Some(Lifecycle {
+            pre_stop: Some(LifecycleHandler {
+                sleep: Some(SleepAction { seconds: timeout }),
+                ..LifecycleHandler::default()
+            }),
+            ..Lifecycle::default()
+        }),
+        termination_message_policy: Some("FallbackToLogsOnError".into()),
+        security_context: Some(restrictions(valid)),
+        ..Container::default()
+    }
+}
+
+fn restrictions(valid: &ValidFunction) -> SecurityContext {
+    let asked = valid.security_context.clone().unwrap_or_default();
+    SecurityContext {
+        allow_privilege_escalation: Some(false),
+        capabilities: Some(Capabilities { drop: Some(vec!["ALL".into()]), add: None }),
+        run_as_user: asked.run_as_user,
+        run_as_group: asked.run_as_group,
+        run_as_non_root: asked.run_as_non_root,
+        read_only_root_filesystem: asked.read_only_root_filesystem,
+        ..SecurityContext::default()
+    }
+}
+
+/// The platform's variables come first, so that the function's own may refer to them as `$(PORT)`.
+fn environment(valid: &ValidFunction, target: &Target) -> Vec<PodEnvVar> {
+    let plain = |name: &str, value: String| PodEnvVar { name: name.into(), value: Some(value), value_from: None };
+    let mut env = vec![
+        plain("PORT", valid.port.to_string()),
+        plain("K_SERVICE", valid.key.name.clone()),
+        plain("K_CONFIGURATION", valid.key.name.clone()),
+        plain("K_REVISION", name(target)),
+    ];
+    env.extend(valid.env.iter().map(env_var));
+    env
+}
+
+fn env_var(var: &EnvVar) -> PodEnvVar {
+    let value_from = var.value_from.as_ref().map(|from| EnvVarSource {
+        secret_key_ref: from.secret_key_ref.as_ref().map(|r| SecretKeySelector {
+            name: r.name.clone(),
+            key: r.key.clone(),
+            optional: r.optional,
+        }),
+        config_map_key_ref: from.config_map_key_ref.as_ref().map(|r| ConfigMapKeySelector {
+            name: r.name.clone(),
+            key: r.key.clone(),
+            optional: r.optional,
+        }),
+        ..EnvVarSource::default()
+    });
+    PodEnvVar { name: var.name.clone(), value: var.value.clone(), value_from }
+}
+
+fn env_from(from: &EnvFrom) -> EnvFromSource {
+    EnvFromSource {
+        prefix: from.prefix.clone(),
+        secret_ref: from.secret_ref.as_ref().map(|r| SecretEnvSource { name: r.name.clone(), optional: None }),
+        config_map_ref: from
+            .config_map_ref
+            .as_ref()
+            .map(|r| ConfigMapEnvSource { name: r.name.clone(), optional: None }),
+    }
+}
+
+/// A tag that names one build, or a digest, is pulled once per node; `latest` (written or meant) may change.
+fn pull_policy(image: &str) -> &'static str {
+    if image.contains('@') {
+        return "IfNotPresent";
+    }
+    let tag = image.rsplit('/').next().and_then(|last| last.split_once(':')).map(|(_, tag)| tag);
+    if tag.is_none_or(|tag| tag == "latest") { "Always" } else { "IfNotPresent" }
+}
+
+fn some<T>(list: Vec<T>) -> Option<Vec<T>> {
+    (!list.is_empty()).then_some(list)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dormouse_core::revision::Revision;
+    use serde_json::json;
+
+    fn built(mut manifest: serde_json::Value, rules: PodRules) -> Deployment {
+        manifest["apiVersion"] = json!("dormouse.dev/v1alpha1");
+        manifest["kind"] = json!("Function");
+        manifest["metadata"] = json!({"name": "hello", "namespace": "default", "uid": "u-1"});
+        let function: Function = serde_json::from_value(manifest).unwrap();
+        let valid = ValidFunction::from_function(&function).unwrap();
+        let target = Target { uid: "u-1".into(), key: valid.key.clone(), revision: Revision::of(&function.spec) };
+        deployment(&function, &valid, &target, rules)
+    }
+
+    #[test]
+    fn smallest() {
+        let spec = json!({"spec": {"image": "registry/hello:1"}});
+        insta::assert_yaml_snapshot!(built(spec, PodRules::default()));
+    }
+
+    #[test]
+    fn everything() {
+        let spec = json!({"spec": {
+            "image": "registry/hello", "command": ["/hello"], "args": ["-v"], "port": 9000,
+            "env": [{"name": "A", "value": "1"}, {"name": "B", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}],
+            "envFrom": [{"configMapRef": {"name": "c"}, "prefix": "C_"}, {"secretRef": {"name": "s"}}],
+            "resources": {"memory": "1Gi", "cpu": "2"}, "imagePullSecrets": [{"name": "pull"}],
+            "serviceAccountName": "runner", "securityContext": {"runAsUser": 1000, "readOnlyRootFilesystem": true},
+            "timeoutSeconds": 3600
+        }});
+        insta::assert_yaml_snapshot!(built(spec, PodRules { restricted: true }));
+    }
+
+    #[test]
+    fn fixed_tags_are_pulled_once() {
+        for (image, policy) in [
+            ("hello", "Always"),
+            ("hello:latest", "Always"),
+            ("host:5000/hello", "Always"),
+            ("hello:1", "IfNotPresent"),
+            ("host:5000/a/hello:v1", "IfNotPresent"),
+            ("hello@sha256:00", "IfNotPresent"),
+        ] {
+            assert_eq!(pull_policy(image), policy, "{image}");
+        }
+    }
+}

@@ -1,0 +1,403 @@
+//! What is known of one function: the object, its revisions, its instances, its demand, and what was asked for.
+
+use crate::fleet::{Event, FunctionUid, Instance, InstanceId, Phase, Trouble, Workload};
+use dormouse_core::function::{Function, FunctionStatus};
+use dormouse_core::revision::Revision;
+use dormouse_core::scale::{Policy, Scaler};
+use dormouse_core::valid::{Fault, ValidFunction};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Time since the office opened. It never runs backwards.
+pub type Moment = Duration;
+
+/// How long a number of replicas that was written counts against an older one that is still seen: the watch is behind
+/// the write by milliseconds; after 2 s somebody else has changed it.
+const WRITTEN_COUNTS: Duration = Duration::from_secs(2);
+
+/// What is known of one function.
+#[derive(Clone, Debug)]
+pub struct Observed {
+    /// Its uid.
+    pub uid: FunctionUid,
+    /// The object; `None` while only instances of it were seen.
+    pub object: Option<Object>,
+    /// Its workloads by revision.
+    pub workloads: BTreeMap<Revision, WorkloadSeen>,
+    /// Its instances.
+    pub instances: BTreeMap<InstanceId, InstanceSeen>,
+    /// The revision that takes traffic, once one has opened its port.
+    pub serving: Option<Revision>,
+    /// Demand over the last window.
+    pub scaler: Scaler,
+    /// Calls that wait in activators.
+    pub queued: u32,
+    /// When the revision that is not serving yet was first to be started.
+    pub checking: Option<(Revision, Moment)>,
+    /// When it was first seen being deleted.
+    pub closing_since: Option<Moment>,
+    /// Its status as last written or read.
+    pub status: FunctionStatus,
+    /// What was asked of the fleet and not answered yet, and what has to wait after a failure.
+    pub lanes: BTreeMap<Lane, LaneState>,
+}
+
+/// The object and what its spec means.
+#[derive(Clone, Debug)]
+pub struct Object {
+    /// As it was read.
+    pub function: Arc<Function>,
+    /// The last spec that was valid; what is served.
+    pub valid: Option<Arc<ValidFunction>>,
+    /// The object that `valid` was read from: its spec is what gets built.
+    pub valid_function: Arc<Function>,
+    /// The revision of `valid`.
+    pub revision: Revision,
+    /// What is wrong with the spec as it is now.
+    pub faults: Vec<Fault>,
+}
+
+/// A workload and what was last written to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WorkloadSeen {
+    /// As it was last seen.
+    seen: u32,
+    /// What was written and is not seen yet.
+    written: Option<(u32, Moment)>,
+    /// Why it cannot make instances.
+    pub trouble: Option<Trouble>,
+}
+
+impl WorkloadSeen {
+    /// A workload with so many replicas.
+    #[must_use]
+    pub fn new(replicas: u32) -> Self {
+        Self { seen: replicas, written: None, trouble: None }
+    }
+
+    /// How many instances it is to have, as far as is known.
+    #[must_use]
+    pub fn replicas(&self, now: Moment) -> u32 {
+        match self.written {
+            Some((replicas, at)) if now < at + WRITTEN_COUNTS => replicas,
+            _ => self.seen,
+        }
+    }
+
+    /// When [`WorkloadSeen::replicas`] changes by itself.
+    #[must_use]
+    pub fn unsure_until(&self, now: Moment) -> Option<Moment> {
+        self.written.map(|(_, at)| at + WRITTEN_COUNTS).filter(|at| now < *at)
+    }
+
+    /// Takes note of a write that was answered.
+    pub fn wrote(&mut self, replicas: u32, now: Moment) {
+        self.written = (replicas != self.seen).then_some((replicas, now));
+    }
+}
+
+/// An instance, what activators say of it, and what they were told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InstanceSeen {
+    /// As the fleet last told it.
+    pub seen: Instance,
+    /// Its port was seen open since its process last started.
+    pub open: bool,
+    /// Calls running on it, over all activators.
+    pub in_flight: u32,
+    /// When it last became idle.
+    pub idle_since: Moment,
+    /// A call on it timed out: it is to be replaced.
+    pub retired: bool,
+    /// What activators were last told of it.
+    pub published: Option<Published>,
+    /// It was named as a victim of a scale-down that was written.
+    pub condemned: bool,
+    /// It was there before this controller started: activators that have not called back yet may be using it.
+    pub found: bool,
+}
+
+/// What activators were last told of an instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Published {
+    /// That it takes no new calls.
+    pub draining: bool,
+    /// Since this version of the routes.
+    pub since: u64,
+}
+
+impl InstanceSeen {
+    /// True until it was told to end.
+    #[must_use]
+    pub fn is_live(&self) -> bool {
+        self.seen.phase != Phase::Ending
+    }
+
+    /// True when it takes calls.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.seen.phase == Phase::Running && self.open && self.seen.address.is_some()
+    }
+
+    /// True when a terminal reason keeps it from running.
+    #[must_use]
+    pub fn is_stuck(&self) -> bool {
+        self.seen.trouble.as_ref().is_some_and(|t| t.code.terminal())
+    }
+}
+
+/// One thing at a time may be asked of the fleet for each of these.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Lane {
+    /// The finalizer.
+    Adopt,
+    /// Making a revision's workload.
+    Prepare(Revision),
+    /// Its number of instances.
+    Scale(Revision),
+    /// Ending one instance.
+    Retire(InstanceId),
+    /// Removing a revision's workload.
+    Remove(Revision),
+    /// Dialling an instance while no activator does.
+    Probe(InstanceId),
+    /// The status.
+    Report,
+    /// Taking the finalizer off.
+    Release,
+}
+
+/// Where a lane is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LaneState {
+    /// Asked, not answered.
+    Busy {
+        /// Failures in a row before it.
+        failures: u32,
+    },
+    /// Failed; not to be asked before a moment.
+    Paused {
+        /// When.
+        until: Moment,
+        /// Failures in a row.
+        failures: u32,
+    },
+    /// Done for good; not to be asked again.
+    Done,
+}
+
+impl Observed {
+    /// Nothing known yet but the uid.
+    #[must_use]
+    pub fn new(uid: FunctionUid) -> Self {
+        Self {
+            uid,
+            object: None,
+            workloads: BTreeMap::new(),
+            instances: BTreeMap::new(),
+            serving: None,
+            scaler: Scaler::default(),
+            queued: 0,
+            checking: None,
+            closing_since: None,
+            status: FunctionStatus::default(),
+            lanes: BTreeMap::new(),
+        }
+    }
+
+    /// Takes note of an object; `revision_of` names the revision of a spec. Before the office opened (`opened` false)
+    /// the status that the object carries says what was serving.
+    pub fn function(
+        &mut self,
+        function: Arc<Function>,
+        revision_of: impl Fn(&Function) -> Revision,
+        opened: bool,
+        now: Moment,
+    ) {
+        if function.metadata.deletion_timestamp.is_some() && self.closing_since.is_none() {
+            self.closing_since = Some(now);
+        }
+        if self.object.is_none() {
+            self.status = function.status.clone().unwrap_or_default();
+            if !opened {
+                self.serving = self.status.revision.as_deref().map(Revision::from);
+            }
+        }
+        let before = self.object.take();
+        self.object = Some(match ValidFunction::from_function(&function) {
+            Ok(valid) => Object {
+                revision: revision_of(&function),
+                valid: Some(Arc::new(valid)),
+                valid_function: function.clone(),
+                function,
+                faults: Vec::new(),
+            },
+            Err(faults) => match before {
+                Some(before) => Object { function, faults, ..before },
+                None => Object {
+                    revision: revision_of(&function),
+                    valid: None,
+                    valid_function: function.clone(),
+                    function,
+                    faults,
+                },
+            },
+        });
+    }
+
+    /// Takes note of an instance.
+    pub fn instance(&mut self, seen: Instance, found: bool, now: Moment) {
+        match self.instances.get_mut(&seen.id) {
+            Some(known) => {
+                if seen.restarts > known.seen.restarts || seen.phase == Phase::Starting {
+                    known.open = false;
+                }
+                known.seen = seen;
+            }
+            None => {
+                let id = seen.id.clone();
+                let known = InstanceSeen {
+                    seen,
+                    open: false,
+                    in_flight: 0,
+                    idle_since: now,
+                    retired: false,
+                    published: None,
+                    condemned: false,
+                    found,
+                };
+                self.instances.insert(id, known);
+            }
+        }
+    }
+
+    /// Takes note that an instance is gone.
+    pub fn instance_gone(&mut self, id: &InstanceId) {
+        self.instances.remove(id);
+        self.lanes.retain(|lane, _| !matches!(lane, Lane::Retire(of) | Lane::Probe(of) if of == id));
+    }
+
+    /// Takes note of a workload.
+    pub fn workload(&mut self, seen: Workload) {
+        let Workload { function: _, revision, replicas, trouble } = seen;
+        let known = self.workloads.entry(revision).or_insert_with(|| WorkloadSeen::new(replicas));
+        known.seen = replicas;
+        known.trouble = trouble;
+        if known.written.is_some_and(|(written, _)| written == replicas) {
+            known.written = None;
+        }
+    }
+
+    /// Takes note that a workload is gone.
+    pub fn workload_gone(&mut self, revision: &Revision) {
+        self.workloads.remove(revision);
+        self.lanes.retain(
+            |lane, _| !matches!(lane, Lane::Prepare(of) | Lane::Scale(of) | Lane::Remove(of) if of == revision),
+        );
+    }
+
+    /// Takes note of the calls there are and of the most there were since the last time.
+    pub fn demand(&mut self, queued: u32, running: u32, peak: u32, now: Moment) {
+        let Some(policy) = self.policy() else { return };
+        self.queued = queued;
+        let calls = queued.saturating_add(running);
+        if peak > calls.max(self.scaler.calls()) {
+            self.scaler.observe(now, peak, &policy);
+        }
+        self.scaler.observe(now, calls, &policy);
+    }
+
+    /// Takes note of what activators say of an instance.
+    pub fn instance_demand(&mut self, id: &InstanceId, said: InstanceSaid, now: Moment) {
+        let Some(policy) = self.policy() else { return };
+        let Some(known) = self.instances.get_mut(id) else { return };
+        let opened = said.open && !known.open && known.seen.phase == Phase::Running;
+        known.open = (known.open || said.open) && known.seen.phase != Phase::Starting;
+        known.retired |= said.retired;
+        if said.in_flight == 0 && known.in_flight > 0 {
+            known.idle_since = now;
+        }
+        known.in_flight = said.in_flight;
+        // Whatever it was started for, it idles out like one that took a call when its port opened.
+        if opened {
+            self.scaler.touch(now, 1, &policy);
+        }
+    }
+
+    /// Makes what follows from several observations together true: victims that outlived their scale-down are none.
+    pub fn settle(&mut self, now: Moment) {
+        for (revision, workload) in &self.workloads {
+            let live = self.instances.values().filter(|i| i.is_live() && i.seen.revision == *revision).count();
+            if live <= usize::try_from(workload.replicas(now)).unwrap_or(usize::MAX) {
+                self.instances
+                    .values_mut()
+                    .filter(|i| i.seen.revision == *revision && i.is_live())
+                    .for_each(|i| i.condemned = false);
+            }
+        }
+    }
+
+    /// The instances found when the office opens count as wanted at that moment: their calls are not known yet.
+    pub fn opened(&mut self, now: Moment) {
+        let Some(policy) = self.policy() else { return };
+        let live = self.instances.values().filter(|i| i.is_live()).count();
+        let calls = u32::try_from(live).unwrap_or(u32::MAX).saturating_mul(policy.concurrency);
+        self.scaler.touch(now, calls, &policy);
+    }
+
+    /// The scaling rule's part of the spec.
+    #[must_use]
+    pub fn policy(&self) -> Option<Policy> {
+        let valid = self.object.as_ref()?.valid.as_ref()?;
+        Some(Policy { concurrency: valid.concurrency, idle_timeout: valid.idle_timeout })
+    }
+
+    /// True when nothing of it is left to look after.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        self.object.is_none() && self.workloads.is_empty() && self.instances.is_empty()
+    }
+
+    /// Whether a lane may be asked now; else when, if that is known.
+    #[must_use]
+    pub fn lane(&self, lane: &Lane, now: Moment) -> LaneOpen {
+        match self.lanes.get(lane) {
+            Some(LaneState::Busy { .. } | LaneState::Done) => LaneOpen::Later(None),
+            Some(LaneState::Paused { until, .. }) if now < *until => LaneOpen::Later(Some(*until)),
+            Some(LaneState::Paused { .. }) | None => LaneOpen::Now,
+        }
+    }
+}
+
+/// Whether a lane may be asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LaneOpen {
+    /// At once.
+    Now,
+    /// Later: at a moment, or when its answer is there.
+    Later(Option<Moment>),
+}
+
+/// What all activators together say of an instance.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct InstanceSaid {
+    /// One of them saw its port open.
+    pub open: bool,
+    /// Calls running on it.
+    pub in_flight: u32,
+    /// A call on it timed out.
+    pub retired: bool,
+}
+
+/// The function that an event is about; `None` for events about none or (an instance gone) known by its id only.
+#[must_use]
+pub fn function_of(event: &Event) -> Option<FunctionUid> {
+    match event {
+        Event::Function(function) => function.metadata.uid.as_deref().map(FunctionUid::from),
+        Event::FunctionGone(uid) | Event::WorkloadGone(uid, _) => Some(uid.clone()),
+        Event::Instance(instance) => Some(instance.function.clone()),
+        Event::Workload(workload) => Some(workload.function.clone()),
+        Event::InstanceGone(_) | Event::Synced => None,
+    }
+}
