@@ -5,6 +5,8 @@
 # Alpine's Rust builds for musl, so each program is static and its image holds nothing else.
 FROM rust:1.95.0-alpine3.22 AS build
 RUN apk add --no-cache build-base
+# Not the file rust-toolchain.toml: its formatter and linter are not needed here.
+ENV RUSTUP_TOOLCHAIN=1.95.0
 WORKDIR /src
 COPY . .
 RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/src/target \

@@ -10,7 +10,7 @@ HERE=$(cd "$(dirname "$0")" && pwd)
 VERSION=${DORMOUSE_VERSION:-0.1.0}
 NOBODY=65532:65532 # what distroless images call nonroot; a number, so that runAsNonRoot can be checked
 
-import() { inside "$KIT/ctr" -a "$SOCKET" -n k8s.io images import "$1" >/dev/null; }
+import() { CONTAINERD_SUPPRESS_DEPRECATION_WARNINGS=1 inside "$KIT/ctr" -a "$SOCKET" -n k8s.io images import "$1" >/dev/null; }
 
 # image OUT.tar NAME:TAG FILE PATH USER ENTRYPOINT...: an image of one file.
 image() {

@@ -45,7 +45,6 @@ start() {
   setsid nsenter --net="/run/netns/$NETNS" "$@" > "log/$name.log" 2>&1 < /dev/null 9>&- &
 }
 
-# alive NAME TEST...: ends the waiting at once when the program is gone.
 api_ready() { inside curl -s --cacert pki/ca.crt -H "Authorization: Bearer $(token admin)" https://127.0.0.1:6443/readyz | grep -qx ok; }
 
 control_plane() {
