@@ -2,20 +2,25 @@
 # shellcheck shell=bash
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
+# use_cluster: exports how to reach the cluster: one that the user named, or the one of up.sh.
+use_cluster() {
+  if [ -n "${DORMOUSE_TEST_KUBECONFIG:-}" ]; then
+    DORMOUSE_HELM=${DORMOUSE_HELM:-$(find_helm)}
+    DORMOUSE_KUBECTL=${DORMOUSE_KUBECTL:-$(command -v kubectl || cannot "needs kubectl in PATH, or DORMOUSE_KUBECTL")}
+    DORMOUSE_TEST_NETNS=${DORMOUSE_TEST_NETNS:-}
+  else
+    DORMOUSE_TEST_KUBECONFIG=$DIR/admin.kubeconfig DORMOUSE_TEST_NETNS=$NETNS
+    DORMOUSE_HELM=$DIR/bin/helm DORMOUSE_KUBECTL=$DIR/bin/kubectl
+  fi
+  export DORMOUSE_TEST_KUBECONFIG DORMOUSE_TEST_NETNS DORMOUSE_HELM DORMOUSE_KUBECTL
+}
+
 suite() {
   local inside=()
   export DORMOUSE_BIN_DIR=$PROGRAMS
   [ -x "$PROGRAMS/dormouse" ] || DORMOUSE_BIN_DIR=$TARGET/release
   if [ "$1" = cluster ]; then
-    if [ -n "${DORMOUSE_TEST_KUBECONFIG:-}" ]; then
-      DORMOUSE_HELM=${DORMOUSE_HELM:-$(find_helm)}
-      DORMOUSE_KUBECTL=${DORMOUSE_KUBECTL:-$(command -v kubectl || cannot "needs kubectl in PATH, or DORMOUSE_KUBECTL")}
-      DORMOUSE_TEST_NETNS=${DORMOUSE_TEST_NETNS:-}
-    else
-      DORMOUSE_TEST_KUBECONFIG=$DIR/admin.kubeconfig DORMOUSE_TEST_NETNS=$NETNS
-      DORMOUSE_HELM=$DIR/bin/helm DORMOUSE_KUBECTL=$DIR/bin/kubectl
-    fi
-    export DORMOUSE_TEST_KUBECONFIG DORMOUSE_TEST_NETNS DORMOUSE_HELM DORMOUSE_KUBECTL
+    use_cluster
     # Pod and service addresses exist only in there.
     [ -z "$DORMOUSE_TEST_NETNS" ] || inside=(nsenter "--net=/run/netns/$DORMOUSE_TEST_NETNS")
   fi
