@@ -1,1 +1,124 @@
-//! Instances as pods of Deployments.
+//! Functions as custom resources, instances as pods of one Deployment per revision.
+//!
+//! [`watch`] turns three watches into events, [`instance`] reads a pod, [`effects`] writes. Two field managers: what a
+//! Deployment is belongs to [`MANAGER`], how many instances it has to [`SCALER`].
+
+mod effects;
+pub mod instance;
+mod watch;
+
+use super::{Event, Fleet, FleetError, MAX_EVENTS, Note, Target, Victim};
+use crate::reconcile::build::deployment::PodRules;
+use dormouse_core::function::{Function, FunctionStatus};
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::Pod;
+use kube::runtime::events::{Recorder, Reporter};
+use kube::{Api, Client};
+use parking_lot::Mutex;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+/// Field manager of what we make.
+pub const MANAGER: &str = "dormouse";
+/// Field manager of `spec.replicas`.
+pub const SCALER: &str = "dormouse-scaler";
+
+/// How the fleet is set up.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The only namespace to look at; `None`: all.
+    pub namespace: Option<String>,
+    /// What every pod must keep.
+    pub rules: PodRules,
+    /// Name of this process for events: the pod's name.
+    pub reporter: String,
+}
+
+/// The fleet.
+pub struct Kubernetes {
+    client: Client,
+    options: Options,
+    recorder: Recorder,
+    events: Mutex<Option<mpsc::Receiver<Event>>>,
+    /// Ends the watches when the fleet goes.
+    stop: CancellationToken,
+}
+
+impl Kubernetes {
+    /// Begins to watch.
+    #[must_use]
+    pub fn start(client: Client, options: Options) -> Self {
+        let (sender, receiver) = mpsc::channel(MAX_EVENTS);
+        let stop = CancellationToken::new();
+        // Synced is told once each of the three has listed.
+        let missing = Arc::new(AtomicUsize::new(3));
+        let port = watch::Port { sender, missing };
+        let namespace = options.namespace.as_deref();
+        let functions = watch::functions(api(&client, namespace), client.clone(), port.clone());
+        let deployments = watch::owned(api::<Deployment>(&client, namespace), client.clone(), port.clone());
+        let pods = watch::owned(api::<Pod>(&client, namespace), client.clone(), port);
+        tokio::spawn(stop.clone().run_until_cancelled_owned(functions));
+        tokio::spawn(stop.clone().run_until_cancelled_owned(deployments));
+        tokio::spawn(stop.clone().run_until_cancelled_owned(pods));
+        let reporter = Reporter { controller: "dormouse-controller".into(), instance: Some(options.reporter.clone()) };
+        let recorder = Recorder::new(client.clone(), reporter);
+        Self { client, options, recorder, events: Mutex::new(Some(receiver)), stop }
+    }
+}
+
+impl Drop for Kubernetes {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+fn api<K>(client: &Client, namespace: Option<&str>) -> Api<K>
+where
+    K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>,
+{
+    match namespace {
+        Some(namespace) => Api::namespaced(client.clone(), namespace),
+        None => Api::all(client.clone()),
+    }
+}
+
+impl Fleet for Kubernetes {
+    fn events(&self) -> Option<mpsc::Receiver<Event>> {
+        self.events.lock().take()
+    }
+
+    async fn adopt(&self, function: &Arc<Function>) -> Result<(), FleetError> {
+        self.put_finalizer(function).await
+    }
+
+    async fn prepare(&self, function: &Arc<Function>, target: &Target) -> Result<(), FleetError> {
+        self.make_deployment(function, target).await
+    }
+
+    async fn scale(&self, target: &Target, replicas: u32, victims: &[Victim]) -> Result<(), FleetError> {
+        self.set_replicas(target, replicas, victims).await
+    }
+
+    async fn retire(&self, target: &Target, instance: &Victim, grace: Duration) -> Result<(), FleetError> {
+        self.end_pod(target, instance, grace).await
+    }
+
+    async fn remove(&self, target: &Target) -> Result<(), FleetError> {
+        self.remove_deployment(target).await
+    }
+
+    async fn report(&self, function: &Arc<Function>, status: &FunctionStatus) -> Result<(), FleetError> {
+        self.write_status(function, status).await
+    }
+
+    async fn note(&self, function: &Arc<Function>, note: &Note) -> Result<(), FleetError> {
+        self.write_event(function, note).await
+    }
+
+    async fn release(&self, function: &Arc<Function>) -> Result<(), FleetError> {
+        self.take_finalizer_off(function).await
+    }
+}

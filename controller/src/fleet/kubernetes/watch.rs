@@ -1,0 +1,243 @@
+//! Three watches become one stream of events.
+//!
+//! A watch that breaks lists again. What the new list does not have is asked for by name before it is told as gone: an
+//! API server that answers an empty list after an outage must not take everything down.
+
+use super::instance;
+use crate::fleet::{Code, Event, FunctionUid, InstanceId, Trouble, Workload};
+use crate::labels;
+use dormouse_core::function::Function;
+use dormouse_core::revision::Revision;
+use futures::{Stream, StreamExt};
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::Pod;
+use kube::core::{DeserializeGuard, PartialObjectMeta};
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Api, Client, Resource, ResourceExt};
+use serde::de::DeserializeOwned;
+use std::collections::{HashMap, HashSet};
+use std::fmt::Debug;
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// Longest wait for the answer whether an object is really gone.
+const CONFIRM: Duration = Duration::from_secs(10);
+
+/// Where events go.
+#[derive(Clone)]
+pub(super) struct Port {
+    pub(super) sender: mpsc::Sender<Event>,
+    /// Watches that have not listed yet.
+    pub(super) missing: Arc<AtomicUsize>,
+}
+
+impl Port {
+    /// Nobody receives only when the controller ends.
+    async fn send(&self, event: Event) {
+        let _ = self.sender.send(event).await;
+    }
+
+    async fn listed(&self) {
+        if self.missing.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.send(Event::Synced).await;
+        }
+    }
+}
+
+/// An object that becomes events.
+pub(super) trait Seen:
+    Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned + Send + 'static
+{
+    /// What is told when it is there.
+    fn seen(self) -> Option<Event>;
+    /// What is told when it is gone.
+    fn gone(&self) -> Option<Event>;
+}
+
+impl Seen for Pod {
+    fn seen(self) -> Option<Event> {
+        instance::read(&self).map(Event::Instance)
+    }
+
+    fn gone(&self) -> Option<Event> {
+        self.uid().map(|uid| Event::InstanceGone(InstanceId::from(uid)))
+    }
+}
+
+impl Seen for Deployment {
+    fn seen(self) -> Option<Event> {
+        let (function, revision) = labels::owner(self.metadata.labels.as_ref())?;
+        if self.metadata.deletion_timestamp.is_some() {
+            return Some(Event::WorkloadGone(function, revision));
+        }
+        let replicas = u32::try_from(self.spec.replicas.unwrap_or(1)).unwrap_or(0);
+        Some(Event::Workload(Workload { function, revision, replicas, trouble: refused(&self) }))
+    }
+
+    fn gone(&self) -> Option<Event> {
+        let (function, revision): (FunctionUid, Revision) = labels::owner(self.metadata.labels.as_ref())?;
+        Some(Event::WorkloadGone(function, revision))
+    }
+}
+
+/// Why a Deployment cannot make pods, as its ReplicaSet told it.
+fn refused(deployment: &Deployment) -> Option<Trouble> {
+    let conditions = deployment.status.as_ref()?.conditions.as_ref()?;
+    let is_failure = |type_: Option<&str>, status: Option<&str>| type_ == Some("ReplicaFailure") && status == Some("True");
+    let condition = conditions.iter().find(|c| is_failure(c.type_.as_deref(), c.status.as_deref()))?;
+    let message = condition.message.clone().unwrap_or_default();
+    let code = if message.contains("exceeded quota") { Code::QuotaExceeded } else { Code::AdmissionRefused };
+    Some(Trouble::new(code, message))
+}
+
+impl Seen for DeserializeGuard<Function> {
+    /// One that cannot be read (written by another version) is said in the log and skipped: it must not stop the others.
+    fn seen(self) -> Option<Event> {
+        match self.0 {
+            Ok(function) => Some(Event::Function(Arc::new(function))),
+            Err(error) => {
+                let (namespace, name) = (error.metadata.namespace.as_deref(), error.metadata.name.as_deref());
+                tracing::error!(namespace, name, %error, "a Function cannot be read and is left as it is");
+                None
+            }
+        }
+    }
+
+    fn gone(&self) -> Option<Event> {
+        self.uid().map(|uid| Event::FunctionGone(FunctionUid::from(uid)))
+    }
+}
+
+/// Watches what we made.
+pub(super) async fn owned<K: Seen>(api: Api<K>, client: Client, port: Port) {
+    let config = watcher::Config::default().labels(labels::OURS);
+    Follower::<K>::new(client, port).run(watcher(api, config)).await;
+}
+
+/// Watches Functions.
+pub(super) async fn functions(api: Api<DeserializeGuard<Function>>, client: Client, port: Port) {
+    Follower::new(client, port).run(watcher(api, watcher::Config::default())).await;
+}
+
+/// An object that was told.
+struct Told {
+    namespace: String,
+    name: String,
+    /// What is told when it is gone.
+    gone: Event,
+}
+
+/// One watch.
+struct Follower<K> {
+    client: Client,
+    port: Port,
+    /// What was told, by uid.
+    told: HashMap<String, Told>,
+    /// Uids in the list that is being read; `None` between lists.
+    listing: Option<HashSet<String>>,
+    /// True once a whole list was read.
+    complete: bool,
+    kind: PhantomData<fn() -> K>,
+}
+
+impl<K: Seen> Follower<K> {
+    fn new(client: Client, port: Port) -> Self {
+        Self { client, port, told: HashMap::new(), listing: None, complete: false, kind: PhantomData }
+    }
+
+    async fn run(mut self, stream: impl Stream<Item = watcher::Result<watcher::Event<K>>> + Send) {
+        let mut stream = std::pin::pin!(stream.default_backoff());
+        while let Some(event) = stream.next().await {
+            match event {
+                Ok(watcher::Event::Apply(object)) => self.seen(object).await,
+                Ok(watcher::Event::Delete(object)) => {
+                    if let Some(told) = object.uid().and_then(|uid| self.told.remove(&uid)) {
+                        self.port.send(told.gone).await;
+                    }
+                }
+                Ok(watcher::Event::Init) => self.listing = Some(HashSet::new()),
+                Ok(watcher::Event::InitApply(object)) => {
+                    if let (Some(listing), Some(uid)) = (&mut self.listing, object.uid()) {
+                        listing.insert(uid);
+                    }
+                    self.seen(object).await;
+                }
+                Ok(watcher::Event::InitDone) => self.listed().await,
+                Err(error) => tracing::warn!(kind = %K::kind(&()), %error, "a watch broke; it begins anew"),
+            }
+        }
+    }
+
+    async fn seen(&mut self, mut object: K) {
+        let meta = object.meta_mut();
+        meta.managed_fields = None;
+        let (namespace, name) = (meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default());
+        if let (Some(uid), Some(gone)) = (object.uid(), object.gone()) {
+            self.told.insert(uid, Told { namespace, name, gone });
+        }
+        if let Some(event) = object.seen() {
+            self.port.send(event).await;
+        }
+    }
+
+    async fn listed(&mut self) {
+        let listing = self.listing.take().unwrap_or_default();
+        let missing: Vec<String> = self.told.keys().filter(|uid| !listing.contains(*uid)).cloned().collect();
+        for uid in missing {
+            if self.is_gone(&uid).await
+                && let Some(told) = self.told.remove(&uid)
+            {
+                self.port.send(told.gone).await;
+            }
+        }
+        if !self.complete {
+            self.complete = true;
+            self.port.listed().await;
+        }
+    }
+
+    /// Whether an object that a list does not have is really gone. No answer means no.
+    async fn is_gone(&self, uid: &str) -> bool {
+        let Some(told) = self.told.get(uid) else { return false };
+        let api: Api<PartialObjectMeta<K>> = Api::namespaced(self.client.clone(), &told.namespace);
+        match tokio::time::timeout(CONFIRM, api.get_metadata_opt(&told.name)).await {
+            Ok(Ok(None)) => true,
+            Ok(Ok(Some(object))) => object.uid().as_deref() != Some(uid),
+            Ok(Err(_)) | Err(_) => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn deployment(status: serde_json::Value) -> Deployment {
+        serde_json::from_value(json!({
+            "metadata": {"name": "hello-abc", "namespace": "default", "uid": "d", "labels":
+                {"dormouse.dev/function-uid": "f", "dormouse.dev/revision": "abc"}},
+            "spec": {"replicas": 2, "selector": {}, "template": {}},
+            "status": status
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_deployment_says_why_it_has_no_pods() {
+        let failure = |message: &str| {
+            json!({"conditions": [{"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": message}]})
+        };
+        let code = |status| match deployment(status).seen() {
+            Some(Event::Workload(w)) => (w.replicas, w.trouble.map(|t| t.code)),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(code(json!({})), (2, None));
+        assert_eq!(code(failure("pods \"x\" is forbidden: exceeded quota: q")), (2, Some(Code::QuotaExceeded)));
+        assert_eq!(code(failure("violates PodSecurity")), (2, Some(Code::AdmissionRefused)));
+    }
+}
