@@ -1,1 +1,45 @@
-fn main(){}
+//! `dormouse`: run functions on one machine, call them, and see what they used and cost.
+
+mod args;
+mod exit;
+mod manifest;
+mod sample;
+mod say;
+mod selftest;
+
+use args::{Cli, Command};
+use clap::Parser;
+use exit::{Failure, Outcome};
+use std::process::ExitCode;
+use tokio::runtime::{Builder, Runtime};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            say::error(failure.message());
+            failure.code()
+        }
+    }
+}
+
+fn run(command: Command) -> Outcome {
+    match command {
+        Command::Sample(args) => small()?.block_on(sample::run(&args)),
+        Command::Selftest(args) => small()?.block_on(selftest::run(&args)),
+        Command::Keep { mark } => {
+            dormouse_controller::fleet::process::leftover::keep(&mark);
+            Ok(())
+        }
+        _ => Err(Failure::failed("wip")),
+    }
+}
+
+/// One thread: for everything that only asks, and for the sample.
+fn small() -> Result<Runtime, Failure> {
+    Ok(Builder::new_current_thread().enable_all().build()?)
+}

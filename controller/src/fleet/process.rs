@@ -13,7 +13,7 @@ mod queue;
 use super::{
     Event, Fleet, FleetError, FunctionUid, Instance, InstanceId, MAX_EVENTS, Note, Phase, Target, Victim, Workload,
 };
-use dormouse_core::FunctionKey;
+use dormouse_core::{FunctionKey, quantity};
 use dormouse_core::function::{Function, FunctionStatus};
 use dormouse_core::revision::Revision;
 use dormouse_core::valid::LOCAL_COMMAND;
@@ -360,11 +360,14 @@ impl Fleet for Processes {
         };
         let folder = known.folder.clone();
         let spec = &function.spec;
+        let refused = |e: quantity::QuantityError| FleetError::Refused(e.to_string());
         let run = Arc::new(Runnable {
             command: spec.command.clone(),
             folder,
             env: spec.env.iter().map(|e| (e.name.clone(), e.value.clone().unwrap_or_default())).collect(),
             grace: Duration::from_secs(u64::try_from(spec.timeout_seconds).unwrap_or(0)),
+            memory_mib: quantity::memory_mib(&spec.resources.memory).map_err(refused)?,
+            cpu_millis: quantity::cpu_millis(&spec.resources.cpu).map_err(refused)?,
         });
         let carried = state.workloads.entry((target.uid.clone(), target.revision.clone())).or_insert_with(|| Carried {
             key: target.key.clone(),

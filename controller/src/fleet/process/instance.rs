@@ -44,6 +44,10 @@ pub(super) struct Runnable {
     pub(super) env: Vec<(String, String)>,
     /// How long a process told to end may take.
     pub(super) grace: Duration,
+    /// Configured memory: not enforced here, but billed.
+    pub(super) memory_mib: u32,
+    /// Configured cpu: not enforced here.
+    pub(super) cpu_millis: u32,
 }
 
 /// The office's end of an instance.
@@ -92,6 +96,8 @@ impl Life {
             trouble: None,
             restarts: 0,
             image_digest: None,
+            memory_mib: run.memory_mib,
+            cpu_millis: run.cpu_millis,
         };
         let life = Self {
             id,

@@ -1,0 +1,342 @@
+//! The command line.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 used wrongly, 3 not found, 4 not in time.";
+
+/// Functions that sleep at zero, wake on a call and bill by the call.
+#[derive(Debug, Parser)]
+#[command(name = "dormouse", bin_name = "dormouse", version, after_help = EXIT_CODES, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the functions of a folder on this machine, without Kubernetes
+    Dev(DevArgs),
+    /// Serve the sample function: a small HTTP server on $PORT
+    Sample(SampleArgs),
+    /// List functions
+    #[command(visible_alias = "ls")]
+    List(ListArgs),
+    /// Show one function: conditions, instances, recent events
+    Describe(DescribeArgs),
+    /// Call a function and print its answer
+    Invoke(InvokeArgs),
+    /// Show what functions used
+    Usage(UsageArgs),
+    /// Show a month's statement, line by line
+    Bill(BillArgs),
+    /// Check an installation in a cluster: one function's whole life, step by step
+    Selftest(crate::selftest::SelftestArgs),
+    /// Ends what a killed `dev` left running; started by `dev` itself
+    #[command(name = "__keep", hide = true)]
+    Keep {
+        /// The mark that the processes carry.
+        mark: String,
+    },
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Reads *.yaml, *.yml and *.json of the folder (not of folders in it), the same manifests that `kubectl apply` takes.
+A function's command is its annotation dormouse.dev/local-command; it runs in the manifest's folder and serves HTTP
+on $PORT. Calls are metered into a ledger in the state directory, which the next start continues.
+
+Examples:
+  dormouse dev examples/hello
+  dormouse dev . --port 9000
+  dormouse dev functions --state-dir /var/tmp/functions")]
+pub(crate) struct DevArgs {
+    /// Folder with Function manifests, or one manifest
+    #[arg(default_value = ".")]
+    pub(crate) folder: PathBuf,
+    /// Port of the functions, on 127.0.0.1; 0 picks a free one
+    #[arg(long, env = "DORMOUSE_PORT", default_value_t = 8080)]
+    pub(crate) port: u16,
+    /// Port of the usage API, on 127.0.0.1; 0 picks a free one
+    #[arg(long, env = "DORMOUSE_USAGE_PORT", default_value_t = 8081)]
+    pub(crate) usage_port: u16,
+    /// Where ledger and spool are kept [default: FOLDER/.dormouse]
+    #[arg(long, env = "DORMOUSE_STATE_DIR")]
+    pub(crate) state_dir: Option<PathBuf>,
+    /// Price plan, a YAML file [default: the plan `article`]
+    #[arg(long, env = "DORMOUSE_PRICE_PLAN")]
+    pub(crate) price_plan: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Routes:
+  GET  /                     greets with function, revision and instance
+  ANY  /echo                 gives the request back: method, path and headers in the head, the body as body
+  GET  /delay?ms=100         answers after so many milliseconds (at most 60000)
+  GET  /status/503           answers with that status (200 to 599)
+  GET  /stream?chunks=5&ms=100   so many lines (at most 1000), one every so many milliseconds
+  GET  /env                  the variables that the platform sets
+  GET  /crash                ends the process with status 1 before it answers
+SIGTERM: takes no new connections, ends running calls, then exits with 0.
+
+Examples:
+  dormouse sample
+  PORT=9000 dormouse sample")]
+pub(crate) struct SampleArgs {
+    /// Port to serve
+    #[arg(long, env = "PORT", default_value_t = 8080)]
+    pub(crate) port: u16,
+    /// Address to serve on
+    #[arg(long, env = "HOST", default_value = "0.0.0.0")]
+    pub(crate) host: std::net::IpAddr,
+}
+
+/// Which Dormouse is asked: a `dev` on this machine, or a cluster.
+#[derive(Args, Clone, Debug, Default)]
+pub(crate) struct WhereArgs {
+    /// Ask the `dormouse dev` of this folder
+    #[arg(long, value_name = "FOLDER", help_heading = "Which Dormouse")]
+    pub(crate) dev: Option<PathBuf>,
+    /// Ask the cluster of this kubeconfig context
+    #[arg(long, help_heading = "Which Dormouse")]
+    pub(crate) context: Option<String>,
+    /// Kubeconfig file
+    #[arg(long, help_heading = "Which Dormouse")]
+    pub(crate) kubeconfig: Option<PathBuf>,
+    /// Ask the cluster even where a `dormouse dev` runs
+    #[arg(long, help_heading = "Which Dormouse")]
+    pub(crate) cluster: bool,
+    /// Namespace that Dormouse is installed in
+    #[arg(long, env = "DORMOUSE_SYSTEM_NAMESPACE", default_value = "dormouse-system", help_heading = "Which Dormouse")]
+    pub(crate) system_namespace: String,
+    /// Usage API, in place of a port-forward to it
+    #[arg(long, env = "DORMOUSE_USAGE_URL", help_heading = "Which Dormouse")]
+    pub(crate) usage_url: Option<String>,
+    /// Activator, in place of a port-forward to it
+    #[arg(long, env = "DORMOUSE_ACTIVATOR_URL", help_heading = "Which Dormouse")]
+    pub(crate) activator_url: Option<String>,
+    /// Token of the usage API [default: the one of `dev`, or of the Secret dormouse-token]
+    #[arg(long, env = "DORMOUSE_TOKEN", hide_env_values = true, help_heading = "Which Dormouse")]
+    pub(crate) token: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For people
+    #[default]
+    Table,
+    /// For programs; field names are stable
+    Json,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum BillFormat {
+    /// For people
+    #[default]
+    Table,
+    /// For programs; field names are stable
+    Json,
+    /// For spreadsheets
+    Csv,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  dormouse list
+  dormouse list -n shop -o json
+  dormouse list --all-namespaces --context prod")]
+pub(crate) struct ListArgs {
+    /// Namespace [default: the kubeconfig's in a cluster, all in `dev`]
+    #[arg(short, long)]
+    pub(crate) namespace: Option<String>,
+    /// Every namespace
+    #[arg(short = 'A', long, conflicts_with = "namespace")]
+    pub(crate) all_namespaces: bool,
+    /// Output
+    #[arg(short, long, value_enum, default_value_t)]
+    pub(crate) output: Format,
+    #[command(flatten)]
+    pub(crate) target: WhereArgs,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  dormouse describe hello
+  dormouse describe hello -n shop -o json")]
+pub(crate) struct DescribeArgs {
+    /// The function
+    pub(crate) name: String,
+    /// Namespace
+    #[arg(short, long)]
+    pub(crate) namespace: Option<String>,
+    /// Output
+    #[arg(short, long, value_enum, default_value_t)]
+    pub(crate) output: Format,
+    #[command(flatten)]
+    pub(crate) target: WhereArgs,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+The answer's body goes to standard output; a status of 400 or above is exit code 1, 404 of an unknown function 3,
+a timeout 4.
+
+Examples:
+  dormouse invoke hello
+  dormouse invoke hello /delay?ms=20 --timing
+  dormouse invoke hello /echo -X PUT -H 'content-type: application/json' -d '{\"a\":1}'
+  dormouse invoke hello -d @order.json
+  cat order.json | dormouse invoke hello -d @-")]
+pub(crate) struct InvokeArgs {
+    /// The function
+    pub(crate) name: String,
+    /// Path and query
+    #[arg(default_value = "/")]
+    pub(crate) path: String,
+    /// Namespace
+    #[arg(short, long)]
+    pub(crate) namespace: Option<String>,
+    /// Body: text, @FILE, or @- for standard input
+    #[arg(short, long, value_name = "BODY")]
+    pub(crate) data: Option<String>,
+    /// Method [default: GET, or POST with a body]
+    #[arg(short = 'X', long = "request", value_name = "METHOD")]
+    pub(crate) method: Option<String>,
+    /// Header, as `Name: value`; may be given more than once
+    #[arg(short = 'H', long = "header", value_name = "HEADER")]
+    pub(crate) headers: Vec<String>,
+    /// Print where the time went, on standard error
+    #[arg(long)]
+    pub(crate) timing: bool,
+    /// Longest wait for the whole answer, in seconds
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=7200))]
+    pub(crate) timeout: u64,
+    /// Output: json has status, headers, body and timing
+    #[arg(short, long, value_enum, default_value_t)]
+    pub(crate) output: Format,
+    #[command(flatten)]
+    pub(crate) target: WhereArgs,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum By {
+    Function,
+    Revision,
+    Namespace,
+    Tenant,
+    Hour,
+    Day,
+    Month,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Times are UTC: 2026-11, 2026-11-24, 2026-11-24T10:00:00Z, or `now`.
+
+Examples:
+  dormouse usage
+  dormouse usage --by day --from 2026-11-01 --to 2026-12-01
+  dormouse usage --by function,hour -o json")]
+pub(crate) struct UsageArgs {
+    /// From, inclusive [default: the first of this month]
+    #[arg(long)]
+    pub(crate) from: Option<String>,
+    /// To, exclusive [default: now]
+    #[arg(long)]
+    pub(crate) to: Option<String>,
+    /// What a line is about
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "function")]
+    pub(crate) by: Vec<By>,
+    /// Only this function
+    #[arg(long)]
+    pub(crate) function: Option<String>,
+    /// Only this namespace
+    #[arg(short, long)]
+    pub(crate) namespace: Option<String>,
+    /// Output
+    #[arg(short, long, value_enum, default_value_t)]
+    pub(crate) output: Format,
+    #[command(flatten)]
+    pub(crate) target: WhereArgs,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  dormouse bill
+  dormouse bill --month 2026-11 --tenant shop -o csv
+  dormouse bill --fixed-server 350")]
+pub(crate) struct BillArgs {
+    /// Tenant [default: `default`]
+    #[arg(long, default_value = "default")]
+    pub(crate) tenant: String,
+    /// Month, as 2026-11 [default: this one]
+    #[arg(long)]
+    pub(crate) month: Option<String>,
+    /// What a server that is always on would cost, to compare with
+    #[arg(long, value_name = "PRICE")]
+    pub(crate) fixed_server: Option<String>,
+    /// Output
+    #[arg(short, long, value_enum, default_value_t)]
+    pub(crate) output: BillFormat,
+    #[command(flatten)]
+    pub(crate) target: WhereArgs,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_has_examples() {
+        for command in Cli::command().get_subcommands().filter(|c| !c.is_hide_set()) {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.contains("Examples:"), "{}", command.get_name());
+            assert!(help.contains(&format!("dormouse {}", command.get_name())), "{}", command.get_name());
+        }
+    }
+
+    fn parse(line: &str) -> Command {
+        Cli::try_parse_from(line.split_whitespace()).unwrap().command
+    }
+
+    #[test]
+    fn dev_has_defaults_and_flags() {
+        let Command::Dev(args) = parse("dormouse dev") else { panic!() };
+        assert_eq!((args.folder, args.port, args.usage_port), (PathBuf::from("."), 8080, 8081));
+        let Command::Dev(args) = parse("dormouse dev f --port 0 --usage-port 1 --state-dir s") else { panic!() };
+        assert_eq!((args.port, args.usage_port, args.state_dir), (0, 1, Some(PathBuf::from("s"))));
+    }
+
+    #[test]
+    fn invoke_takes_body_method_and_headers() {
+        let Command::Invoke(args) = parse("dormouse invoke f /a?b=c -X PUT -H a:b -H c:d -d @- --timing") else {
+            panic!()
+        };
+        assert_eq!((args.name.as_str(), args.path.as_str()), ("f", "/a?b=c"));
+        assert_eq!(args.headers, ["a:b", "c:d"]);
+        assert_eq!((args.method.as_deref(), args.data.as_deref(), args.timing), (Some("PUT"), Some("@-"), true));
+    }
+
+    #[test]
+    fn usage_groups_by_several() {
+        let Command::Usage(args) = parse("dormouse usage --by function,day") else { panic!() };
+        assert_eq!(args.by, [By::Function, By::Day]);
+    }
+
+    #[test]
+    fn wrong_use_is_told() {
+        for line in ["dormouse", "dormouse invoke", "dormouse list -n a -A", "dormouse bill -o xml"] {
+            assert!(Cli::try_parse_from(line.split_whitespace()).is_err(), "{line}");
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! `dormouse describe`: everything about one function on one page.
+
+use crate::args::{DescribeArgs, Format};
+use crate::exit::{Failure, Outcome};
+use crate::say;
+use crate::table::{table, text};
+use crate::target::Target;
+use crate::view::{View, age};
+use jiff::Timestamp;
+use std::fmt::Write as _;
+
+pub(crate) async fn run(args: &DescribeArgs) -> Outcome {
+    let target = Target::find(&args.target).await?;
+    let namespace = args.namespace.clone().unwrap_or_else(|| target.default_namespace());
+    let view = target.function(&namespace, &args.name).await?;
+    match args.output {
+        Format::Json => say::out(serde_json::to_string_pretty(&view).map_err(Failure::failed)?),
+        Format::Table => say::out(page(&view, Timestamp::now()).trim_end()),
+    }
+    Ok(())
+}
+
+fn page(view: &View, now: Timestamp) -> String {
+    let mut page = String::new();
+    head(&mut page, view, now);
+    let status = view.function.status.as_ref();
+    let conditions = status.map(|s| s.conditions.as_slice()).unwrap_or_default();
+    if !conditions.is_empty() {
+        let mut rows = table(&["CONDITION", "STATUS", "REASON", ">SINCE", "MESSAGE"]);
+        for c in conditions {
+            let since = age(now.duration_since(c.last_transition_time.0).as_secs());
+            rows.add_row([&c.type_, &c.status, &c.reason, &since, &c.message]);
+        }
+        section(&mut page, &text(&rows));
+    }
+    if !view.instances.is_empty() {
+        let mut rows = table(&["INSTANCE", "PHASE", "REVISION", "ADDRESS", ">PID", ">RESTARTS", "TROUBLE"]);
+        for i in &view.instances {
+            let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".into());
+            let pid = i.pid.map_or_else(|| "-".into(), |p| p.to_string());
+            let (revision, address, trouble) = (or_dash(&i.revision), or_dash(&i.address), or_dash(&i.trouble));
+            rows.add_row([&i.name, &i.phase, &revision, &address, &pid, &i.restarts.to_string(), &trouble]);
+        }
+        section(&mut page, &text(&rows));
+    }
+    if !view.events.is_empty() {
+        let mut rows = table(&["EVENT", ">AGE", "REASON", "MESSAGE"]);
+        for e in &view.events {
+            let when = e.time.map_or_else(|| "-".into(), |t| age(now.duration_since(t).as_secs()));
+            rows.add_row([&e.kind, &when, &e.reason, &e.message]);
+        }
+        section(&mut page, &text(&rows));
+    }
+    page
+}
+
+fn section(page: &mut String, text: &str) {
+    let _ = write!(page, "\n{text}\n");
+}
+
+fn head(page: &mut String, view: &View, now: Timestamp) {
+    let spec = &view.function.spec;
+    let status = view.function.status.as_ref();
+    let (ready, reason) = view.ready();
+    let mut line = |name: &str, value: &str| {
+        let _ = writeln!(page, "{name:<14}{value}");
+    };
+    line("Function", &format!("{}/{}", view.namespace(), view.name()));
+    line("URL", view.url());
+    line("Ready", &format!("{ready} ({reason})"));
+    line("State", &view.state());
+    if let Some(counts) = status.and_then(|s| s.instances) {
+        line("Instances", &format!("{} ready, {} wanted, {} warm", counts.ready, counts.wanted, counts.warm));
+    }
+    line("Revision", status.and_then(|s| s.revision.as_deref()).unwrap_or("-"));
+    line("Image", spec.image.as_deref().unwrap_or("-"));
+    if !spec.command.is_empty() {
+        line("Command", &spec.command.join(" "));
+    }
+    line("Resources", &format!("memory {}, cpu {}", spec.resources.memory, spec.resources.cpu));
+    line("Concurrency", &spec.concurrency_or_default().to_string());
+    line("Timeouts", &format!("idle {} s, call {} s", spec.idle_timeout_seconds, spec.timeout_seconds));
+    line("Queue", &format!("{} calls, {} s", spec.queue.max_calls, spec.queue.max_wait_seconds));
+    line("Age", &view.age(now));
+    if let Some(manifest) = &view.manifest {
+        line("Manifest", manifest);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_has_every_part() {
+        let view: View = serde_json::from_value(serde_json::json!({
+            "function": {
+                "apiVersion": "dormouse.dev/v1alpha1", "kind": "Function",
+                "metadata": {"name": "hello", "namespace": "shop", "creationTimestamp": "2026-11-24T10:00:00Z"},
+                "spec": {"image": "dormouse/sample:0.1.0", "command": ["dormouse", "sample"]},
+                "status": {
+                    "url": "http://hello.shop.localhost:8080", "revision": "bcdf", "state": "Active",
+                    "instances": {"wanted": 1, "ready": 1, "warm": 0},
+                    "conditions": [{"type": "Ready", "status": "True", "reason": "Serving", "message": "m",
+                                    "lastTransitionTime": "2026-11-24T10:00:00Z"}]
+                }
+            },
+            "instances": [{"name": "hello-1", "phase": "Running", "revision": "bcdf", "pid": 7, "restarts": 0}],
+            "events": [{"kind": "Normal", "reason": "Checked", "message": "port open", "time": "2026-11-24T10:00:30Z"}],
+            "manifest": "function.yaml:1"
+        }))
+        .unwrap();
+        let page = page(&view, "2026-11-24T10:01:00Z".parse().unwrap());
+        for part in [
+            "Function      shop/hello\n",
+            "Ready         True (Serving)\n",
+            "Instances     1 ready, 1 wanted, 0 warm\n",
+            "Command       dormouse sample\n",
+            "Manifest      function.yaml:1\n",
+            "Ready       True     Serving     60s   m\n",
+            "hello-1    Running   bcdf       -           7          0   -\n",
+            "Normal    30s   Checked   port open\n",
+        ] {
+            assert!(page.contains(part), "{part}\n{page}");
+        }
+    }
+}

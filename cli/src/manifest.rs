@@ -1,0 +1,228 @@
+//! The manifests of a folder: the same YAML that `kubectl apply` takes, read with every fault at its line.
+
+pub(crate) mod tree;
+
+use dormouse_controller::fleet::process::command;
+use dormouse_core::function::Function;
+use dormouse_core::valid::{LOCAL_COMMAND, ValidFunction};
+use dormouse_core::{Fault, FunctionKey};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use tree::Document;
+
+/// Largest manifest file: etcd takes objects up to 1.5 MiB, and a file may hold several small ones.
+const MAX_FILE: u64 = 4 << 20;
+/// Most manifest files of a folder.
+const MAX_FILES: usize = 1000;
+
+/// A function and where it was written.
+#[derive(Clone, Debug)]
+pub(crate) struct Manifest {
+    pub(crate) key: FunctionKey,
+    pub(crate) function: Function,
+    pub(crate) command: Vec<String>,
+    pub(crate) file: PathBuf,
+    pub(crate) line: u64,
+}
+
+/// Something wrong, and where.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Finding {
+    pub(crate) file: PathBuf,
+    pub(crate) line: Option<u64>,
+    /// Field path; empty for the whole document.
+    pub(crate) path: String,
+    pub(crate) message: String,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.file.display())?;
+        if let Some(line) = self.line {
+            write!(f, ":{line}")?;
+        }
+        match self.path.as_str() {
+            "" => write!(f, ": {}", self.message),
+            path => write!(f, ": {path}: {}", self.message),
+        }
+    }
+}
+
+/// What a folder holds.
+#[derive(Debug, Default)]
+pub(crate) struct Reading {
+    /// The functions without fault.
+    pub(crate) manifests: Vec<Manifest>,
+    /// Every fault of every file; with one of them nothing of the reading is applied.
+    pub(crate) faults: Vec<Finding>,
+    /// What was passed over, and why.
+    pub(crate) notes: Vec<String>,
+}
+
+/// Reads a folder's manifests, or one manifest file.
+///
+/// # Errors
+/// When the folder cannot be read.
+pub(crate) fn read(place: &Path) -> io::Result<Reading> {
+    let mut reading = Reading::default();
+    let meta = std::fs::metadata(place)?;
+    let files = if meta.is_dir() { files(place)? } else { vec![place.to_path_buf()] };
+    if files.len() > MAX_FILES {
+        reading.faults.push(Finding {
+            file: place.into(),
+            line: None,
+            path: String::new(),
+            message: format!("has {} manifest files, more than {MAX_FILES}", files.len()),
+        });
+        return Ok(reading);
+    }
+    for file in files {
+        reading.file(&file);
+    }
+    reading.refuse_doubles();
+    reading.faults.sort();
+    Ok(reading)
+}
+
+/// The names that manifests have.
+pub(crate) fn is_manifest(file: &Path) -> bool {
+    let hidden = file.file_name().and_then(|n| n.to_str()).is_none_or(|n| n.starts_with('.'));
+    let kind = file.extension().and_then(|e| e.to_str());
+    !hidden && matches!(kind, Some("yaml" | "yml" | "json"))
+}
+
+fn files(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
+        if is_manifest(&path) && path.is_file() {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+impl Reading {
+    fn file(&mut self, file: &Path) {
+        let found = |line, message: String| Finding { file: file.into(), line, path: String::new(), message };
+        let text = match text_of(file) {
+            Ok(text) => text,
+            // An editor has just moved it away: the next reading sees what took its place.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return,
+            Err(e) => return self.faults.push(found(None, e.to_string())),
+        };
+        match tree::documents(&text) {
+            Ok(documents) => documents.iter().for_each(|d| self.document(file, d)),
+            Err(e) => self.faults.push(found(e.line, format!("not YAML: {}", e.message))),
+        }
+    }
+
+    fn document(&mut self, file: &Path, document: &Document) {
+        if !is_ours(&document.value) {
+            self.notes.push(format!("{}:{}: {}", file.display(), document.line, passed_over(&document.value)));
+            return;
+        }
+        let local = local_faults(&document.value);
+        match ValidFunction::from_value(&document.value) {
+            Ok((function, valid)) if local.is_empty() => {
+                let command = valid.local_command.as_deref().and_then(|c| command::words(c).ok()).unwrap_or_default();
+                let (file, line) = (file.to_path_buf(), document.line);
+                self.manifests.push(Manifest { key: valid.key, function, command, file, line });
+            }
+            read => {
+                let faults = read.err().into_iter().flatten().chain(local);
+                self.faults.extend(faults.map(|Fault { path, message }| Finding {
+                    file: file.into(),
+                    line: Some(document.line_of(&path)),
+                    path,
+                    message,
+                }));
+            }
+        }
+    }
+
+    /// Two manifests of one name: which one counts would be chance.
+    fn refuse_doubles(&mut self) {
+        let mut seen: BTreeMap<&FunctionKey, &Manifest> = BTreeMap::new();
+        for manifest in &self.manifests {
+            if let Some(first) = seen.get(&manifest.key) {
+                self.faults.push(Finding {
+                    file: manifest.file.clone(),
+                    line: Some(manifest.line),
+                    path: "metadata.name".into(),
+                    message: format!(
+                        "{} is also in {}:{}: rename or remove one",
+                        manifest.key,
+                        first.file.display(),
+                        first.line
+                    ),
+                });
+            } else {
+                seen.insert(&manifest.key, manifest);
+            }
+        }
+    }
+}
+
+fn text_of(file: &Path) -> io::Result<String> {
+    use io::Read as _;
+    let mut text = String::new();
+    let read = std::fs::File::open(file)?.take(MAX_FILE + 1).read_to_string(&mut text)?;
+    if read as u64 > MAX_FILE {
+        return Err(io::Error::other(format!("is larger than {} MiB", MAX_FILE >> 20)));
+    }
+    Ok(text)
+}
+
+/// Ours by group; or by kind alone where the group was forgotten.
+fn is_ours(value: &Value) -> bool {
+    match value.get("apiVersion").and_then(Value::as_str) {
+        Some(version) => version.starts_with("dormouse.dev/"),
+        None => value.get("kind").and_then(Value::as_str) == Some("Function"),
+    }
+}
+
+fn passed_over(value: &Value) -> String {
+    let name = value.pointer("/metadata/name").and_then(Value::as_str).unwrap_or("without a name");
+    match value.get("kind").and_then(Value::as_str) {
+        Some(kind) => format!("{kind} {name} is passed over: only Functions run here"),
+        None => "not a Kubernetes object: passed over".into(),
+    }
+}
+
+/// What only matters on a machine without Kubernetes.
+fn local_faults(value: &Value) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    let annotation = value.pointer("/metadata/annotations").and_then(|a| a.get(LOCAL_COMMAND));
+    let path = format!("metadata.annotations.{LOCAL_COMMAND}");
+    match annotation {
+        None => faults.push(Fault::new(
+            path,
+            "is missing: here an instance is a process, and this says what to run, for example '[\"python3\", \"server.py\"]'",
+        )),
+        Some(Value::String(text)) => {
+            if let Err(e) = command::words(text) {
+                faults.push(Fault::new(path, e.to_string()));
+            }
+        }
+        Some(other) => faults.push(Fault::new(path, format!("must be a string, is {other}: put quotes around it"))),
+    }
+    for (i, var) in value.pointer("/spec/env").and_then(Value::as_array).into_iter().flatten().enumerate() {
+        if var.get("valueFrom").is_some_and(|v| !v.is_null()) {
+            let message = "there are no Secrets and ConfigMaps here: give a value in a manifest for `dormouse dev`";
+            faults.push(Fault::new(format!("spec.env[{i}].valueFrom"), message));
+        }
+    }
+    for (i, _) in value.pointer("/spec/envFrom").and_then(Value::as_array).into_iter().flatten().enumerate() {
+        let message = "there are no Secrets and ConfigMaps here: list the variables under env instead";
+        faults.push(Fault::new(format!("spec.envFrom[{i}]"), message));
+    }
+    faults
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,26 @@
+//! What is printed: results on standard output, everything else on standard error. The only place that prints.
+
+use std::fmt::Display;
+use std::io::{self, Write};
+
+/// A line of the result. A reader that has left (`dormouse list | head`) is no error.
+pub(crate) fn out(line: impl Display) {
+    let _ = writeln!(io::stdout().lock(), "{line}");
+}
+
+/// Bytes of the result.
+pub(crate) fn bytes(bytes: &[u8]) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(bytes)?;
+    out.flush()
+}
+
+/// A line beside the result.
+pub(crate) fn note(line: impl Display) {
+    let _ = writeln!(io::stderr().lock(), "{line}");
+}
+
+/// Why the command failed.
+pub(crate) fn error(message: &str) {
+    note(format_args!("error: {message}"));
+}

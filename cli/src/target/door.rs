@@ -1,0 +1,161 @@
+//! One HTTP/1.1 server that a command asks: by address, or through the API server's port-forward to a pod.
+
+use crate::exit::Failure;
+use bytes::Bytes;
+use http::header::{AUTHORIZATION, HOST};
+use http::{HeaderValue, Request, Response, StatusCode, Uri};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use k8s_openapi::api::core::v1::{Pod, Service};
+use kube::Api;
+use kube::api::ListParams;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+/// Longest answer of the usage API that is read: its pages are bounded far below.
+const MAX_ANSWER: usize = 64 << 20;
+/// To connect.
+const CONNECT: Duration = Duration::from_secs(5);
+/// For an answer of the usage API.
+const ANSWER: Duration = Duration::from_secs(60);
+
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+/// Where the server is.
+#[derive(Clone)]
+enum Place {
+    /// `host:port`.
+    Address(String),
+    /// A Service's pods, by the API server.
+    Service { client: kube::Client, namespace: String, name: &'static str, port: u16 },
+}
+
+/// A server, and the token that it wants.
+#[derive(Clone)]
+pub(crate) struct Door {
+    place: Place,
+    token: Option<String>,
+}
+
+impl Door {
+    /// A server by its URL.
+    pub(crate) fn at(url: &str, token: Option<String>) -> Result<Self, Failure> {
+        let wrong = |why: &str| Failure::usage(format!("{url:?} is not an address: {why}"));
+        let uri: Uri = url.parse().map_err(|_| wrong("write for example http://127.0.0.1:8081"))?;
+        if uri.scheme_str() != Some("http") {
+            return Err(wrong("only http:// is supported; for https leave it out and let the port-forward be used"));
+        }
+        let authority = uri.authority().ok_or_else(|| wrong("it has no host"))?;
+        let address = format!("{}:{}", authority.host(), authority.port_u16().unwrap_or(80));
+        Ok(Self { place: Place::Address(address), token })
+    }
+
+    /// A Service of a cluster.
+    pub(crate) fn service(
+        client: kube::Client,
+        namespace: &str,
+        name: &'static str,
+        port: u16,
+        token: Option<String>,
+    ) -> Self {
+        Self { place: Place::Service { client, namespace: namespace.into(), name, port }, token }
+    }
+
+    async fn connect(&self) -> Result<Box<dyn Stream>, Failure> {
+        match &self.place {
+            Place::Address(address) => match timeout(CONNECT, TcpStream::connect(address)).await {
+                Ok(Ok(stream)) => Ok(Box::new(stream)),
+                Ok(Err(e)) => Err(Failure::failed(format!("cannot reach {address}: {e}"))),
+                Err(_) => Err(Failure::timed_out(format!("no connection to {address} within {} s", CONNECT.as_secs()))),
+            },
+            Place::Service { client, namespace, name, port } => forward(client, namespace, name, *port).await,
+        }
+    }
+
+    /// Sends one request over a connection of its own.
+    pub(crate) async fn send(&self, mut request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Failure> {
+        let headers = request.headers_mut();
+        if !headers.contains_key(HOST) {
+            let host = match &self.place {
+                Place::Address(address) => address.clone(),
+                Place::Service { name, .. } => (*name).into(),
+            };
+            headers.insert(HOST, HeaderValue::try_from(host).map_err(Failure::usage)?);
+        }
+        let io = TokioIo::new(self.connect().await?);
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.map_err(broken)?;
+        tokio::spawn(connection);
+        sender.send_request(request).await.map_err(broken)
+    }
+
+    /// Gets a path of the usage API.
+    pub(crate) async fn get(&self, path: &str) -> Result<Bytes, Failure> {
+        let mut request = Request::get(path).body(Full::default()).map_err(Failure::usage)?;
+        if let Some(token) = &self.token {
+            let mut value = HeaderValue::try_from(format!("Bearer {token}"))
+                .map_err(|_| Failure::usage("the token has characters that no token has"))?;
+            value.set_sensitive(true);
+            request.headers_mut().insert(AUTHORIZATION, value);
+        }
+        let answer = async {
+            let response = self.send(request).await?;
+            let status = response.status();
+            let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
+            let body = body.map_err(|e| Failure::failed(format!("the answer broke off: {e}")))?.to_bytes();
+            if status.is_success() { Ok(body) } else { Err(refused(status, &body)) }
+        };
+        timeout(ANSWER, answer)
+            .await
+            .map_err(|_| Failure::timed_out(format!("no answer within {} s", ANSWER.as_secs())))?
+    }
+}
+
+fn broken(error: hyper::Error) -> Failure {
+    Failure::failed(format!("the connection broke: {error}"))
+}
+
+/// What the usage API says when it does not answer.
+fn refused(status: StatusCode, body: &[u8]) -> Failure {
+    let json: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
+    let message = json.get("message").or_else(|| json.get("error")).and_then(serde_json::Value::as_str);
+    let message = message.map_or_else(|| String::from_utf8_lossy(&body[..body.len().min(500)]).into_owned(), Into::into);
+    match status {
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+            Failure::failed(format!("the usage API refuses the token ({status}): give the right one with --token or DORMOUSE_TOKEN"))
+        }
+        StatusCode::NOT_FOUND => Failure::not_found(message),
+        StatusCode::BAD_REQUEST => Failure::usage(message),
+        _ => Failure::failed(format!("the usage API answered {status}: {message}")),
+    }
+}
+
+/// A stream to a running pod of a Service.
+async fn forward(client: &kube::Client, namespace: &str, name: &str, port: u16) -> Result<Box<dyn Stream>, Failure> {
+    let service = Api::<Service>::namespaced(client.clone(), namespace).get(name).await.map_err(|e| {
+        Failure::failed(format!(
+            "cannot see the Service {name} in namespace {namespace}: {e}; if Dormouse is installed elsewhere, name that with --system-namespace"
+        ))
+    })?;
+    let selector = service.spec.and_then(|s| s.selector).unwrap_or_default();
+    let labels: Vec<String> = selector.iter().map(|(k, v)| format!("{k}={v}")).collect();
+    let pods = Api::<Pod>::namespaced(client.clone(), namespace);
+    let found = pods.list(&ListParams::default().labels(&labels.join(","))).await;
+    let found = found.map_err(|e| Failure::failed(format!("cannot list the pods of {name}: {e}")))?;
+    let ready = found.items.iter().find(|pod| {
+        let conditions = pod.status.iter().flat_map(|s| s.conditions.iter().flatten());
+        conditions.into_iter().any(|c| c.type_ == "Ready" && c.status == "True")
+    });
+    let pod = ready.and_then(|p| p.metadata.name.clone());
+    let pod = pod.ok_or_else(|| Failure::failed(format!("no pod of {name} in namespace {namespace} is ready")))?;
+    let mut forwarder = pods.portforward(&pod, &[port]).await.map_err(|e| {
+        Failure::failed(format!("no port-forward to {pod}: {e}; give the address with --usage-url or --activator-url"))
+    })?;
+    let stream = forwarder.take_stream(port).ok_or_else(|| Failure::failed(format!("no port-forward to {pod}")))?;
+    // The forwarder's task ends with the stream.
+    tokio::spawn(async move { forwarder.join().await });
+    Ok(Box::new(stream))
+}
