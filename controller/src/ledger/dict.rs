@@ -1,0 +1,115 @@
+//! Subjects and functions by number: kept once in the ledger, so that records and sums carry four bytes.
+
+use super::CorruptValue;
+use super::ReadError;
+use super::codec::{FunctionId, StoredSubject};
+use super::key::{Dictionary, trailing_number};
+use super::open::Store;
+use dormouse_core::record::Subject;
+use std::collections::HashMap;
+
+/// Entries kept in memory for the writer: about 500 B each with its texts, so at most 8 MB.
+const MAX_CACHED: usize = 16_384;
+
+/// What the writer must know of a subject.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Known {
+    pub(super) subject: u32,
+    pub(super) function: u32,
+    pub(super) memory_mib: u32,
+}
+
+/// The writer's side: gives numbers out.
+pub(super) struct Numbers {
+    subjects: HashMap<Subject, Known>,
+    functions: HashMap<FunctionId, u32>,
+    next_subject: u32,
+    next_function: u32,
+}
+
+impl Numbers {
+    pub(super) fn open(store: &Store) -> Result<Self, ReadError> {
+        let next = |dictionary: Dictionary| {
+            let last = store.last_number(&dictionary.all())?;
+            Ok::<_, ReadError>(last.map_or(0, |n| n.saturating_add(1)))
+        };
+        let [next_subject, next_function] = [next(Dictionary::Subject)?, next(Dictionary::Function)?];
+        Ok(Self { subjects: HashMap::new(), functions: HashMap::new(), next_subject, next_function })
+    }
+
+    /// Number of a subject; a new one is written with the batch.
+    pub(super) fn of(&mut self, store: &Store, batch: &mut sled::Batch, subject: &Subject) -> Result<Known, ReadError> {
+        if let Some(known) = self.subjects.get(subject) {
+            return Ok(*known);
+        }
+        let id = FunctionId::of(subject);
+        let function = match self.functions.get(&id) {
+            Some(&number) => number,
+            None => {
+                let number = number_of(store, batch, Dictionary::Function, &id.encode(), &mut self.next_function)?;
+                self.functions.insert(id, number);
+                number
+            }
+        };
+        let Subject { memory_mib, cpu_millis, ref revision, .. } = *subject;
+        let stored = StoredSubject { function, memory_mib, cpu_millis, revision: revision.clone() };
+        let number = number_of(store, batch, Dictionary::Subject, &stored.encode(), &mut self.next_subject)?;
+        let known = Known { subject: number, function, memory_mib };
+        self.subjects.insert(subject.clone(), known);
+        Ok(known)
+    }
+
+    /// Forgets what the store knows as well. Only between batches: numbers of an unwritten batch are nowhere else.
+    pub(super) fn trim(&mut self) {
+        if self.subjects.len() > MAX_CACHED {
+            self.subjects.clear();
+        }
+        if self.functions.len() > MAX_CACHED {
+            self.functions.clear();
+        }
+    }
+}
+
+/// Number of a value: found by its checksum, else the next one.
+fn number_of(
+    store: &Store,
+    batch: &mut sled::Batch,
+    dictionary: Dictionary,
+    value: &[u8],
+    next: &mut u32,
+) -> Result<u32, ReadError> {
+    let sum = crc32c::crc32c(value);
+    // Different values with one checksum stand side by side.
+    for found in store.db.scan_prefix(dictionary.with_sum(sum)).keys() {
+        let number = trailing_number(&found?).ok_or(CorruptValue("dictionary key"))?;
+        if store.db.get(dictionary.entry(number))?.is_some_and(|v| v == value) {
+            return Ok(number);
+        }
+    }
+    let number = *next;
+    *next = next.checked_add(1).ok_or(CorruptValue("dictionary: all its numbers are taken"))?;
+    batch.insert(&dictionary.entry(number), value);
+    batch.insert(&dictionary.by_sum(sum, number), &[]);
+    Ok(number)
+}
+
+/// Every function the ledger knows, by number.
+pub(super) fn functions(store: &Store) -> impl Iterator<Item = Result<(u32, FunctionId), ReadError>> {
+    store.db.scan_prefix(Dictionary::Function.all()).map(|entry| {
+        let (key, value) = entry?;
+        let number = trailing_number(&key).ok_or(CorruptValue("dictionary key"))?;
+        Ok((number, FunctionId::decode(&value)?))
+    })
+}
+
+/// What a subject number means.
+pub(super) fn subject(store: &Store, number: u32) -> Result<StoredSubject, ReadError> {
+    let value = store.db.get(Dictionary::Subject.entry(number))?.ok_or(CorruptValue("subject"))?;
+    Ok(StoredSubject::decode(&value)?)
+}
+
+/// What a function number means.
+pub(super) fn function(store: &Store, number: u32) -> Result<FunctionId, ReadError> {
+    let value = store.db.get(Dictionary::Function.entry(number))?.ok_or(CorruptValue("function"))?;
+    Ok(FunctionId::decode(&value)?)
+}

@@ -1,0 +1,218 @@
+//! Every key of the ledger's one tree: a prefix byte names the keyspace, then big-endian numbers of fixed width, so
+//! that range scans read in order.
+
+/// Format and metering rules.
+const META: u8 = 0;
+/// Packed records.
+const BLOCK: u8 = 1;
+/// Sums by function and hour.
+const ROLLUP: u8 = 2;
+/// Highest applied sequence by activator and epoch.
+const WATERMARK: u8 = 3;
+// 4 is kept for closed bills.
+/// What a subject number means.
+const SUBJECT: u8 = 5;
+/// Checksum of a subject's text to its numbers.
+const SUBJECT_BY_SUM: u8 = 6;
+/// What a function number means.
+const FUNCTION: u8 = 7;
+/// Checksum of a function's text to its numbers.
+const FUNCTION_BY_SUM: u8 = 8;
+/// Which blocks hold records of an hour.
+const HOUR: u8 = 9;
+
+/// The format version's key.
+pub(super) const FORMAT: [u8; 2] = [META, 0];
+
+/// One activator's run from one start to the next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct EpochId {
+    pub(super) activator: u64,
+    pub(super) epoch: u32,
+}
+
+/// One row of sums.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct RollupId {
+    pub(super) function: u32,
+    /// Hours since 1970 UTC.
+    pub(super) hour: u32,
+    /// The metering rule its billed times were counted by.
+    pub(super) rule: u16,
+}
+
+/// One packed block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct BlockId {
+    pub(super) epoch: EpochId,
+    pub(super) first_seq: u64,
+}
+
+/// A two-way dictionary of the ledger.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Dictionary {
+    Subject,
+    Function,
+}
+
+impl Dictionary {
+    fn prefix(self) -> u8 {
+        match self {
+            Self::Subject => SUBJECT,
+            Self::Function => FUNCTION,
+        }
+    }
+
+    fn sum_prefix(self) -> u8 {
+        match self {
+            Self::Subject => SUBJECT_BY_SUM,
+            Self::Function => FUNCTION_BY_SUM,
+        }
+    }
+
+    /// Key of an entry.
+    pub(super) fn entry(self, number: u32) -> [u8; 5] {
+        one(self.prefix(), number)
+    }
+
+    /// Key that finds an entry by the checksum of its value.
+    pub(super) fn by_sum(self, sum: u32, number: u32) -> [u8; 9] {
+        join(self.sum_prefix(), &sum.to_be_bytes(), &number.to_be_bytes())
+    }
+
+    /// Prefix of all entries with a checksum.
+    pub(super) fn with_sum(self, sum: u32) -> [u8; 5] {
+        one(self.sum_prefix(), sum)
+    }
+
+    /// Prefix of all entries.
+    pub(super) fn all(self) -> [u8; 1] {
+        [self.prefix()]
+    }
+}
+
+/// The number at the end of a dictionary key.
+pub(super) fn trailing_number(key: &[u8]) -> Option<u32> {
+    key.last_chunk().map(|bytes| u32::from_be_bytes(*bytes))
+}
+
+/// Key of a metering rule.
+pub(super) fn rule(number: u16) -> [u8; 4] {
+    let [a, b] = number.to_be_bytes();
+    [META, 1, a, b]
+}
+
+/// Prefix of all metering rules.
+pub(super) const RULES: [u8; 2] = [META, 1];
+/// Prefix of all rollups.
+pub(super) const ROLLUPS: [u8; 1] = [ROLLUP];
+/// Prefix of all watermarks.
+pub(super) const WATERMARKS: [u8; 1] = [WATERMARK];
+
+impl EpochId {
+    /// Key of its watermark.
+    pub(super) fn watermark(self) -> [u8; 13] {
+        join(WATERMARK, &self.activator.to_be_bytes(), &self.epoch.to_be_bytes())
+    }
+
+    /// Prefix of its blocks.
+    pub(super) fn blocks(self) -> [u8; 13] {
+        join(BLOCK, &self.activator.to_be_bytes(), &self.epoch.to_be_bytes())
+    }
+
+    /// From a watermark's key.
+    pub(super) fn read(key: &[u8]) -> Option<Self> {
+        let rest: &[u8; 12] = key.get(1..)?.try_into().ok()?;
+        Some(Self {
+            activator: u64::from_be_bytes(*rest.first_chunk()?),
+            epoch: u32::from_be_bytes(*rest.last_chunk()?),
+        })
+    }
+}
+
+impl BlockId {
+    /// Its key.
+    pub(super) fn key(self) -> [u8; 21] {
+        join(BLOCK, &self.epoch.blocks()[1..], &self.first_seq.to_be_bytes())
+    }
+
+    /// Its key in the index of an hour.
+    pub(super) fn in_hour(self, hour: u32) -> [u8; 25] {
+        join(HOUR, &hour.to_be_bytes(), &self.key()[1..])
+    }
+
+    /// From a block's key.
+    pub(super) fn read(key: &[u8]) -> Option<Self> {
+        let epoch = EpochId::read(key.get(..13)?)?;
+        Some(Self { epoch, first_seq: u64::from_be_bytes(key.get(13..)?.try_into().ok()?) })
+    }
+
+    /// From a key of the hour index.
+    pub(super) fn read_in_hour(key: &[u8]) -> Option<(u32, Self)> {
+        let hour = u32::from_be_bytes(*key.get(1..)?.first_chunk()?);
+        // The hour's last byte stands where a block key has its prefix.
+        Some((hour, Self::read(key.get(4..)?)?))
+    }
+}
+
+/// First key of an hour's index.
+pub(super) fn hour(hour: u32) -> [u8; 5] {
+    one(HOUR, hour)
+}
+
+impl RollupId {
+    /// Its key.
+    pub(super) fn key(self) -> [u8; 11] {
+        let [a, b] = self.rule.to_be_bytes();
+        let hour = self.hour.to_be_bytes();
+        join(ROLLUP, &self.function.to_be_bytes(), &[hour[0], hour[1], hour[2], hour[3], a, b])
+    }
+
+    /// From a rollup's key.
+    pub(super) fn read(key: &[u8]) -> Option<Self> {
+        let rest: &[u8; 10] = key.get(1..)?.try_into().ok()?;
+        let (function, rest) = rest.split_first_chunk()?;
+        let (hour, rule) = rest.split_first_chunk()?;
+        let [function, hour] = [function, hour].map(|bytes: &[u8; 4]| u32::from_be_bytes(*bytes));
+        Some(Self { function, hour, rule: u16::from_be_bytes(rule.try_into().ok()?) })
+    }
+}
+
+fn one(prefix: u8, number: u32) -> [u8; 5] {
+    join(prefix, &[], &number.to_be_bytes())
+}
+
+/// A prefix and two parts that together fill the key.
+fn join<const N: usize>(prefix: u8, a: &[u8], b: &[u8]) -> [u8; N] {
+    let mut key = [0; N];
+    key[0] = prefix;
+    key[1..=a.len()].copy_from_slice(a);
+    key[1 + a.len()..].copy_from_slice(b);
+    key
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn keys_read_back_and_sort_as_their_numbers(a in any::<[(u64, u32, u64); 2]>(), hours in any::<[u32; 2]>(), f in any::<[u32; 2]>(), rule in any::<u16>()) {
+            let [x, y] = a.map(|(activator, epoch, first_seq)| BlockId { epoch: EpochId { activator, epoch }, first_seq });
+            prop_assert_eq!(BlockId::read(&x.key()), Some(x));
+            prop_assert_eq!(BlockId::read_in_hour(&x.in_hour(hours[0])), Some((hours[0], x)));
+            prop_assert_eq!(EpochId::read(&x.epoch.watermark()), Some(x.epoch));
+            prop_assert_eq!(x.key().cmp(&y.key()), x.cmp(&y));
+            prop_assert_eq!(x.in_hour(hours[0]).cmp(&y.in_hour(hours[1])), (hours[0], x).cmp(&(hours[1], y)));
+            let [r, s] = [0, 1].map(|i| RollupId { function: f[i], hour: hours[i], rule });
+            prop_assert_eq!(RollupId::read(&r.key()), Some(r));
+            prop_assert_eq!(r.key().cmp(&s.key()), r.cmp(&s));
+        }
+
+        #[test]
+        fn any_bytes_are_no_panic(bytes in prop::collection::vec(any::<u8>(), 0..30)) {
+            let _ = (BlockId::read(&bytes), BlockId::read_in_hour(&bytes), EpochId::read(&bytes), RollupId::read(&bytes));
+        }
+    }
+}

@@ -1,0 +1,39 @@
+//! `Ledger.Append` over gRPC. Who may call it is checked by an interceptor in front.
+
+use super::{AppendError, AppendOutcome, Frame, LedgerDoor};
+use dormouse_proto::v1;
+use dormouse_proto::v1::ledger_server::{Ledger, LedgerServer};
+use tonic::{Request, Response, Status};
+
+/// Longest frame on the wire.
+pub(super) const MAX_FRAME_BYTES: usize = 4 * 1024 * 1024;
+
+/// Answers `Ledger.Append` from the ledger behind a door.
+#[derive(Debug)]
+pub struct LedgerService {
+    door: LedgerDoor,
+}
+
+/// The gRPC service of a ledger that may be closed: then it answers UNAVAILABLE and activators keep their records.
+#[must_use]
+pub fn service(door: LedgerDoor) -> LedgerServer<LedgerService> {
+    LedgerServer::new(LedgerService { door }).max_decoding_message_size(MAX_FRAME_BYTES)
+}
+
+#[tonic::async_trait]
+impl Ledger for LedgerService {
+    async fn append(&self, request: Request<v1::Frame>) -> Result<Response<v1::Appended>, Status> {
+        let frame = Frame::try_from(request.into_inner()).map_err(|e| Status::invalid_argument(e.to_string()))?;
+        let ledger = self.door.ledger().map_err(Status::unavailable)?;
+        let appended = ledger.append(frame).await.map_err(|e| match e {
+            AppendError::BadFrame(_) => Status::invalid_argument(e.to_string()),
+            AppendError::Closed(_) => Status::unavailable(e.to_string()),
+        })?;
+        let outcome = match appended.outcome {
+            AppendOutcome::Applied => v1::appended::Outcome::Applied,
+            AppendOutcome::Duplicate => v1::appended::Outcome::Duplicate,
+            AppendOutcome::Gap => v1::appended::Outcome::Gap,
+        };
+        Ok(Response::new(v1::Appended { watermark: appended.watermark, outcome: outcome.into() }))
+    }
+}

@@ -1,0 +1,91 @@
+//! The one thread that writes: takes what waits, applies it, makes it durable, then answers everyone.
+
+use super::apply::Applier;
+use super::frame::Checked;
+use super::open::panic_text;
+use super::verify::{self, Conservation};
+use super::{Appended, Failure, ReadError};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+
+/// Records of one group, that is of one fdatasync.
+const MAX_GROUP: usize = 65_536;
+/// How long a small group waits for more: frames that are under way join it, and sled writes less.
+const GATHER: Duration = Duration::from_millis(1);
+/// A group of this size waits for nobody.
+const SMALL_GROUP: usize = 2_048;
+
+/// What the writer is asked for.
+pub(super) enum Command {
+    /// Apply a frame. The room is given back when it is done.
+    Append { frame: Checked, room: OwnedSemaphorePermit, done: oneshot::Sender<Appended> },
+    /// Compare everything, with no write in between.
+    Verify { done: oneshot::Sender<Result<Conservation, ReadError>> },
+}
+
+/// Until the queue closes or a write fails. After a failed write sled's memory and file may differ: nothing more is
+/// acknowledged, and who waits is told by the closed channel.
+pub(super) fn run(mut commands: mpsc::Receiver<Command>, mut applier: Applier, failure: &Failure) {
+    while let Some(first) = commands.blocking_recv() {
+        let group = gather(first, &mut commands);
+        let result = catch_unwind(AssertUnwindSafe(|| write_group(group, &mut applier)));
+        let why = match result {
+            Ok(Ok(())) => continue,
+            Ok(Err(e)) => describe(&e),
+            Err(panic) => format!("the store panicked: {}", panic_text(&*panic)),
+        };
+        failure.set(&format!("a write failed: {why}"));
+        tracing::error!(dir = %applier.store().dir.display(), why, "the ledger failed and takes no more records");
+        return;
+    }
+}
+
+fn describe(error: &ReadError) -> String {
+    let cause = std::error::Error::source(error).map(|source| format!(": {source}")).unwrap_or_default();
+    format!("{error}{cause}")
+}
+
+fn gather(first: Command, commands: &mut mpsc::Receiver<Command>) -> Vec<Command> {
+    let mut group = vec![first];
+    let size = |c: &Command| match c {
+        Command::Append { frame, .. } => frame.records.len(),
+        Command::Verify { .. } => MAX_GROUP,
+    };
+    let mut records = size(&group[0]);
+    let mut waited = false;
+    while records < MAX_GROUP {
+        match commands.try_recv() {
+            Ok(command) => {
+                records += size(&command);
+                group.push(command);
+            }
+            Err(_) if records < SMALL_GROUP && !waited => {
+                waited = true;
+                std::thread::sleep(GATHER);
+            }
+            Err(_) => break,
+        }
+    }
+    group
+}
+
+fn write_group(group: Vec<Command>, applier: &mut Applier) -> Result<(), ReadError> {
+    let mut answers = Vec::with_capacity(group.len());
+    let mut checks = Vec::new();
+    for command in group {
+        match command {
+            Command::Append { frame, room, done } => answers.push((applier.apply(&frame)?, done, room)),
+            Command::Verify { done } => checks.push(done),
+        }
+    }
+    applier.commit()?;
+    for (appended, done, _room) in answers {
+        // Who no longer waits will send the frame again and be told of a duplicate.
+        let _ = done.send(appended);
+    }
+    for done in checks {
+        let _ = done.send(verify::whole(applier.store()));
+    }
+    Ok(())
+}

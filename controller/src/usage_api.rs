@@ -1,0 +1,164 @@
+//! The usage API: what was used and what it costs, over HTTP. The file `openapi.yaml` says every field; a test holds
+//! it against the routes here.
+//!
+//! Nothing is unbounded: answers are pages, the work for one page has a limit, and only a few questions read the disk
+//! at once.
+
+mod cursor;
+mod error;
+mod guard;
+mod params;
+mod times;
+mod views;
+
+#[cfg(test)]
+mod tests;
+
+use crate::ledger::{Ledger, LedgerDoor, ReadError, RecordsQuery, UsageQuery, month_hours};
+use axum::Router;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query, State};
+use axum::http::{HeaderMap, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodRouter, get};
+use cursor::Cursor;
+use error::ApiError;
+use jiff::Timestamp;
+use params::Params;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Semaphore;
+use views::{Format, PricesView, RecordsView, StatementView, UsageView};
+
+/// Questions that read the disk at once. Each holds one page in memory: 10,000 rows x about 500 B = 5 MB.
+const READERS: usize = 4;
+/// How long a question waits for its turn.
+const TURN: Duration = Duration::from_secs(10);
+/// The file that describes all this.
+const OPENAPI: &str = include_str!("../openapi.yaml");
+
+type Pairs = Result<Query<Vec<(String, String)>>, QueryRejection>;
+
+#[derive(Clone)]
+struct Api {
+    door: LedgerDoor,
+    turns: Arc<Semaphore>,
+}
+
+/// The routes that need the token.
+fn guarded() -> Vec<(&'static str, MethodRouter<Api>)> {
+    vec![
+        ("/v1/usage", get(usage)),
+        ("/v1/records", get(records)),
+        ("/v1/statements/{tenant}/{period}", get(statement)),
+        ("/v1/prices", get(prices)),
+    ]
+}
+
+/// The routes that anyone may ask.
+fn open() -> Vec<(&'static str, MethodRouter<Api>)> {
+    vec![("/openapi.yaml", get(openapi))]
+}
+
+/// The API of the ledger behind a door. With a token, every question must carry it (`Authorization: Bearer TOKEN`);
+/// without one, anyone may ask: only for an address that others cannot reach.
+pub fn router(door: LedgerDoor, token: Option<&str>) -> Router {
+    let add = |router: Router<Api>, (path, handler)| router.route(path, handler);
+    let guarded = guarded().into_iter().fold(Router::new(), add);
+    let guarded = match token {
+        Some(token) => guarded.route_layer(axum::middleware::from_fn_with_state(Arc::from(token), guard::check)),
+        None => guarded,
+    };
+    let api = Api { door, turns: Arc::new(Semaphore::new(READERS)) };
+    open()
+        .into_iter()
+        .fold(guarded, add)
+        .fallback(async || ApiError::NotFound("there is nothing at this path: see /openapi.yaml".to_owned()))
+        .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)
+        .with_state(api)
+}
+
+impl Api {
+    /// Asks the ledger, on a thread that may block.
+    async fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&Ledger) -> Result<T, ReadError> + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let ledger = self.door.ledger().map_err(ApiError::Unavailable)?;
+        let turn = tokio::time::timeout(TURN, Arc::clone(&self.turns).acquire_owned()).await;
+        let Ok(Ok(turn)) = turn else { return Err(ApiError::Busy) };
+        let answer = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            question(&ledger)
+        });
+        Ok(answer.await.map_err(|_| ApiError::Internal)??)
+    }
+}
+
+async fn usage(State(api): State<Api>, headers: HeaderMap, pairs: Pairs) -> Result<Response, ApiError> {
+    let mut params = Params::new(pairs, &params::USAGE)?;
+    let format = Format::of(&mut params, &headers);
+    let now = Timestamp::now();
+    let hours = params.hours(now);
+    let granularity = params.granularity();
+    let group_by = params.group_by();
+    let filter = params.filter();
+    let cursor = Cursor::new(&params);
+    let after = params.usage_cursor(&cursor);
+    let limit = params.limit();
+    params.done()?;
+    let query = UsageQuery { hours: hours.clone(), granularity, group_by, filter, after, limit };
+    let page = api.ask(move |ledger| ledger.usage(&query)).await?;
+    let next = page.next.as_ref().map(|key| cursor.usage(key));
+    let names = params::group_names(group_by);
+    let view = UsageView::new(&hours, granularity, names, api.door.plan(), &page.rows, next);
+    Ok(views::answer(format, &view))
+}
+
+async fn records(State(api): State<Api>, headers: HeaderMap, pairs: Pairs) -> Result<Response, ApiError> {
+    let mut params = Params::new(pairs, &params::RECORDS)?;
+    let format = Format::of(&mut params, &headers);
+    let times_us = params.times_us(Timestamp::now());
+    let filter = params.record_filter();
+    let cursor = Cursor::new(&params);
+    let after = params.records_cursor(&cursor);
+    let limit = params.limit();
+    params.done()?;
+    let query = RecordsQuery { times_us: times_us.clone(), filter, after, limit };
+    let page = api.ask(move |ledger| ledger.records(&query)).await?;
+    let next = page.next.as_ref().map(|key| cursor.records(key));
+    let view = RecordsView::new(&times_us, api.door.plan(), &page.rows, next);
+    Ok(views::answer(format, &view))
+}
+
+async fn statement(
+    State(api): State<Api>,
+    Path((tenant, period)): Path<(String, String)>,
+    headers: HeaderMap,
+    pairs: Pairs,
+) -> Result<Response, ApiError> {
+    let mut params = Params::new(pairs, &params::STATEMENT)?;
+    let format = Format::of(&mut params, &headers);
+    let fixed = params.fixed_server();
+    let month = times::month(&period).and_then(|(year, month)| month_hours(year, month));
+    if month.is_none() {
+        params.fault("period", "must be a month from 1970-01 to 9998-12, as in 2026-11");
+    }
+    params.done()?;
+    let hours = month.ok_or(ApiError::Internal)?;
+    let asked = (tenant.clone(), hours.clone());
+    let usage = api.ask(move |ledger| ledger.tenant_usage(&asked.0, asked.1)).await?;
+    let view = StatementView::new(tenant, period, &hours, api.door.plan(), &usage, fixed, Timestamp::now())?;
+    Ok(views::answer(format, &view))
+}
+
+async fn prices(State(api): State<Api>, headers: HeaderMap, pairs: Pairs) -> Result<Response, ApiError> {
+    let mut params = Params::new(pairs, &params::PRICES)?;
+    let format = Format::of(&mut params, &headers);
+    params.done()?;
+    Ok(views::answer(format, &PricesView::new(api.door.plan())))
+}
+
+async fn openapi() -> Response {
+    ([(header::CONTENT_TYPE, "application/yaml")], OPENAPI).into_response()
+}

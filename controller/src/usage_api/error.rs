@@ -1,0 +1,93 @@
+//! Errors become answers here, and only here.
+
+use crate::ledger::ReadError;
+use axum::Json;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+
+/// One thing wrong with a question.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub(super) struct Fault {
+    /// Which parameter.
+    pub(super) parameter: String,
+    /// The rule it breaks.
+    pub(super) problem: String,
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub(super) enum ApiError {
+    /// The question has faults: all of them.
+    BadRequest(Vec<Fault>),
+    Unauthorized,
+    NotFound(String),
+    MethodNotAllowed,
+    /// An amount that cannot be written.
+    TooLarge,
+    Busy,
+    /// The ledger is closed, and why.
+    Unavailable(String),
+    Internal,
+}
+
+#[derive(serde::Serialize)]
+struct Body {
+    error: &'static str,
+    message: String,
+    faults: Vec<Fault>,
+}
+
+impl From<ReadError> for ApiError {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::UnknownTenant(_) => Self::NotFound(error.to_string()),
+            ReadError::TooLarge(_) => Self::TooLarge,
+            ReadError::Closed(why) => Self::Unavailable(why),
+            ReadError::Store(_) | ReadError::Corrupt(_) => {
+                tracing::error!(error = ?error, "the ledger could not be read");
+                Self::Internal
+            }
+        }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let mut faults = Vec::new();
+        let (status, error, message) = match self {
+            Self::BadRequest(all) => {
+                faults = all;
+                let told: Vec<_> = faults.iter().map(|f| format!("{}: {}", f.parameter, f.problem)).collect();
+                (StatusCode::BAD_REQUEST, "BadRequest", told.join("; "))
+            }
+            Self::Unauthorized => {
+                let message = "send the header Authorization: Bearer TOKEN with the right token";
+                (StatusCode::UNAUTHORIZED, "Unauthorized", message.to_owned())
+            }
+            Self::NotFound(message) => (StatusCode::NOT_FOUND, "NotFound", message),
+            Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", "only GET".to_owned()),
+            Self::TooLarge => {
+                let message = "an amount has more than 28 digits: ask for a shorter period";
+                (StatusCode::UNPROCESSABLE_ENTITY, "TooLarge", message.to_owned())
+            }
+            Self::Busy => (StatusCode::SERVICE_UNAVAILABLE, "Busy", "too many questions at once: ask again".to_owned()),
+            Self::Unavailable(why) => {
+                let message = format!("the ledger is closed: {why}");
+                (StatusCode::SERVICE_UNAVAILABLE, "LedgerUnavailable", message)
+            }
+            Self::Internal => {
+                let message = "the ledger could not be read: see the controller's log";
+                (StatusCode::INTERNAL_SERVER_ERROR, "Internal", message.to_owned())
+            }
+        };
+        let mut response = (status, Json(Body { error, message, faults })).into_response();
+        if status == StatusCode::UNAUTHORIZED {
+            let bearer = HeaderValue::from_static("Bearer realm=\"dormouse usage\"");
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, bearer);
+        }
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
+        }
+        response
+    }
+}

@@ -1,0 +1,254 @@
+//! Parameters of a question: every fault of them is told at once.
+
+use super::cursor::Cursor;
+use super::error::{ApiError, Fault};
+use super::{Pairs, times};
+use crate::ledger::{Filter, Granularity, GroupBy, MAX_DAYS, RecordKey, RowKey};
+use jiff::{Timestamp, ToSpan};
+use rust_decimal::Decimal;
+use std::ops::Range;
+
+/// What `/v1/usage` knows.
+pub(super) const USAGE: [&str; 11] = [
+    "from",
+    "to",
+    "granularity",
+    "group_by",
+    "filter[tenant]",
+    "filter[namespace]",
+    "filter[function]",
+    "filter[function_uid]",
+    "cursor",
+    "limit",
+    "format",
+];
+/// What `/v1/records` knows.
+pub(super) const RECORDS: [&str; 8] = ["from", "to", "tenant", "namespace", "function", "cursor", "limit", "format"];
+/// What `/v1/statements` knows.
+pub(super) const STATEMENT: [&str; 2] = ["fixed_server", "format"];
+/// What `/v1/prices` knows.
+pub(super) const PRICES: [&str; 1] = ["format"];
+
+/// Most rows of a page, and how many when nothing is said.
+const MAX_LIMIT: usize = 10_000;
+const DEFAULT_LIMIT: usize = 1_000;
+/// Most values of one filter.
+const MAX_VALUES: usize = 20;
+/// Most parameters of a question.
+const MAX_PARAMS: usize = 100;
+/// Longest value of a filter: two Kubernetes names and a slash.
+const MAX_VALUE: usize = 2 * 253 + 1;
+/// How much of a text that came from outside is told back.
+const SHOWN: usize = 64;
+
+/// The parameters of one question and what is wrong with them.
+pub(super) struct Params {
+    pairs: Vec<(String, String)>,
+    faults: Vec<Fault>,
+}
+
+impl Params {
+    /// Takes the parameters apart; unknown and doubled ones are faults.
+    pub(super) fn new(pairs: Pairs, known: &[&str]) -> Result<Self, ApiError> {
+        let bad = |problem: &str| {
+            let fault = Fault { parameter: "query".to_owned(), problem: problem.to_owned() };
+            ApiError::BadRequest(vec![fault])
+        };
+        let pairs = pairs.map_err(|_| bad("is not made of name=value parts"))?.0;
+        if pairs.len() > MAX_PARAMS {
+            return Err(bad("has more than 100 parts"));
+        }
+        let mut params = Self { pairs: Vec::new(), faults: Vec::new() };
+        for (name, value) in pairs {
+            let many = name.starts_with("filter[");
+            if !known.contains(&&*name) {
+                params.fault(&name, &format!("unknown parameter, expected one of {}", known.join(", ")));
+            } else if !many && params.pairs.iter().any(|(n, _)| *n == name) {
+                params.fault(&name, "is given twice");
+            } else {
+                params.pairs.push((name, value));
+            }
+        }
+        Ok(params)
+    }
+
+    /// Notes a fault.
+    pub(super) fn fault(&mut self, parameter: &str, problem: &str) {
+        let parameter = parameter.chars().take(SHOWN).collect();
+        self.faults.push(Fault { parameter, problem: problem.to_owned() });
+    }
+
+    /// Every fault, if there are any.
+    pub(super) fn done(self) -> Result<(), ApiError> {
+        if self.faults.is_empty() { Ok(()) } else { Err(ApiError::BadRequest(self.faults)) }
+    }
+
+    /// What is asked, without where the page begins, how long it is and how it is written.
+    pub(super) fn question(&self) -> String {
+        let mut parts: Vec<_> =
+            self.pairs.iter().filter(|(n, _)| !["cursor", "limit", "format"].contains(&&**n)).collect();
+        parts.sort();
+        // Neither name nor value can hold a line break that another pair could imitate: lengths lead.
+        parts.iter().map(|(n, v)| format!("{}:{n}{}:{v}", n.len(), v.len())).collect()
+    }
+
+    pub(super) fn one(&self, name: &str) -> Option<String> {
+        self.pairs.iter().find(|(n, _)| n == name).map(|(_, value)| value.clone())
+    }
+
+    /// The period of `/v1/usage`: by default from the start of this month to the end of this hour.
+    pub(super) fn hours(&mut self, now: Timestamp) -> Range<u32> {
+        let this_hour = u32::try_from(now.as_second() / 3600).unwrap_or_default();
+        let date = now.to_zoned(jiff::tz::TimeZone::UTC).date();
+        let month = crate::ledger::month_hours(date.year(), date.month()).map_or(0, |m| m.start);
+        let to = self.hour("to").unwrap_or(this_hour + 1);
+        let from = self.hour("from").unwrap_or(month.min(to.saturating_sub(1)));
+        if from >= to {
+            self.fault("to", "must be after from");
+        } else if to - from > MAX_DAYS * 24 {
+            self.fault("from", &format!("must be at most {MAX_DAYS} days before to"));
+        }
+        from..to
+    }
+
+    fn hour(&mut self, name: &str) -> Option<u32> {
+        let time = self.moment(name)?;
+        let hour = times::whole_hour(time);
+        if hour.is_none() {
+            self.fault(name, "must be on a whole hour UTC: usage is kept by the hour");
+        }
+        hour
+    }
+
+    fn moment(&mut self, name: &str) -> Option<Timestamp> {
+        let text = self.one(name)?;
+        let time = times::moment(&text);
+        if time.is_none() {
+            let rule = "must be a date as in 2026-11-01 or a time as in 2026-11-01T00:00:00Z, from 1970 to 9998";
+            self.fault(name, rule);
+        }
+        time
+    }
+
+    /// The period of `/v1/records`: by default the hour before now.
+    pub(super) fn times_us(&mut self, now: Timestamp) -> Range<i64> {
+        let to = self.moment("to").unwrap_or(now);
+        let hour_before = to.checked_sub(1.hour()).unwrap_or(to);
+        let from = self.moment("from").unwrap_or(hour_before);
+        if from >= to {
+            self.fault("to", "must be after from");
+        }
+        from.as_microsecond()..to.as_microsecond()
+    }
+
+    pub(super) fn granularity(&mut self) -> Granularity {
+        match self.one("granularity").as_deref() {
+            None | Some("total") => Granularity::Total,
+            Some("PT1H") => Granularity::Hour,
+            Some("P1D") => Granularity::Day,
+            Some("P1M") => Granularity::Month,
+            Some(_) => {
+                self.fault("granularity", "must be PT1H, P1D, P1M or total");
+                Granularity::Total
+            }
+        }
+    }
+
+    pub(super) fn group_by(&mut self) -> GroupBy {
+        let mut group = GroupBy::default();
+        let Some(text) = self.one("group_by") else { return group };
+        for name in text.split(',') {
+            match name {
+                "tenant" => group.tenant = true,
+                "namespace" => group.namespace = true,
+                "function" => group.function = true,
+                "function_uid" => group.function_uid = true,
+                _ => {
+                    self.fault("group_by", "must be out of tenant, namespace, function and function_uid, with commas");
+                    break;
+                }
+            }
+        }
+        group
+    }
+
+    pub(super) fn filter(&mut self) -> Filter {
+        Filter {
+            tenants: self.values("filter[tenant]"),
+            namespaces: self.values("filter[namespace]"),
+            functions: self.values("filter[function]"),
+            function_uids: self.values("filter[function_uid]"),
+        }
+    }
+
+    pub(super) fn record_filter(&mut self) -> Filter {
+        Filter {
+            tenants: self.values("tenant"),
+            namespaces: self.values("namespace"),
+            functions: self.values("function"),
+            function_uids: Vec::new(),
+        }
+    }
+
+    fn values(&mut self, name: &str) -> Vec<String> {
+        let values: Vec<_> = self.pairs.iter().filter(|(n, _)| n == name).map(|(_, v)| v.clone()).collect();
+        if values.len() > MAX_VALUES {
+            self.fault(name, &format!("is given more than {MAX_VALUES} times"));
+        }
+        if values.iter().any(|v| v.is_empty() || v.len() > MAX_VALUE) {
+            self.fault(name, &format!("must be text of 1 to {MAX_VALUE} bytes"));
+        }
+        values
+    }
+
+    pub(super) fn limit(&mut self) -> usize {
+        let Some(text) = self.one("limit") else { return DEFAULT_LIMIT };
+        let limit = text.parse().ok().filter(|limit| (1..=MAX_LIMIT).contains(limit));
+        limit.unwrap_or_else(|| {
+            self.fault("limit", &format!("must be a whole number from 1 to {MAX_LIMIT}"));
+            DEFAULT_LIMIT
+        })
+    }
+
+    pub(super) fn usage_cursor(&mut self, cursor: &Cursor) -> Option<RowKey> {
+        let text = self.one("cursor")?;
+        let key = cursor.read_usage(&text);
+        self.check_cursor(key.is_some());
+        key
+    }
+
+    pub(super) fn records_cursor(&mut self, cursor: &Cursor) -> Option<RecordKey> {
+        let text = self.one("cursor")?;
+        let key = cursor.read_records(&text);
+        self.check_cursor(key.is_some());
+        key
+    }
+
+    fn check_cursor(&mut self, good: bool) {
+        if !good {
+            self.fault("cursor", "must be the next_cursor of an answer to the same question");
+        }
+    }
+
+    /// The fixed price to compare with.
+    pub(super) fn fixed_server(&mut self) -> Option<Decimal> {
+        let text = self.one("fixed_server")?;
+        let plain = (1..=20).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+        let price = Decimal::from_str_exact(&text).ok().filter(|price| plain && *price > Decimal::ZERO);
+        if price.is_none() {
+            self.fault("fixed_server", "must be a price above zero of at most 20 digits, as in 350 or 349.90");
+        }
+        price
+    }
+}
+
+/// The names of a grouping, as they are asked for.
+pub(super) fn group_names(group: GroupBy) -> Vec<&'static str> {
+    let all = [
+        ("tenant", group.tenant),
+        ("namespace", group.namespace),
+        ("function", group.function),
+        ("function_uid", group.function_uid),
+    ];
+    all.into_iter().filter(|(_, on)| *on).map(|(name, _)| name).collect()
+}

@@ -1,0 +1,484 @@
+//! Answers, field by field: names are kept stable and stand in `openapi.yaml`. Amounts and GB-seconds are decimal text.
+
+use super::error::ApiError;
+use super::params::Params;
+use super::times::{hour_text, micros_text};
+use crate::ledger::{Granularity, RecordRow, UsageRow};
+use axum::Json;
+use axum::http::{HeaderMap, HeaderValue, header};
+use axum::response::{IntoResponse, Response};
+use dormouse_core::price::{Exact, PricePlan};
+use dormouse_core::record::Outcome;
+use dormouse_core::usage::UsageSum;
+use jiff::Timestamp;
+use rust_decimal::Decimal;
+use serde::Serialize;
+use std::ops::Range;
+
+/// How an answer is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Format {
+    Json,
+    Csv,
+}
+
+impl Format {
+    /// By the parameter, else by the Accept header, else JSON.
+    pub(super) fn of(params: &mut Params, headers: &HeaderMap) -> Self {
+        match params.one("format").as_deref() {
+            Some("json") => Self::Json,
+            Some("csv") => Self::Csv,
+            Some(_) => {
+                params.fault("format", "must be json or csv");
+                Self::Json
+            }
+            None => {
+                let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+                let first = accept.split(',').map(|part| part.split(';').next().unwrap_or_default().trim());
+                match first.into_iter().find(|kind| ["text/csv", "application/json", "*/*"].contains(kind)) {
+                    Some("text/csv") => Self::Csv,
+                    _ => Self::Json,
+                }
+            }
+        }
+    }
+}
+
+/// An answer that is also a table.
+pub(super) trait Table: Serialize {
+    /// A line of names, then lines of values.
+    fn table(&self) -> Vec<Vec<String>>;
+
+    /// Where the next page begins.
+    fn next(&self) -> Option<&str> {
+        None
+    }
+}
+
+/// Writes an answer. In CSV the next page's cursor is in the header `Dormouse-Next-Cursor`.
+pub(super) fn answer(format: Format, view: &impl Table) -> Response {
+    if format == Format::Json {
+        return Json(view).into_response();
+    }
+    let mut text = String::new();
+    for line in view.table() {
+        let cells: Vec<_> = line.iter().map(|cell| csv_cell(cell)).collect();
+        text.push_str(&cells.join(","));
+        text.push_str("\r\n");
+    }
+    let mut response = ([(header::CONTENT_TYPE, "text/csv; charset=utf-8; header=present")], text).into_response();
+    if let Some(next) = view.next().and_then(|next| HeaderValue::from_str(next).ok()) {
+        response.headers_mut().insert("dormouse-next-cursor", next);
+    }
+    response
+}
+
+/// RFC 4180: a cell with a comma, quote or line break stands in quotes.
+fn csv_cell(text: &str) -> String {
+    if text.contains([',', '"', '\r', '\n']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text.to_owned() }
+}
+
+/// Declares a row: the same fields in JSON and, in the same order, as columns.
+macro_rules! row {
+    ($(#[$meta:meta])* $name:ident { $($field:ident: $kind:ty,)* }) => {
+        $(#[$meta])*
+        #[derive(Serialize)]
+        pub(super) struct $name { $($field: $kind,)* }
+
+        impl $name {
+            const COLUMNS: &[&str] = &[$(stringify!($field)),*];
+
+            fn cells(&self) -> Vec<String> {
+                vec![$(Cell::cell(&self.$field)),*]
+            }
+        }
+    };
+}
+
+/// A value as a CSV cell; nothing is an empty one.
+trait Cell {
+    fn cell(&self) -> String;
+}
+
+macro_rules! plain_cells {
+    ($($kind:ty),*) => { $(impl Cell for $kind { fn cell(&self) -> String { self.to_string() } })* };
+}
+plain_cells!(String, &'static str, bool, u16, u32, u64, u128, Exact, Decimal);
+
+impl Cell for Option<String> {
+    fn cell(&self) -> String {
+        self.clone().unwrap_or_default()
+    }
+}
+
+fn table<R>(columns: &[&str], rows: &[R], cells: impl Fn(&R) -> Vec<String>) -> Vec<Vec<String>> {
+    let head = columns.iter().map(|name| (*name).to_owned()).collect();
+    std::iter::once(head).chain(rows.iter().map(cells)).collect()
+}
+
+row! {
+    /// Usage of one group in one time.
+    UsageRowView {
+        start: String,
+        end: String,
+        tenant: Option<String>,
+        namespace: Option<String>,
+        function: Option<String>,
+        function_uid: Option<String>,
+        calls: u64,
+        billed_calls: u64,
+        ok: u64,
+        function_error: u64,
+        platform_error: u64,
+        timeout: u64,
+        client_gone: u64,
+        aborted: u64,
+        cold_calls: u64,
+        billed_ms: u128,
+        gb_seconds: Exact,
+        wait_us: u128,
+        start_us: u128,
+        run_us: u128,
+        request_bytes: u128,
+        response_bytes: u128,
+        cost: Exact,
+    }
+}
+
+impl UsageRowView {
+    fn new(row: &UsageRow, plan: &PricePlan) -> Self {
+        let billed = row.usage.billed(plan);
+        let calls = |outcome| row.usage.of(outcome).calls;
+        let group = row.group.clone();
+        Self {
+            start: hour_text(row.hours.start),
+            end: hour_text(row.hours.end),
+            tenant: group.tenant,
+            namespace: group.namespace,
+            function: group.function,
+            function_uid: group.function_uid,
+            calls: row.usage.calls(),
+            billed_calls: billed.calls,
+            ok: calls(Outcome::Ok),
+            function_error: calls(Outcome::FunctionError),
+            platform_error: calls(Outcome::PlatformError),
+            timeout: calls(Outcome::Timeout),
+            client_gone: calls(Outcome::ClientGone),
+            aborted: calls(Outcome::Aborted),
+            cold_calls: row.usage.cold,
+            billed_ms: billed.billed_ms,
+            gb_seconds: Exact::gb_seconds(billed.mib_ms),
+            wait_us: row.usage.wait_us,
+            start_us: row.usage.start_us,
+            run_us: row.usage.run_us,
+            request_bytes: row.usage.request_bytes,
+            response_bytes: row.usage.response_bytes,
+            cost: plan.cost(billed.calls, billed.mib_ms),
+        }
+    }
+}
+
+/// Answer of `/v1/usage`.
+#[derive(Serialize)]
+pub(super) struct UsageView {
+    from: String,
+    to: String,
+    granularity: &'static str,
+    group_by: Vec<&'static str>,
+    plan: String,
+    currency: String,
+    rows: Vec<UsageRowView>,
+    next_cursor: Option<String>,
+}
+
+impl UsageView {
+    pub(super) fn new(
+        hours: &Range<u32>,
+        granularity: Granularity,
+        group_by: Vec<&'static str>,
+        plan: &PricePlan,
+        rows: &[UsageRow],
+        next_cursor: Option<String>,
+    ) -> Self {
+        let granularity = match granularity {
+            Granularity::Hour => "PT1H",
+            Granularity::Day => "P1D",
+            Granularity::Month => "P1M",
+            Granularity::Total => "total",
+        };
+        Self {
+            from: hour_text(hours.start),
+            to: hour_text(hours.end),
+            granularity,
+            group_by,
+            plan: plan.name.clone(),
+            currency: plan.currency.clone(),
+            rows: rows.iter().map(|row| UsageRowView::new(row, plan)).collect(),
+            next_cursor,
+        }
+    }
+}
+
+impl Table for UsageView {
+    fn table(&self) -> Vec<Vec<String>> {
+        table(UsageRowView::COLUMNS, &self.rows, UsageRowView::cells)
+    }
+
+    fn next(&self) -> Option<&str> {
+        self.next_cursor.as_deref()
+    }
+}
+
+row! {
+    /// One record.
+    RecordView {
+        request_id: String,
+        activator: String,
+        epoch: u32,
+        seq: u64,
+        received_at: String,
+        tenant: String,
+        namespace: String,
+        function: String,
+        function_uid: String,
+        revision: String,
+        memory_mib: u32,
+        cpu_millis: u32,
+        wait_us: u64,
+        start_us: u64,
+        run_us: u64,
+        request_bytes: u64,
+        response_bytes: u64,
+        status: u16,
+        outcome: &'static str,
+        cold: bool,
+        billed: bool,
+        billed_ms: u64,
+        cost: Exact,
+    }
+}
+
+impl RecordView {
+    fn new(row: &RecordRow, plan: &PricePlan) -> Self {
+        let RecordRow { key, request_id, subject, record, metering } = row;
+        let billed = plan.bills(record.outcome);
+        Self {
+            request_id: request_id.to_string(),
+            activator: format!("{:016x}", key.activator),
+            epoch: key.epoch,
+            seq: key.seq,
+            received_at: micros_text(record.received_at_us),
+            tenant: subject.tenant.clone(),
+            namespace: subject.namespace.clone(),
+            function: subject.name.clone(),
+            function_uid: subject.function_uid.clone(),
+            revision: subject.revision.clone(),
+            memory_mib: subject.memory_mib,
+            cpu_millis: subject.cpu_millis,
+            wait_us: record.wait_us,
+            start_us: record.start_us,
+            run_us: record.run_us,
+            request_bytes: record.request_bytes,
+            response_bytes: record.response_bytes,
+            status: record.status,
+            outcome: record.outcome.name(),
+            cold: record.cold,
+            billed,
+            billed_ms: if billed { metering.billed_ms(record) } else { 0 },
+            cost: plan.cost_of(record, subject.memory_mib, metering),
+        }
+    }
+}
+
+/// Answer of `/v1/records`.
+#[derive(Serialize)]
+pub(super) struct RecordsView {
+    from: String,
+    to: String,
+    plan: String,
+    currency: String,
+    rows: Vec<RecordView>,
+    next_cursor: Option<String>,
+}
+
+impl RecordsView {
+    pub(super) fn new(
+        times_us: &Range<i64>,
+        plan: &PricePlan,
+        rows: &[RecordRow],
+        next_cursor: Option<String>,
+    ) -> Self {
+        Self {
+            from: micros_text(times_us.start),
+            to: micros_text(times_us.end),
+            plan: plan.name.clone(),
+            currency: plan.currency.clone(),
+            rows: rows.iter().map(|row| RecordView::new(row, plan)).collect(),
+            next_cursor,
+        }
+    }
+}
+
+impl Table for RecordsView {
+    fn table(&self) -> Vec<Vec<String>> {
+        table(RecordView::COLUMNS, &self.rows, RecordView::cells)
+    }
+
+    fn next(&self) -> Option<&str> {
+        self.next_cursor.as_deref()
+    }
+}
+
+row! {
+    /// One line of a statement.
+    LineView {
+        item: &'static str,
+        quantity: Exact,
+        unit: &'static str,
+        unit_price: Decimal,
+        amount: Decimal,
+    }
+}
+
+/// Beside a fixed price.
+#[derive(Serialize)]
+struct ComparisonView {
+    fixed_server: Decimal,
+    saving: Decimal,
+    saving_percent: Decimal,
+}
+
+/// Answer of `/v1/statements`.
+#[derive(Serialize)]
+pub(super) struct StatementView {
+    tenant: String,
+    period: String,
+    from: String,
+    to: String,
+    period_over: bool,
+    plan: String,
+    currency: String,
+    calls: u64,
+    billed_calls: u64,
+    lines: Vec<LineView>,
+    total: Decimal,
+    comparison: Option<ComparisonView>,
+}
+
+impl StatementView {
+    pub(super) fn new(
+        tenant: String,
+        period: String,
+        hours: &Range<u32>,
+        plan: &PricePlan,
+        usage: &UsageSum,
+        fixed: Option<Decimal>,
+        now: Timestamp,
+    ) -> Result<Self, ApiError> {
+        let statement = plan.statement(usage).map_err(|_| ApiError::TooLarge)?;
+        let comparison = match fixed {
+            None => None,
+            Some(fixed_server) => {
+                let saving = statement.saving(fixed_server).ok_or(ApiError::TooLarge)?;
+                Some(ComparisonView { fixed_server, saving: saving.amount, saving_percent: saving.percent })
+            }
+        };
+        let line = |line: &dormouse_core::price::Line| LineView {
+            item: line.item.name(),
+            quantity: line.quantity,
+            unit: line.item.unit(),
+            unit_price: line.unit_price,
+            amount: line.amount,
+        };
+        Ok(Self {
+            tenant,
+            period,
+            from: hour_text(hours.start),
+            to: hour_text(hours.end),
+            period_over: now.as_second() >= i64::from(hours.end) * 3600,
+            plan: plan.name.clone(),
+            currency: plan.currency.clone(),
+            calls: usage.calls(),
+            billed_calls: usage.billed(plan).calls,
+            lines: statement.lines.iter().map(line).collect(),
+            total: statement.total,
+            comparison,
+        })
+    }
+}
+
+impl Table for StatementView {
+    fn table(&self) -> Vec<Vec<String>> {
+        let mut table = table(LineView::COLUMNS, &self.lines, LineView::cells);
+        let [item, total] = ["total".to_owned(), self.total.to_string()];
+        table.push(vec![item, String::new(), String::new(), String::new(), total]);
+        table
+    }
+}
+
+/// Which outcomes are billed.
+#[derive(Serialize)]
+struct BillView {
+    start: bool,
+    function_errors: bool,
+    timeouts: bool,
+    platform_errors: bool,
+    client_gone: bool,
+}
+
+/// Answer of `/v1/prices`.
+#[derive(Serialize)]
+pub(super) struct PricesView {
+    plan: String,
+    currency: String,
+    minor_digits: u32,
+    per_call: Decimal,
+    per_gb_second: Decimal,
+    step_ms: u32,
+    min_ms: u32,
+    bill: BillView,
+}
+
+impl PricesView {
+    pub(super) fn new(plan: &PricePlan) -> Self {
+        Self {
+            plan: plan.name.clone(),
+            currency: plan.currency.clone(),
+            minor_digits: plan.minor_digits,
+            per_call: plan.per_call,
+            per_gb_second: plan.per_gb_second,
+            step_ms: plan.step_ms,
+            min_ms: plan.min_ms,
+            bill: BillView {
+                start: plan.bill.start,
+                function_errors: plan.bill.function_errors,
+                timeouts: plan.bill.timeouts,
+                platform_errors: plan.bill.platform_errors,
+                client_gone: plan.bill.client_gone,
+            },
+        }
+    }
+}
+
+impl Table for PricesView {
+    /// The prices as items, one a line.
+    fn table(&self) -> Vec<Vec<String>> {
+        let row = |item: &str, unit: &str, price: Decimal| {
+            vec![item.to_owned(), unit.to_owned(), price.to_string(), self.currency.clone(), self.plan.clone()]
+        };
+        let head = ["item", "unit", "unit_price", "currency", "plan"].map(str::to_owned).to_vec();
+        vec![head, row("calls", "call", self.per_call), row("compute", "GB-second", self.per_gb_second)]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::csv_cell;
+
+    #[test]
+    fn cells_are_quoted_where_they_must_be() {
+        assert_eq!(csv_cell("plain"), "plain");
+        assert_eq!(csv_cell("a,b"), "\"a,b\"");
+        assert_eq!(csv_cell("say \"x\""), "\"say \"\"x\"\"\"");
+    }
+}
