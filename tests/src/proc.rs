@@ -193,6 +193,25 @@ pub fn children(pid: u32) -> Result<Vec<u32>> {
     text.split_whitespace().map(|p| Ok(p.parse()?)).collect()
 }
 
+/// Process id of a program in a pod of a node that runs on this machine.
+///
+/// # Errors
+/// When there is none.
+pub fn find_in_pod(pod_uid: &str, program: &str) -> Result<u32> {
+    // The cgroup of a pod is named after its uid, by the systemd driver with '_' for '-'.
+    let names = [pod_uid.to_owned(), pod_uid.replace('-', "_")];
+    for entry in std::fs::read_dir("/proc")?.flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse::<u32>().ok()) else { continue };
+        let cgroup = std::fs::read_to_string(entry.path().join("cgroup")).unwrap_or_default();
+        let command = std::fs::read_to_string(entry.path().join("cmdline")).unwrap_or_default();
+        let argv0 = command.split('\0').next().unwrap_or_default();
+        if names.iter().any(|n| cgroup.contains(n.as_str())) && argv0.rsplit('/').next() == Some(program) {
+            return Ok(pid);
+        }
+    }
+    anyhow::bail!("no process {program} of pod {pod_uid}")
+}
+
 /// Pins every thread of a process to the given cores (`taskset`'s list form).
 ///
 /// # Errors

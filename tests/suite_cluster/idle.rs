@@ -1,0 +1,45 @@
+//! Calls that come just when an instance is about to go.
+
+use crate::world::{World, function};
+use anyhow::Result;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use std::time::Duration;
+use tokio::task::JoinSet;
+
+/// Functions that are tried at the same time.
+const FUNCTIONS: u64 = 10;
+
+/// Each call comes 0.7 to 1.7 s after the one before it, with an idle timeout of 1 s: every one is answered.
+pub(crate) async fn calls_at_the_idle_edge_never_fail(world: World) -> Result<()> {
+    let each = if world.long { 200 } else { 20 };
+    let seed = jiff::Timestamp::now().as_nanosecond().unsigned_abs() as u64;
+    world
+        .alone("idle", |world, space| async move {
+            for i in 0..FUNCTIONS {
+                space.apply(&function(&format!("edge{i}"), &["idleTimeoutSeconds: 1", "startCheck: Never"]))?;
+            }
+            let mut tries = JoinSet::new();
+            for i in 0..FUNCTIONS {
+                let target = world.by_host(&space, &format!("edge{i}"), "/delay?ms=5");
+                tries.spawn(async move {
+                    let (mut rng, mut cold) = (StdRng::seed_from_u64(seed + i), 0_u32);
+                    for n in 0..each {
+                        let answer = target.call(n).await?;
+                        anyhow::ensure!(answer.status == 200, "seed {seed}: call {n} of edge{i}: {answer}");
+                        cold += u32::from(answer.cold());
+                        tokio::time::sleep(Duration::from_millis(rng.random_range(700..1700))).await;
+                    }
+                    Ok(cold)
+                });
+            }
+            let (mut cold, calls) = (0, u32::try_from(FUNCTIONS * each)?);
+            while let Some(done) = tries.join_next().await {
+                cold += done??;
+            }
+            crate::say(&format!("    idle edge: {calls} calls, {cold} cold, 0 failed (seed {seed})"));
+            anyhow::ensure!(cold > 0 && cold < calls, "the edge was never met: {cold} of {calls} cold");
+            Ok(())
+        })
+        .await
+}

@@ -1,0 +1,104 @@
+//! The platform on a real cluster, from `helm install` to `helm uninstall`.
+//!
+//! Run by ./test. One release, one case after the other, each in a namespace of its own; arguments are parts of case
+//! names to run (install and uninstall always run). With `DORMOUSE_TEST_INSTALLED=1` the release that stands is used
+//! and left. Pod and service addresses must be reachable from here: inside the test cluster's network namespace they
+//! are.
+
+mod calls;
+mod concurrency;
+mod deletion;
+mod faults;
+mod hello;
+mod idle;
+mod install;
+mod restarts;
+mod revisions;
+mod world;
+
+use anyhow::Result;
+use std::future::Future;
+use std::pin::Pin;
+use std::process::ExitCode;
+use std::time::Instant;
+use world::World;
+
+type Case = fn(World) -> Pin<Box<dyn Future<Output = Result<()>> + Send>>;
+
+macro_rules! cases {
+    ($($module:ident::$case:ident),+ $(,)?) => {
+        [$((concat!(stringify!($module), "::", stringify!($case)), (|world| Box::pin($module::$case(world))) as Case)),+]
+    };
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let wanted: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
+    match all(&wanted).await {
+        Ok(0) => ExitCode::SUCCESS,
+        Ok(failed) => {
+            say(&format!("\nsuite_cluster: {failed} failed"));
+            ExitCode::FAILURE
+        }
+        Err(error) => {
+            say(&format!("suite_cluster: {error:?}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn all(wanted: &[String]) -> Result<usize> {
+    let cases = cases![
+        hello::one_function_from_apply_to_delete,
+        install::the_activator_has_no_rights,
+        calls::every_call_is_recorded_and_counted,
+        calls::what_is_no_function_is_not_found,
+        faults::bad_manifests_are_refused_with_our_words,
+        faults::a_broken_image_is_told_and_mended,
+        faults::a_crashing_function_is_told,
+        concurrency::twenty_calls_at_once_on_zero,
+        concurrency::one_at_a_time_is_a_hard_limit,
+        revisions::a_changed_env_rolls_without_a_failed_call,
+        revisions::a_revision_that_cannot_start_takes_no_traffic,
+        revisions::scaling_fields_roll_nothing,
+        deletion::a_running_call_ends_before_the_function_does,
+        restarts::the_controller_goes_and_comes_back,
+        restarts::killed_processes_lose_no_record,
+        idle::calls_at_the_idle_edge_never_fail,
+        install::helm_test_passes,
+    ];
+    let installed = std::env::var("DORMOUSE_TEST_INSTALLED").is_ok_and(|v| v == "1");
+    let (cluster, mut failed) = (dormouse_tests::cluster::Cluster::connect().await?, 0);
+    if !installed {
+        timed("install::helm_install", install::install(cluster.clone())).await?;
+    }
+    let world = World::of(cluster.clone()).await?;
+    for (name, case) in cases {
+        if wanted.is_empty() || wanted.iter().any(|w| name.contains(w.as_str())) {
+            failed += usize::from(timed(name, case(world.clone())).await.is_err());
+        }
+    }
+    if failed > 0 {
+        say(&install::logs(&cluster));
+    }
+    if !installed {
+        failed += usize::from(timed("install::uninstall_leaves_nothing", install::uninstall(cluster)).await.is_err());
+    }
+    Ok(failed)
+}
+
+async fn timed(name: &str, case: impl Future<Output = Result<()>>) -> Result<()> {
+    let began = Instant::now();
+    let result = case.await;
+    let seconds = began.elapsed().as_secs_f64();
+    match &result {
+        Ok(()) => say(&format!("test {name} ... ok ({seconds:.1} s)")),
+        Err(error) => say(&format!("test {name} ... FAILED ({seconds:.1} s)\n{error:?}\n")),
+    }
+    result
+}
+
+#[expect(clippy::print_stdout, reason = "a test program tells how its cases went")]
+fn say(text: &str) {
+    println!("{text}");
+}
