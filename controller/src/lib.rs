@@ -2,6 +2,7 @@
 //! records become statements.
 
 pub mod demand;
+pub mod doors;
 pub mod fleet;
 pub mod labels;
 pub mod ledger;
@@ -9,3 +10,157 @@ pub mod metrics;
 pub mod office;
 pub mod reconcile;
 pub mod routes;
+pub mod usage_api;
+
+use doors::Token;
+use dormouse_daemon::Health;
+use fleet::Fleet;
+use ledger::LedgerDoor;
+use metrics::Metrics;
+use office::{Office, Parts};
+use prometheus_client::registry::Registry;
+use reconcile::plan::Urls;
+use routes::Routes;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+/// Readiness check: records are taken.
+pub const LEDGER_CHECK: &str = "ledger";
+
+/// How often the ledger's state is told to the readiness check.
+const LEDGER_LOOK: Duration = Duration::from_secs(1);
+
+/// What a controller is set up with.
+#[derive(Debug)]
+pub struct Config {
+    /// Where activators call.
+    pub grpc: SocketAddr,
+    /// Where the usage API is.
+    pub usage: SocketAddr,
+    /// The secret that activators share.
+    pub token: Token,
+    /// The secret that the usage API asks for; `None`: anyone who reaches the port may ask.
+    pub usage_token: Option<Token>,
+    /// The ledger; opened by [`Controller::run`] unless it is open already.
+    pub ledger: LedgerDoor,
+    /// How the addresses of functions are made.
+    pub urls: Urls,
+    /// Where readiness is told.
+    pub health: Health,
+}
+
+/// A controller whose ports are bound.
+pub struct Controller<F> {
+    office: Office<F>,
+    post: tokio::sync::mpsc::Sender<office::Mail>,
+    routes: Routes,
+    grpc: TcpListener,
+    usage: TcpListener,
+    config: Config,
+}
+
+/// A controller that cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum ControllerError {
+    /// A port is not to be had.
+    #[error("cannot listen on {address} for {purpose}: {source}")]
+    Bind {
+        /// Which.
+        address: SocketAddr,
+        /// What for.
+        purpose: &'static str,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The fleet's events were taken by somebody else.
+    #[error("the fleet serves another controller already")]
+    FleetTaken,
+    /// A server broke.
+    #[error("the {0} server ended: {1}")]
+    Ended(&'static str, String),
+}
+
+impl<F: Fleet> Controller<F> {
+    /// Binds the ports; nothing is done yet.
+    ///
+    /// # Errors
+    /// When a port is taken, or the fleet is.
+    pub async fn bind(config: Config, fleet: Arc<F>, registry: &mut Registry) -> Result<Self, ControllerError> {
+        let grpc = listen(config.grpc, "activators").await?;
+        let usage = listen(config.usage, "the usage API").await?;
+        let events = fleet.events().ok_or(ControllerError::FleetTaken)?;
+        let routes = Routes::default();
+        config.health.expect(LEDGER_CHECK);
+        let (office, post) = Office::new(Parts {
+            fleet,
+            events,
+            routes: routes.clone(),
+            urls: config.urls.clone(),
+            health: config.health.clone(),
+            metrics: Metrics::register(registry),
+        });
+        Ok(Self { office, post, routes, grpc, usage, config })
+    }
+
+    /// Where activators call.
+    ///
+    /// # Errors
+    /// When the socket cannot tell.
+    pub fn grpc_addr(&self) -> std::io::Result<SocketAddr> {
+        self.grpc.local_addr()
+    }
+
+    /// Where the usage API is.
+    ///
+    /// # Errors
+    /// When the socket cannot tell.
+    pub fn usage_addr(&self) -> std::io::Result<SocketAddr> {
+        self.usage.local_addr()
+    }
+
+    /// Works until stopped: office, doors, ledger, usage API. Waking goes on whatever becomes of the ledger.
+    ///
+    /// # Errors
+    /// When a server breaks or the fleet ends.
+    pub async fn run(self, stop: CancellationToken) -> Result<(), ControllerError> {
+        let Self { office, post, routes, grpc, usage, config } = self;
+        let Config { token, usage_token, ledger, health, .. } = config;
+        let all = stop.child_token();
+        let keeper = tokio::spawn(ledger.clone().keep_open(all.clone()));
+        let teller = tokio::spawn(tell_ledger(ledger.clone(), health, all.clone()));
+        let office = tokio::spawn(office.run(all.clone()));
+        let doors = doors::serve(grpc, token, routes, post, ledger.clone(), all.clone());
+        let api = usage_api::router(ledger, usage_token.as_ref().map(Token::as_str));
+        let api = axum::serve(usage, api).with_graceful_shutdown(all.clone().cancelled_owned());
+        let result = tokio::select! {
+            biased;
+            () = stop.cancelled() => Ok(()),
+            ended = office => Err(ControllerError::Ended("office", ended.err().map_or("the fleet ended".into(), |e| e.to_string()))),
+            ended = doors => Err(ControllerError::Ended("gRPC", ended.err().map_or("stopped".into(), |e| e.to_string()))),
+            ended = api => Err(ControllerError::Ended("usage API", ended.err().map_or("stopped".into(), |e| e.to_string()))),
+        };
+        all.cancel();
+        let _ = tokio::join!(keeper, teller);
+        result
+    }
+}
+
+/// Tells the readiness check what the ledger's door says.
+async fn tell_ledger(ledger: LedgerDoor, health: Health, stop: CancellationToken) {
+    loop {
+        match ledger.problem() {
+            None => health.pass(LEDGER_CHECK),
+            Some(why) => health.fail(LEDGER_CHECK, why),
+        }
+        if stop.run_until_cancelled(tokio::time::sleep(LEDGER_LOOK)).await.is_none() {
+            return;
+        }
+    }
+}
+
+async fn listen(address: SocketAddr, purpose: &'static str) -> Result<TcpListener, ControllerError> {
+    TcpListener::bind(address).await.map_err(|source| ControllerError::Bind { address, purpose, source })
+}

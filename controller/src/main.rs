@@ -1,1 +1,68 @@
-fn main(){}
+//! The controller's process in a cluster.
+
+mod args;
+
+use anyhow::Context;
+use args::{Cli, Command, Run};
+use clap::Parser;
+use dormouse_controller::fleet::kubernetes::{Kubernetes, Options};
+use dormouse_controller::ledger::{Filesystem, LedgerDoor};
+use dormouse_controller::reconcile::build::deployment::PodRules;
+use dormouse_controller::reconcile::plan::Urls;
+use dormouse_controller::{Config, Controller};
+use dormouse_core::function::Function;
+use dormouse_daemon::telemetry::{self, LogFormat};
+use dormouse_daemon::{Health, admin, shutdown};
+use kube::CustomResourceExt;
+use prometheus_client::registry::Registry;
+use std::io::Write;
+use std::sync::Arc;
+use tokio::net::TcpListener;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> anyhow::Result<()> {
+    match Cli::parse().command {
+        Command::Crd => {
+            let yaml = serde_saphyr::to_string(&Function::crd()).context("the CRD cannot be written as YAML")?;
+            std::io::stdout().write_all(yaml.as_bytes()).context("cannot write to standard output")
+        }
+        Command::Run(args) => {
+            dormouse_daemon::install_tls_provider();
+            telemetry::init(LogFormat::Json, "info");
+            tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(run(*args))
+        }
+    }
+}
+
+async fn run(args: Run) -> anyhow::Result<()> {
+    let stop = shutdown::on_signal()?;
+    let (token, plan, health) = (args.token()?, args.price_plan()?, Health::default());
+    let client = kube::Client::try_default().await.context("no cluster: not in a pod, and KUBECONFIG names none")?;
+    let reporter = std::env::var("POD_NAME").or_else(|_| std::env::var("HOSTNAME"));
+    let options = Options {
+        namespace: args.namespace.clone(),
+        rules: PodRules { restricted: args.restricted },
+        reporter: reporter.unwrap_or_else(|_| "dormouse-controller".to_owned()),
+    };
+    let config = Config {
+        grpc: args.grpc,
+        usage: args.usage,
+        token: token.clone(),
+        usage_token: Some(token),
+        ledger: LedgerDoor::new(&args.ledger_dir, plan, Filesystem::Checked),
+        urls: Urls { domain: args.domain.clone(), activator: args.activator_url()? },
+        health: health.clone(),
+    };
+    let mut registry = Registry::default();
+    let admin_port =
+        TcpListener::bind(args.admin).await.with_context(|| format!("cannot listen on {} for health", args.admin))?;
+    let fleet = Arc::new(Kubernetes::start(client, options));
+    let controller = Controller::bind(config, fleet, &mut registry).await?;
+    tracing::info!(grpc = %controller.grpc_addr()?, usage = %controller.usage_addr()?, "the controller runs");
+    let admin = tokio::spawn(admin::serve(admin_port, health, registry, stop.clone()));
+    controller.run(stop.clone()).await?;
+    stop.cancel();
+    admin.await?.context("the admin port broke")
+}

@@ -1,0 +1,197 @@
+//! The gRPC port: routes out, demand in, records in. Every request carries the shared token.
+
+use crate::ledger::{self, LedgerDoor};
+use crate::office::Mail;
+use crate::routes::{Routes, Watcher};
+use dormouse_proto::AUTHORIZATION;
+use dormouse_proto::v1;
+use dormouse_proto::v1::demand_server::{Demand, DemandServer};
+use dormouse_proto::v1::routes_server::{Routes as RoutesService, RoutesServer};
+use futures::Stream;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
+use tonic::{Request, Response, Status, Streaming};
+
+/// Longest name of an activator: a pod's name.
+const MAX_NAME: usize = 253;
+
+/// How soon a stream must begin to speak.
+const FIRST_WORD: Duration = Duration::from_secs(10);
+
+/// Largest report: [`crate::demand::MAX_ENTRIES`] entries of about 90 bytes, 9 MB, and some room.
+const MAX_REPORT: usize = 16 << 20;
+
+/// A peer that does not answer a ping for so long is gone: its address may be another's by now.
+const PING: Duration = Duration::from_secs(10);
+const PING_ANSWER: Duration = Duration::from_secs(5);
+
+/// The secret that activators and the controller share.
+#[derive(Clone)]
+pub struct Token(Arc<str>);
+
+impl Token {
+    /// A token; `None` when the text is empty: an empty secret is none.
+    #[must_use]
+    pub fn new(text: &str) -> Option<Self> {
+        let text = text.trim();
+        (!text.is_empty()).then(|| Self(text.into()))
+    }
+
+    /// As text, for the usage API's guard.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether `authorization: Bearer TOKEN` carries it; takes as long wherever the two differ.
+    fn opens(&self, header: &[u8]) -> bool {
+        let Some((scheme, shown)) = header.split_at_checked(b"Bearer ".len()) else { return false };
+        let token = self.0.as_bytes();
+        let differ = shown.iter().zip(token).fold(0, |sum, (a, b)| sum | (a ^ b));
+        scheme.eq_ignore_ascii_case(b"Bearer ") && shown.len() == token.len() && std::hint::black_box(differ) == 0
+    }
+}
+
+impl std::fmt::Debug for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Token(..)")
+    }
+}
+
+/// Serves the three services until stopped.
+///
+/// # Errors
+/// When the listener breaks.
+pub async fn serve(
+    listener: TcpListener,
+    token: Token,
+    routes: Routes,
+    post: mpsc::Sender<Mail>,
+    ledger: LedgerDoor,
+    stop: CancellationToken,
+) -> Result<(), tonic::transport::Error> {
+    let check = move |request: Request<()>| {
+        let shown = request.metadata().get(AUTHORIZATION);
+        match shown.is_some_and(|shown| token.opens(shown.as_bytes())) {
+            true => Ok(request),
+            false => Err(Status::unauthenticated("the shared token is missing or wrong")),
+        }
+    };
+    let door = RoutesDoor { routes, stop: stop.clone() };
+    let desk = DemandDoor { post, streams: AtomicU64::new(0), stop: stop.clone() };
+    Server::builder()
+        .http2_keepalive_interval(Some(PING))
+        .http2_keepalive_timeout(Some(PING_ANSWER))
+        .add_service(InterceptedService::new(RoutesServer::new(door), check.clone()))
+        .add_service(InterceptedService::new(
+            DemandServer::new(desk).max_decoding_message_size(MAX_REPORT),
+            check.clone(),
+        ))
+        .add_service(InterceptedService::new(ledger::service(ledger), check))
+        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), stop.cancelled_owned())
+        .await
+}
+
+fn named(name: &str) -> Result<&str, Status> {
+    match name.len() {
+        1..=MAX_NAME => Ok(name),
+        _ => Err(Status::invalid_argument("an activator has a name of 1 to 253 bytes")),
+    }
+}
+
+struct RoutesDoor {
+    routes: Routes,
+    stop: CancellationToken,
+}
+
+#[tonic::async_trait]
+impl RoutesService for RoutesDoor {
+    type WatchStream = Pin<Box<dyn Stream<Item = Result<v1::RouteUpdate, Status>> + Send>>;
+
+    async fn watch(&self, request: Request<v1::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let name = named(&request.get_ref().name)?;
+        tracing::info!(activator = name, "watches the routes");
+        let state = (self.routes.watch(name), self.stop.clone());
+        Ok(Response::new(Box::pin(futures::stream::unfold(state, next_update))))
+    }
+}
+
+type Watching = (Watcher, CancellationToken);
+
+async fn next_update((mut watcher, stop): Watching) -> Option<(Result<v1::RouteUpdate, Status>, Watching)> {
+    let update = stop.run_until_cancelled(watcher.next()).await??;
+    Some((Ok(update), (watcher, stop)))
+}
+
+struct DemandDoor {
+    post: mpsc::Sender<Mail>,
+    /// Number of the newest stream.
+    streams: AtomicU64,
+    stop: CancellationToken,
+}
+
+#[tonic::async_trait]
+impl Demand for DemandDoor {
+    async fn report(
+        &self,
+        request: Request<Streaming<v1::DemandReport>>,
+    ) -> Result<Response<v1::DemandClosed>, Status> {
+        let mut reports = request.into_inner();
+        let first = tokio::time::timeout(FIRST_WORD, reports.message())
+            .await
+            .map_err(|_| Status::deadline_exceeded("the first report did not come"))??
+            .ok_or_else(|| Status::invalid_argument("the stream ended before its first report"))?;
+        let name = named(&first.name)?.to_owned();
+        if !first.whole {
+            return Err(Status::invalid_argument("the first report of a stream must be whole"));
+        }
+        let stream = self.streams.fetch_add(1, Ordering::Relaxed) + 1;
+        tracing::info!(activator = %name, stream, "reports its demand");
+        self.send(Mail::Join { name: name.clone(), stream }).await?;
+        self.send(Mail::Report { name: name.clone(), stream, report: first }).await?;
+        let clean = loop {
+            let report = match self.stop.run_until_cancelled(reports.message()).await {
+                None => return Err(Status::unavailable("the controller is shutting down")),
+                Some(Ok(Some(report))) => report,
+                Some(Ok(None)) => break true,
+                Some(Err(error)) => {
+                    tracing::debug!(activator = %name, %error, "the demand stream broke");
+                    break false;
+                }
+            };
+            self.send(Mail::Report { name: name.clone(), stream, report }).await?;
+        };
+        self.send(Mail::Leave { name, stream, clean }).await?;
+        Ok(Response::new(v1::DemandClosed {}))
+    }
+}
+
+impl DemandDoor {
+    async fn send(&self, mail: Mail) -> Result<(), Status> {
+        self.post.send(mail).await.map_err(|_| Status::unavailable("the controller is shutting down"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_whole_token_opens() {
+        let token = Token::new("secret\n").unwrap();
+        assert!(token.opens(b"Bearer secret") && token.opens(b"bearer secret"));
+        for other in [&b""[..], b"Bearer", b"Bearer ", b"Bearer secre", b"Bearer secrets", b"secret", b"Basic secret"] {
+            assert!(!token.opens(other), "{other:?}");
+        }
+        assert!(Token::new(" \n").is_none());
+        assert_eq!(format!("{token:?}"), "Token(..)");
+    }
+}
