@@ -16,6 +16,8 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use std::convert::Infallible;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
@@ -90,7 +92,41 @@ async fn serve(stream: TcpStream, stop: CancellationToken) {
     }
 }
 
+/// Calls that this process is in the middle of, up to the head of their answer.
+static RUNNING: AtomicU32 = AtomicU32::new(0);
+
+/// Which process answers: host name and process id.
+static INSTANCE: LazyLock<Option<HeaderValue>> =
+    LazyLock::new(|| HeaderValue::from_str(&format!("{}/{}", host(), std::process::id())).ok());
+
+/// One call of [`RUNNING`]; a client that leaves drops it in the middle.
+struct Running(u32);
+
+impl Running {
+    fn begin() -> Self {
+        Self(RUNNING.fetch_add(1, Ordering::Relaxed) + 1)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        RUNNING.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Answers, and says in headers which process did and how many calls it was in the middle of: `concurrency` at work.
 async fn answer(request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+    let running = Running::begin();
+    let mut response = route(request).await?;
+    let headers = response.headers_mut();
+    headers.insert("x-sample-running", HeaderValue::from(running.0));
+    if let Some(instance) = &*INSTANCE {
+        headers.insert("x-sample-instance", instance.clone());
+    }
+    Ok(response)
+}
+
+async fn route(request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
     let path = request.uri().path().to_owned();
     let query = Query::of(&request);
     Ok(match path.split('/').nth(1).unwrap_or_default() {
