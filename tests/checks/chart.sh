@@ -17,7 +17,8 @@ for values in "" $chart/ci/*.yaml; do
 done
 # An unknown value is a typing error of a user: the schema must refuse it.
 ! "$helm" template dormouse $chart --set noSuchValue=1 >/dev/null 2>&1 || die "values.schema.json accepts an unknown value"
-for file in $chart/crds/*.yaml; do { cat "$file"; echo ---; } >> "$objects"; done
+# What else is refused, what is never rendered, documents that follow values.yaml.
+DORMOUSE_HELM=$helm scripts/chart-check.sh
 if ! reason=$(tests/cluster/build.sh kube 2>&1); then
   command -v go >/dev/null && die "$reason"
   echo "not checked against the schemas of Kubernetes: ${reason##*$'\n'}"
