@@ -224,7 +224,6 @@ pub(crate) struct InvokeArgs {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum By {
     Function,
-    Revision,
     Namespace,
     Tenant,
     Hour,

@@ -1,10 +1,19 @@
 //! `dormouse`: run functions on one machine, call them, and see what they used and cost.
 
 mod args;
+mod bill;
+mod describe;
+mod dev;
 mod exit;
+mod invoke;
+mod list;
 mod manifest;
 mod sample;
 mod say;
+mod table;
+mod target;
+mod usage;
+mod view;
 mod selftest;
 
 use args::{Cli, Command};
@@ -35,11 +44,21 @@ fn run(command: Command) -> Outcome {
             dormouse_controller::fleet::process::leftover::keep(&mark);
             Ok(())
         }
-        _ => Err(Failure::failed("wip")),
+        Command::Dev(args) => large()?.block_on(dev::run(&args)),
+        Command::List(args) => small()?.block_on(list::run(&args)),
+        Command::Describe(args) => small()?.block_on(describe::run(&args)),
+        Command::Invoke(args) => small()?.block_on(invoke::run(&args)),
+        Command::Usage(args) => small()?.block_on(usage::run(&args)),
+        Command::Bill(args) => small()?.block_on(bill::run(&args)),
     }
 }
 
 /// One thread: for everything that only asks, and for the sample.
 fn small() -> Result<Runtime, Failure> {
     Ok(Builder::new_current_thread().enable_all().build()?)
+}
+
+/// A thread per core, as the controller and the activator have.
+fn large() -> Result<Runtime, Failure> {
+    Ok(Builder::new_multi_thread().enable_all().build()?)
 }

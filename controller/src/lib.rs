@@ -44,6 +44,8 @@ pub struct Config {
     pub token: Token,
     /// The secret that the usage API asks for; `None`: anyone who reaches the port may ask.
     pub usage_token: Option<Token>,
+    /// Routes served beside the usage API, behind the same token (`dormouse dev` shows its functions there).
+    pub beside_usage: Option<axum::Router>,
     /// The ledger; opened by [`Controller::run`] unless it is open already.
     pub ledger: LedgerDoor,
     /// How the addresses of functions are made.
@@ -127,13 +129,14 @@ impl<F: Fleet> Controller<F> {
     /// When a server breaks or the fleet ends.
     pub async fn run(self, stop: CancellationToken) -> Result<(), ControllerError> {
         let Self { office, post, routes, grpc, usage, config } = self;
-        let Config { token, usage_token, ledger, health, .. } = config;
+        let Config { token, usage_token, beside_usage, ledger, health, .. } = config;
         let all = stop.child_token();
         let keeper = tokio::spawn(ledger.clone().keep_open(all.clone()));
         let teller = tokio::spawn(tell_ledger(ledger.clone(), health, all.clone()));
         let office = tokio::spawn(office.run(all.clone()));
         let doors = doors::serve(grpc, token, routes, post, ledger.clone(), all.clone());
-        let api = usage_api::router(ledger, usage_token.as_ref().map(Token::as_str));
+        let shown = usage_token.as_ref().map(Token::as_str);
+        let api = usage_api::with(usage_api::router(ledger, shown), beside_usage, shown);
         let api = axum::serve(usage, api).with_graceful_shutdown(all.clone().cancelled_owned());
         let result = tokio::select! {
             biased;

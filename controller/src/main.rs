@@ -51,6 +51,7 @@ async fn run(args: Run) -> anyhow::Result<()> {
         usage: args.usage,
         token: token.clone(),
         usage_token: Some(token),
+        beside_usage: None,
         ledger: LedgerDoor::new(&args.ledger_dir, plan, Filesystem::Checked),
         urls: Urls { domain: args.domain.clone(), activator: args.activator_url()? },
         health: health.clone(),

@@ -78,6 +78,15 @@ pub fn router(door: LedgerDoor, token: Option<&str>) -> Router {
         .with_state(api)
 }
 
+/// The API with other routes beside it, behind the same token.
+pub fn with(api: Router, beside: Option<Router>, token: Option<&str>) -> Router {
+    let Some(beside) = beside else { return api };
+    api.merge(match token {
+        Some(token) => beside.route_layer(axum::middleware::from_fn_with_state(Arc::from(token), guard::check)),
+        None => beside,
+    })
+}
+
 impl Api {
     /// Asks the ledger, on a thread that may block.
     async fn ask<T: Send + 'static>(

@@ -18,6 +18,7 @@ use dormouse_core::function::{Function, FunctionStatus};
 use dormouse_core::revision::Revision;
 use dormouse_core::valid::LOCAL_COMMAND;
 use instance::{Handle, Life, Runnable};
+use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use parking_lot::Mutex;
 use queue::Queue;
@@ -109,14 +110,23 @@ pub struct Shown {
     /// Its instances, and the process ids of those that run.
     pub instances: Vec<(Instance, Option<u32>)>,
     /// What was told of it, oldest first.
-    pub notes: Vec<Note>,
+    pub notes: Vec<ToldAt>,
+}
+
+/// Something that the office told of a function.
+#[derive(Clone, Debug)]
+pub struct ToldAt {
+    /// When.
+    pub at: Timestamp,
+    /// What.
+    pub note: Note,
 }
 
 struct Known {
     function: Arc<Function>,
     folder: PathBuf,
     status: Option<FunctionStatus>,
-    notes: VecDeque<Note>,
+    notes: VecDeque<ToldAt>,
 }
 
 /// A revision and its instances.
@@ -199,7 +209,7 @@ impl Processes {
         for (uid, known) in &mut state.functions {
             if !wanted.contains(uid) && known.function.metadata.deletion_timestamp.is_none() {
                 let mut function = Function::clone(&known.function);
-                function.metadata.deletion_timestamp = Some(Time(k8s_openapi::jiff::Timestamp::now()));
+                function.metadata.deletion_timestamp = Some(Time(Timestamp::now()));
                 known.function = Arc::new(function);
                 self.shared.queue.push(Event::Function(known.function.clone()));
             }
@@ -281,7 +291,7 @@ fn annotations(function: &Function) -> Vec<(&String, &String)> {
 fn versioned(mut function: Function, old: Option<&Function>) -> Function {
     let meta = &mut function.metadata;
     let made = old.and_then(|o| o.metadata.creation_timestamp.clone());
-    meta.creation_timestamp = Some(made.unwrap_or_else(|| Time(k8s_openapi::jiff::Timestamp::now())));
+    meta.creation_timestamp = Some(made.unwrap_or_else(|| Time(Timestamp::now())));
     let before = old.and_then(|o| o.metadata.generation).unwrap_or(0);
     let changed = old.is_none_or(|o| o.spec != function.spec);
     meta.generation = Some(before + i64::from(changed));
@@ -459,7 +469,7 @@ impl Fleet for Processes {
             if known.notes.len() == MAX_NOTES {
                 known.notes.pop_front();
             }
-            known.notes.push_back(note.clone());
+            known.notes.push_back(ToldAt { at: Timestamp::now(), note: note.clone() });
         }
         self.shared.see(Seen::Told { key: key(function), note: note.clone() });
         Ok(())

@@ -1,0 +1,161 @@
+//! `dormouse bill`: a tenant's statement of a month, beside what a server that is always on would cost.
+
+use crate::args::{BillArgs, BillFormat};
+use crate::exit::{Failure, Outcome};
+use crate::say;
+use crate::table::{table, text};
+use crate::target::Target;
+use crate::usage::encoded;
+use jiff::tz::TimeZone;
+use jiff::{Timestamp, civil};
+use rust_decimal::Decimal;
+use serde::Deserialize;
+use std::fmt::Write as _;
+
+#[derive(Debug, Deserialize)]
+struct Statement {
+    tenant: String,
+    period: String,
+    period_over: bool,
+    plan: String,
+    currency: String,
+    calls: u64,
+    billed_calls: u64,
+    lines: Vec<Line>,
+    total: String,
+    comparison: Option<Comparison>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Line {
+    item: String,
+    quantity: String,
+    unit: String,
+    unit_price: String,
+    amount: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct Comparison {
+    fixed_server: String,
+    saving: String,
+    saving_percent: String,
+}
+
+pub(crate) async fn run(args: &BillArgs) -> Outcome {
+    let path = path(args, Timestamp::now())?;
+    let target = Target::find(&args.target).await?;
+    let body = target.usage().await?.get(&path).await?;
+    match args.output {
+        BillFormat::Csv => say::bytes(&body)?,
+        BillFormat::Json => {
+            let value: serde_json::Value = serde_json::from_slice(&body).map_err(Failure::failed)?;
+            say::out(serde_json::to_string_pretty(&value).map_err(Failure::failed)?);
+        }
+        BillFormat::Table => {
+            let statement: Statement = serde_json::from_slice(&body)
+                .map_err(|e| Failure::failed(format!("the answer is of another version: {e}")))?;
+            say::out(page(&statement));
+        }
+    }
+    Ok(())
+}
+
+fn path(args: &BillArgs, now: Timestamp) -> Result<String, Failure> {
+    let month = match &args.month {
+        Some(month) if month.len() == 7 && format!("{month}-01").parse::<civil::Date>().is_ok() => month.clone(),
+        Some(month) => return Err(Failure::usage(format!("--month {month:?} is no month: write for example 2026-11"))),
+        None => now.to_zoned(TimeZone::UTC).strftime("%Y-%m").to_string(),
+    };
+    let mut path = format!("/v1/statements/{}/{month}", encoded(&args.tenant));
+    let format = if args.output == BillFormat::Csv { "csv" } else { "json" };
+    let _ = write!(path, "?format={format}");
+    if let Some(price) = &args.fixed_server {
+        if price.parse::<Decimal>().ok().is_none_or(|p| p <= Decimal::ZERO) {
+            return Err(Failure::usage(format!("--fixed-server {price:?} is no price above zero: write for example 350")));
+        }
+        let _ = write!(path, "&fixed_server={}", encoded(price));
+    }
+    Ok(path)
+}
+
+fn page(statement: &Statement) -> String {
+    let Statement { tenant, period, plan, currency, calls, billed_calls, .. } = statement;
+    let so_far = if statement.period_over { "" } else { " so far" };
+    let mut page = format!("Statement of tenant {tenant} for {period}{so_far} (UTC), plan {plan}\n");
+    let _ = writeln!(page, "{calls} calls, {billed_calls} of them billed\n");
+    let (price, amount) = (format!(">PRICE {currency}"), format!(">AMOUNT {currency}"));
+    let mut rows = table(&["ITEM", ">QUANTITY", "UNIT", &price, &amount]);
+    for line in &statement.lines {
+        rows.add_row([&line.item, &line.quantity, &line.unit, &line.unit_price, &line.amount]);
+    }
+    rows.add_row(["total", "", "", "", &statement.total]);
+    page.push_str(&text(&rows));
+    if let Some(c) = &statement.comparison {
+        let _ = write!(page, "\n\nA server that is always on: {} {currency}. This: {} {currency}, ", c.fixed_server, statement.total);
+        let _ = match c.saving_percent.strip_prefix('-') {
+            Some(more) => write!(page, "{more} % more ({} {currency})", c.saving.trim_start_matches('-')),
+            None => write!(page, "{} % less ({} {currency} saved)", c.saving_percent, c.saving),
+        };
+    }
+    page
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::{Cli, Command};
+    use clap::Parser;
+
+    fn asked(line: &str) -> Result<String, String> {
+        let words = ["dormouse", "bill"].into_iter().chain(line.split_whitespace());
+        let Command::Bill(args) = Cli::try_parse_from(words).unwrap().command else { panic!() };
+        path(&args, "2026-11-24T10:30:00Z".parse().unwrap()).map_err(|f| f.message().to_owned())
+    }
+
+    #[test]
+    fn the_question_is_the_apis() {
+        assert_eq!(asked("").unwrap(), "/v1/statements/default/2026-11?format=json");
+        let all = asked("--tenant a/b --month 2026-10 --fixed-server 350 -o csv").unwrap();
+        assert_eq!(all, "/v1/statements/a%2Fb/2026-10?format=csv&fixed_server=350");
+        for wrong in ["--month 2026", "--month 2026-13", "--fixed-server 0", "--fixed-server x"] {
+            assert!(asked(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn the_articles_bill_reads_as_the_article_says() {
+        let statement = Statement {
+            tenant: "default".into(),
+            period: "2026-11".into(),
+            period_over: true,
+            plan: "article".into(),
+            currency: "CNY".into(),
+            calls: 15_000_000,
+            billed_calls: 15_000_000,
+            lines: [("calls", "15000000", "call", "0.0000002", "3.00"), ("compute", "750000", "GB-second", "0.00003", "22.50")]
+                .map(|(item, quantity, unit, unit_price, amount)| Line {
+                    item: item.into(),
+                    quantity: quantity.into(),
+                    unit: unit.into(),
+                    unit_price: unit_price.into(),
+                    amount: amount.into(),
+                })
+                .into(),
+            total: "25.50".into(),
+            comparison: Some(Comparison { fixed_server: "350".into(), saving: "324.50".into(), saving_percent: "92.7".into() }),
+        };
+        assert_eq!(
+            page(&statement),
+            "Statement of tenant default for 2026-11 (UTC), plan article\n\
+             15000000 calls, 15000000 of them billed\n\
+             \n\
+             ITEM      QUANTITY   UNIT        PRICE CNY   AMOUNT CNY\n\
+             calls     15000000   call        0.0000002         3.00\n\
+             compute     750000   GB-second     0.00003        22.50\n\
+             total                                             25.50\n\
+             \n\
+             A server that is always on: 350 CNY. This: 25.50 CNY, 92.7 % less (324.50 CNY saved)"
+        );
+    }
+}

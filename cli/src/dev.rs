@@ -1,0 +1,324 @@
+//! `dormouse dev`: controller, activator and ledger in one process, from the crates that run in a cluster, with
+//! instances as child processes.
+
+mod console;
+mod functions;
+mod keeper;
+mod port;
+mod reload;
+pub(crate) mod state;
+
+use crate::args::DevArgs;
+use crate::exit::{Failure, Outcome};
+use crate::manifest::{self, Manifest, Reading};
+use crate::say;
+use console::Console;
+use dormouse_activator::{Activator, BindError};
+use dormouse_controller::doors::Token;
+use dormouse_controller::fleet::process::{self, Local, Processes};
+use dormouse_controller::ledger::{Filesystem, LedgerDoor};
+use dormouse_controller::reconcile::plan::Urls;
+use dormouse_controller::{Controller, ControllerError};
+use dormouse_core::FunctionKey;
+use dormouse_core::price::PricePlan;
+use dormouse_daemon::telemetry::{self, LogFormat};
+use dormouse_daemon::{Health, shutdown};
+use functions::Places;
+use keeper::Keeper;
+use reload::{Changes, Watch};
+use state::{DevFile, StateDir};
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// Functions are called at `NAME.NAMESPACE.localhost`: browsers and curl take every name below `localhost` to be this
+/// machine.
+const DOMAIN: &str = "localhost";
+/// Lines that wait to be printed.
+const LINES: usize = 1024;
+/// At the end: how long running calls may take before they are broken off.
+const DRAIN: Duration = Duration::from_secs(30);
+/// At the end: how long instances, idle by then, may take.
+const STOP: Duration = Duration::from_secs(5);
+
+pub(crate) async fn run(args: &DevArgs) -> Outcome {
+    telemetry::init(LogFormat::Text, "warn");
+    let reading = first_reading(&args.folder)?;
+    let plan = price_plan(args.price_plan.as_deref())?;
+    let ports = Ports { traffic: loopback(args.port), usage: loopback(args.usage_port) };
+    // Before anything is touched; taken for good a moment later.
+    ports.check()?;
+    let place = args.state_dir.clone().unwrap_or_else(|| home(&args.folder).join(state::NAME));
+    let state = StateDir::open(&place)?;
+    let ledger = open_ledger(&state, &plan).await?;
+    let stop = shutdown::on_signal()?;
+    Dev::start(args, reading, plan, ports, state, ledger).await?.work(stop).await
+}
+
+/// The manifests as they are at the start: without a function, or with a fault, there is nothing to start.
+fn first_reading(folder: &Path) -> Result<Reading, Failure> {
+    let reading = manifest::read(folder).map_err(|e| Failure::not_found(format!("cannot read {}: {e}", folder.display())))?;
+    reading.notes.iter().for_each(|n| say::note(format_args!("note: {n}")));
+    if !reading.faults.is_empty() {
+        say::note(reload::faults(&reading.faults));
+        return Err(Failure::failed(format!("{} in {}: nothing was started", counted(reading.faults.len(), "fault"), folder.display())));
+    }
+    if reading.manifests.is_empty() {
+        return Err(Failure::not_found(format!(
+            "no Function manifest (*.yaml, *.yml, *.json; folders in it are not read) in {}: try `dormouse dev examples/hello`",
+            folder.display()
+        )));
+    }
+    Ok(reading)
+}
+
+fn price_plan(file: Option<&Path>) -> Result<PricePlan, Failure> {
+    let Some(file) = file else { return Ok(PricePlan::default()) };
+    let text = std::fs::read_to_string(file).map_err(|e| Failure::failed(format!("cannot read {}: {e}", file.display())))?;
+    let value = serde_saphyr::from_str(&text).map_err(|e| Failure::failed(format!("{}: {e}", file.display())))?;
+    PricePlan::from_value(&value).map_err(|faults| {
+        let faults: Vec<String> = faults.0.iter().map(|f| format!("{}: {}: {}", file.display(), f.field, f.problem)).collect();
+        Failure::failed(format!("the price plan has faults:\n  {}", faults.join("\n  ")))
+    })
+}
+
+async fn open_ledger(state: &StateDir, plan: &PricePlan) -> Result<LedgerDoor, Failure> {
+    // A developer's ledger may be lost: any file system will do.
+    let door = LedgerDoor::new(&state.ledger(), plan.clone(), Filesystem::Any);
+    let opening = door.clone();
+    let opened = tokio::task::spawn_blocking(move || opening.open().map(drop)).await.map_err(Failure::failed)?;
+    opened.map_err(|e| Failure::failed(format!("{e}\nhint: to begin with an empty ledger beside it, name another folder with --state-dir")))?;
+    Ok(door)
+}
+
+fn loopback(port: u16) -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, port).into()
+}
+
+/// The folder itself, or that of the one manifest.
+fn home(folder: &Path) -> PathBuf {
+    if folder.is_dir() { folder.to_path_buf() } else { reload::folder_of(folder) }
+}
+
+fn counted(n: usize, what: &str) -> String {
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
+}
+
+struct Ports {
+    traffic: SocketAddr,
+    usage: SocketAddr,
+}
+
+impl Ports {
+    const FLAGS: [&str; 2] = ["--port", "--usage-port"];
+
+    fn check(&self) -> Outcome {
+        if self.traffic.port() != 0 && self.traffic == self.usage {
+            return Err(Failure::usage("--port and --usage-port are the same"));
+        }
+        for (address, flag) in [self.traffic, self.usage].into_iter().zip(Self::FLAGS) {
+            std::net::TcpListener::bind(address).map_err(|e| port::failure(address, flag, &e))?;
+        }
+        Ok(())
+    }
+}
+
+/// A running `dev`.
+struct Dev {
+    folder: PathBuf,
+    reading: Reading,
+    state: StateDir,
+    fleet: Processes,
+    places: Places,
+    keeper: Keeper,
+    controller: Part<Result<(), ControllerError>>,
+    activator: Part<()>,
+    console: JoinHandle<()>,
+}
+
+/// A part that runs until told to stop.
+struct Part<T> {
+    task: JoinHandle<T>,
+    stop: CancellationToken,
+}
+
+impl Dev {
+    async fn start(
+        args: &DevArgs,
+        reading: Reading,
+        plan: PricePlan,
+        ports: Ports,
+        mut state: StateDir,
+        ledger: LedgerDoor,
+    ) -> Result<Self, Failure> {
+        let program = std::env::current_exe()?;
+        let mark = state.mark()?;
+        let (keeper, left) = Keeper::start(&program, &mark).await?;
+        let (seen, lines) = mpsc::channel(LINES);
+        let (seen_calls, calls) = mpsc::channel(LINES);
+        let fleet = Processes::new(process::Config { program, mark, seen }, locals(&state, &reading)?);
+        let places = Places::default();
+        *places.lock() = places_of(&reading);
+        let secret = state::random_hex();
+        let token = Token::new(&secret).ok_or_else(|| Failure::failed("no token could be made"))?;
+        // Activator first: the addresses of functions have its port in them.
+        let grpc = std::net::TcpListener::bind(loopback(0)).and_then(|l| l.local_addr())?;
+        let mut config = dormouse_activator::Config::new(ports.traffic, format!("http://{grpc}"), secret.clone(), state.spool());
+        config.name = "dev".into();
+        config.drain_limit = DRAIN;
+        config.seen = Some(seen_calls);
+        let activator = Activator::bind(config).await.map_err(|e| bind_failure(e, &ports))?;
+        let address = activator.traffic_addr();
+        let config = dormouse_controller::Config {
+            grpc,
+            usage: ports.usage,
+            token: token.clone(),
+            usage_token: Some(token),
+            beside_usage: Some(functions::router(fleet.clone(), places.clone())),
+            ledger,
+            urls: Urls { domain: format!("{DOMAIN}:{}", address.port()), activator: format!("http://{address}") },
+            health: Health::default(),
+        };
+        let controller = Controller::bind(config, Arc::new(fleet.clone()), &mut prometheus_client::registry::Registry::default())
+            .await
+            .map_err(|e| controller_failure(e, &ports))?;
+        let dev = DevFile {
+            pid: std::process::id(),
+            folder: home(&args.folder).canonicalize()?,
+            activator_url: format!("http://{address}"),
+            usage_url: format!("http://{}", controller.usage_addr()?),
+            token: secret,
+        };
+        state.announce(&dev)?;
+        if left > 0 {
+            say::note(format_args!("note: {} of an earlier `dormouse dev` still ran and {} ended", counted(left, "process"), if left == 1 { "was" } else { "were" }));
+        }
+        banner(&dev, &reading, &state);
+        let console = tokio::spawn(Console::new(plan).run(lines, calls));
+        let controller = Part::start(|stop| controller.run(stop));
+        let activator = Part::start(|stop| activator.run(stop));
+        Ok(Self { folder: args.folder.clone(), reading, state, fleet, places, keeper, controller, activator, console })
+    }
+
+    /// Until a signal comes, or the controller breaks.
+    async fn work(mut self, stop: CancellationToken) -> Outcome {
+        let mut watch = Watch::begin(&self.folder)?;
+        let broken = loop {
+            tokio::select! {
+                () = stop.cancelled() => break None,
+                ended = &mut self.controller.task => break Some(format!("{ended:?}")),
+                () = watch.changed() => self.reload(),
+            }
+        };
+        drop(watch);
+        say::note("ending: running calls end, records go to the ledger, instances stop (Ctrl-C again ends at once)");
+        self.end(broken.is_none()).await;
+        match broken {
+            None => Ok(()),
+            Some(why) => Err(Failure::failed(format!("the controller ended: {why}"))),
+        }
+    }
+
+    /// Applies what changed in the folder; with a fault nothing, and what ran keeps running.
+    fn reload(&mut self) {
+        let reading = match manifest::read(&self.folder) {
+            Ok(reading) => reading,
+            Err(e) => return say::note(format_args!("cannot read {}: {e}; nothing is changed", self.folder.display())),
+        };
+        if !reading.faults.is_empty() {
+            let what = counted(reading.faults.len(), "fault");
+            say::note(format_args!("{what}; nothing is changed, the last good version keeps serving:"));
+            return say::note(reload::faults(&reading.faults));
+        }
+        let changes = Changes::between(&self.reading, &reading);
+        let locals = match locals(&self.state, &reading) {
+            Ok(locals) => locals,
+            Err(e) => return say::note(format_args!("{}; nothing is changed", e.message())),
+        };
+        *self.places.lock() = places_of(&reading);
+        self.fleet.set(locals);
+        if let Some(line) = changes.line() {
+            say::note(format_args!("manifests: {line}"));
+        }
+        self.reading = reading;
+    }
+
+    /// In order: calls end and their records are shipped, the controller and its ledger close, instances stop.
+    async fn end(self, controller_runs: bool) {
+        let Self { state, fleet, keeper, controller, activator, console, .. } = self;
+        activator.end().await;
+        controller.stop.cancel();
+        if controller_runs {
+            let _ = controller.task.await;
+        }
+        fleet.close(STOP).await;
+        keeper.end().await;
+        drop(fleet);
+        // Whatever was said last is printed; a sender that is still held somewhere does not hold us up.
+        let _ = tokio::time::timeout(Duration::from_secs(1), console).await;
+        drop(state);
+    }
+}
+
+impl<T: Send + 'static> Part<T> {
+    fn start<F: Future<Output = T> + Send + 'static>(begin: impl FnOnce(CancellationToken) -> F) -> Self {
+        let stop = CancellationToken::new();
+        Self { task: tokio::spawn(begin(stop.clone())), stop }
+    }
+
+    async fn end(self) {
+        self.stop.cancel();
+        let _ = self.task.await;
+    }
+}
+
+/// Manifests as the fleet takes them, with the uids by which the ledger knows them.
+fn locals(state: &StateDir, reading: &Reading) -> Result<Vec<Local>, Failure> {
+    let keys: Vec<FunctionKey> = reading.manifests.iter().map(|m| m.key.clone()).collect();
+    let uids = state.uids(&keys).map_err(|e| Failure::failed(format!("cannot write to the state directory: {e}")))?;
+    let local = |manifest: &Manifest| {
+        let mut function = manifest.function.clone();
+        function.metadata.uid = uids.get(&manifest.key.to_string()).cloned();
+        Local { function, command: manifest.command.clone(), folder: reload::folder_of(&manifest.file) }
+    };
+    Ok(reading.manifests.iter().map(local).collect())
+}
+
+fn places_of(reading: &Reading) -> BTreeMap<String, String> {
+    reading.manifests.iter().map(|m| (m.key.to_string(), format!("{}:{}", m.file.display(), m.line))).collect()
+}
+
+fn bind_failure(error: BindError, ports: &Ports) -> Failure {
+    match error {
+        BindError::Listen { addr, source } => port::failure(addr, Ports::FLAGS[usize::from(addr == ports.usage)], &source),
+        other => Failure::failed(other),
+    }
+}
+
+fn controller_failure(error: ControllerError, ports: &Ports) -> Failure {
+    match error {
+        ControllerError::Bind { address, source, .. } if address == ports.usage => {
+            port::failure(address, Ports::FLAGS[1], &source)
+        }
+        other => Failure::failed(other),
+    }
+}
+
+fn banner(dev: &DevFile, reading: &Reading, state: &StateDir) {
+    let count = counted(reading.manifests.len(), "function");
+    say::out(format_args!("dormouse dev: {count} from {}", dev.folder.display()));
+    let port = dev.activator_url.rsplit(':').next().unwrap_or_default();
+    for manifest in &reading.manifests {
+        let FunctionKey { namespace, name } = &manifest.key;
+        say::out(format_args!("  {name:<14} http://{name}.{namespace}.{DOMAIN}:{port}/"));
+        say::out(format_args!("  {:<14} curl {}/fn/{namespace}/{name}/", "", dev.activator_url));
+    }
+    say::out(format_args!("  {:<14} {}", "ledger", state.ledger().display()));
+    say::out(format_args!("  {:<14} {}   (`dormouse usage`, `dormouse bill`, `dormouse list` in another terminal)", "usage API", dev.usage_url));
+    say::out("Each function is started once to see that it opens its port, then sleeps until it is called. Ctrl-C ends.");
+}

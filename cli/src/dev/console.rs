@@ -1,0 +1,134 @@
+//! What `dev` prints while it runs: a line per call, and what happens to functions and their instances.
+
+use crate::say;
+use dormouse_activator::SeenCall;
+use dormouse_controller::fleet::NoteKind;
+use dormouse_controller::fleet::process::Seen;
+use dormouse_core::FunctionKey;
+use dormouse_core::price::{Exact, PricePlan};
+use dormouse_core::record::CallRecord;
+use jiff::Zoned;
+use std::io::IsTerminal;
+use tokio::sync::mpsc;
+
+/// Names are padded to this, so that lines of usual functions line up.
+const NAME: usize = 12;
+/// Longest path that is printed whole.
+const MAX_PATH: usize = 60;
+
+/// The printer, and what all calls have cost since the start.
+pub(crate) struct Console {
+    plan: PricePlan,
+    cost: Exact,
+    colour: bool,
+}
+
+impl Console {
+    pub(crate) fn new(plan: PricePlan) -> Self {
+        let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+        Self { plan, cost: Exact::whole(0), colour }
+    }
+
+    /// Prints until both sources have closed.
+    pub(crate) async fn run(mut self, mut seen: mpsc::Receiver<Seen>, mut calls: mpsc::Receiver<SeenCall>) {
+        loop {
+            tokio::select! {
+                Some(call) = calls.recv() => self.call(&call),
+                Some(seen) = seen.recv() => self.seen(&seen),
+                else => return,
+            }
+        }
+    }
+
+    fn call(&mut self, call: &SeenCall) {
+        let record = &call.record;
+        let cost = self.plan.cost_of(record, call.subject.memory_mib, &self.plan.metering());
+        self.cost = self.cost.plus(cost);
+        let key = FunctionKey::new(&*call.subject.namespace, &*call.subject.name);
+        let request = format!("{} {}", call.method, short(&call.path));
+        let line = format!(
+            "{request:<24} {} {}  {}  billed {} ms  {} {} so far",
+            status(record),
+            if record.cold { self.paint("36", "cold") } else { "warm".into() },
+            times(record),
+            self.plan.billed_ms(record),
+            self.plan.currency,
+            self.cost,
+        );
+        self.line(&key, &line);
+    }
+
+    fn seen(&self, seen: &Seen) {
+        match seen {
+            Seen::Started { key, name, pid, address } => {
+                self.line(key, &self.paint("2", &format!("{name} started: process {pid}, port {}", address.port())));
+            }
+            Seen::Line { key, name, text } => self.line(key, &format!("{} {text}", self.paint("2", &format!("{name} |")))),
+            Seen::Died { key, name, how } => self.line(key, &self.paint("31", &format!("{name} {how}"))),
+            Seen::Stopped { key, name } => self.line(key, &self.paint("2", &format!("{name} stopped"))),
+            Seen::Told { key, note } => {
+                let colour = if note.kind == NoteKind::Warning { "33" } else { "2" };
+                self.line(key, &self.paint(colour, &format!("{}: {}", note.reason, note.message)));
+            }
+        }
+    }
+
+    fn line(&self, key: &FunctionKey, text: &str) {
+        let name = if key.namespace == "default" { key.name.clone() } else { key.to_string() };
+        let now = Zoned::now();
+        say::out(format_args!("{}  {name:<NAME$} {text}", self.paint("2", &now.strftime("%H:%M:%S").to_string())));
+    }
+
+    /// SGR codes on a terminal, nothing elsewhere.
+    fn paint(&self, code: &str, text: &str) -> String {
+        if self.colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.into() }
+    }
+}
+
+/// The status that the caller was given, or why there is none.
+fn status(record: &CallRecord) -> String {
+    match record.status {
+        0 => record.outcome.name().into(),
+        status => status.to_string(),
+    }
+}
+
+fn times(record: &CallRecord) -> String {
+    let ms = |us: u64| format!("{}.{:01}", us / 1000, us % 1000 / 100);
+    let [wait, start, run] = [record.wait_us, record.start_us, record.run_us].map(ms);
+    format!("wait {wait} start {start} run {run} ms")
+}
+
+fn short(path: &str) -> String {
+    match path.char_indices().nth(MAX_PATH) {
+        Some((end, _)) => format!("{}...", &path[..end]),
+        None => path.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dormouse_core::record::Outcome;
+
+    #[test]
+    fn times_and_states_are_short() {
+        let record = CallRecord {
+            subject: 0,
+            call: 1,
+            received_at_us: 0,
+            wait_us: 1290,
+            start_us: 40_100,
+            run_us: 999,
+            request_bytes: 0,
+            response_bytes: 0,
+            status: 0,
+            outcome: Outcome::ClientGone,
+            cold: true,
+        };
+        assert_eq!(times(&record), "wait 1.2 start 40.1 run 0.9 ms");
+        assert_eq!(status(&record), "client_gone");
+        assert_eq!(status(&CallRecord { status: 204, ..record }), "204");
+        assert_eq!(short(&"ä".repeat(70)).chars().count(), 63);
+    }
+}

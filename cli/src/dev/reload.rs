@@ -1,0 +1,97 @@
+//! Changes in the manifests' folder become changes of the functions, while everything runs.
+
+use crate::exit::Failure;
+use crate::manifest::{self, Finding, Reading};
+use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+/// An editor writes a file in several steps: read once it has been quiet for so long.
+const QUIET: Duration = Duration::from_millis(150);
+
+/// Tells when manifests may have changed.
+pub(crate) struct Watch {
+    /// Ends when dropped.
+    _watcher: RecommendedWatcher,
+    changed: mpsc::Receiver<()>,
+}
+
+impl Watch {
+    /// Watches a folder, or the folder of one manifest.
+    pub(crate) fn begin(place: &Path) -> Result<Self, Failure> {
+        let folder = if place.is_dir() { place } else { place.parent().unwrap_or(Path::new(".")) };
+        let failed = |e: notify::Error| Failure::failed(format!("cannot watch {} for changes: {e}", folder.display()));
+        // One mark is enough: it says "look again", not what changed.
+        let (tell, changed) = mpsc::channel(1);
+        let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+            let relevant = match event {
+                Ok(event) => {
+                    !matches!(event.kind, EventKind::Access(_)) && event.paths.iter().any(|p| manifest::is_manifest(p))
+                }
+                // Events may be lost: look.
+                Err(_) => true,
+            };
+            if relevant {
+                let _ = tell.try_send(());
+            }
+        })
+        .map_err(failed)?;
+        watcher.watch(folder, RecursiveMode::NonRecursive).map_err(failed)?;
+        Ok(Self { _watcher: watcher, changed })
+    }
+
+    /// Waits for a change, and then until it is quiet.
+    pub(crate) async fn changed(&mut self) {
+        if self.changed.recv().await.is_none() {
+            // The watcher is gone: nothing will be told any more.
+            std::future::pending::<()>().await;
+        }
+        while let Ok(Some(())) = timeout(QUIET, self.changed.recv()).await {}
+    }
+}
+
+/// What a reading differs in from the one before, for people.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Changes {
+    pub(crate) added: Vec<String>,
+    pub(crate) changed: Vec<String>,
+    pub(crate) removed: Vec<String>,
+}
+
+impl Changes {
+    pub(crate) fn between(old: &Reading, new: &Reading) -> Self {
+        let mut changes = Self::default();
+        for manifest in &new.manifests {
+            match old.manifests.iter().find(|m| m.key == manifest.key) {
+                None => changes.added.push(manifest.key.to_string()),
+                Some(before) if before.function != manifest.function => changes.changed.push(manifest.key.to_string()),
+                Some(_) => {}
+            }
+        }
+        let gone = old.manifests.iter().filter(|m| new.manifests.iter().all(|n| n.key != m.key));
+        changes.removed = gone.map(|m| m.key.to_string()).collect();
+        changes
+    }
+
+    /// `None` when nothing differs.
+    pub(crate) fn line(&self) -> Option<String> {
+        let parts = [("added", &self.added), ("changed", &self.changed), ("removed", &self.removed)];
+        let parts: Vec<String> =
+            parts.iter().filter(|(_, k)| !k.is_empty()).map(|(w, k)| format!("{w} {}", k.join(", "))).collect();
+        (!parts.is_empty()).then(|| parts.join("; "))
+    }
+}
+
+/// Every fault, one per line, with paths as the user named the folder.
+pub(crate) fn faults(faults: &[Finding]) -> String {
+    let lines: Vec<String> = faults.iter().map(|f| format!("  {f}")).collect();
+    lines.join("\n")
+}
+
+/// The folder that a manifest's processes run in.
+pub(crate) fn folder_of(file: &Path) -> PathBuf {
+    let folder = file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    folder.canonicalize().unwrap_or_else(|_| folder.into())
+}
