@@ -42,7 +42,7 @@ pub struct Entry {
 }
 
 /// Reasons that the platform gives for a call which did reach an instance: such a call has a record.
-const DISPATCHED: [&str; 2] = ["InstanceDied", "Timeout"];
+const DISPATCHED: [&str; 3] = ["InstanceDied", "Timeout", "RequestTimeout"];
 
 impl Entry {
     /// An entry for how a call went.

@@ -10,6 +10,7 @@ pub mod env;
 pub mod journal;
 pub mod load;
 pub mod machine;
+pub mod pair;
 pub mod proc;
 pub mod quantiles;
 pub mod usage;

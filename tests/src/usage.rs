@@ -42,7 +42,7 @@ impl Usage {
         let (mut records, mut cursor) = (Vec::new(), String::new());
         loop {
             let page = self.get(&format!("/v1/records?{query}&limit=1000{cursor}")).await?;
-            let items = page.get("records").and_then(Value::as_array).context("no records in the answer")?;
+            let items = page.get("rows").and_then(Value::as_array).context("no rows in the answer")?;
             records.extend(items.iter().cloned());
             let Some(next) = page.get("next_cursor").and_then(Value::as_str) else { return Ok(records) };
             let next = format!("&cursor={next}");
@@ -59,4 +59,13 @@ impl Usage {
         let id = |r: &Value| r.get("request_id").and_then(Value::as_str).map(str::to_owned);
         self.records(query).await?.iter().map(|r| id(r).with_context(|| format!("no request id: {r}"))).collect()
     }
+}
+
+/// A period, as parameters, that holds everything that a suite does: whole hours from three before now to two after.
+#[must_use]
+pub fn lately() -> String {
+    let now = jiff::Timestamp::now();
+    let hours = jiff::SignedDuration::from_hours;
+    let at = |t: jiff::Timestamp| t.strftime("%Y-%m-%dT%H:00:00Z").to_string();
+    format!("from={}&to={}", at(now - hours(3)), at(now + hours(2)))
 }

@@ -1,10 +1,11 @@
 //! Calls and what is counted of them.
 
-use crate::world::{World, function, lately, ok};
+use crate::world::{World, function, ok};
 use anyhow::{Context, Result};
 use dormouse_tests::checker::Verdict;
 use dormouse_tests::journal::Journal;
 use dormouse_tests::load::{Until, closed};
+use dormouse_tests::usage::lately;
 use std::sync::Arc;
 
 /// Calls of the counting case.
@@ -24,9 +25,9 @@ pub(crate) async fn every_call_is_recorded_and_counted(world: World) -> Result<(
             let verdict = Verdict::of(&journal.entries(), &ids);
             anyhow::ensure!(verdict.good() && verdict.answered == CALLS, "{verdict}");
 
-            let query = format!("/v1/usage?{}&granularity=hour&namespace={}", lately(), space.name);
+            let query = format!("/v1/usage?{}&granularity=PT1H&filter[namespace]={}", lately(), space.name);
             let usage = world.usage.get(&query).await?;
-            let rows = usage.get("usage").and_then(|u| u.as_array()).context("no usage in the answer")?;
+            let rows = usage.get("rows").and_then(|rows| rows.as_array()).context("no rows in the answer")?;
             let counted: u64 = rows.iter().filter_map(|r| r.get("calls")?.as_u64()).sum();
             anyhow::ensure!(counted == CALLS, "usage by hour says {counted}: {usage}");
             let month = jiff::Timestamp::now().strftime("%Y-%m").to_string();

@@ -80,7 +80,7 @@ pub(crate) async fn a_crashing_function_is_told(world: World) -> Result<()> {
             })
             .await?;
             let ids = until("a record of the crash", LIMIT, || async {
-                let query = format!("{}&namespace={}", crate::world::lately(), space.name);
+                let query = format!("{}&namespace={}", dormouse_tests::usage::lately(), space.name);
                 let ids = world.usage.request_ids(&query).await?;
                 anyhow::ensure!(ids.iter().any(|id| id == answer.request_id()), "{ids:?}");
                 Ok(ids)

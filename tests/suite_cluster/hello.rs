@@ -1,10 +1,11 @@
 //! The example, as its reader runs it.
 
-use crate::world::{DOMAIN, World, lately, ok};
+use crate::world::{DOMAIN, World, ok};
 use anyhow::{Context, Result};
 use dormouse_core::function::Function;
 use dormouse_tests::client::Target;
 use dormouse_tests::cluster::{LIMIT, Space};
+use dormouse_tests::usage::lately;
 use dormouse_tests::wait::until;
 
 const MANIFEST: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/hello/function.yaml");
@@ -29,7 +30,6 @@ async fn example(world: &World) -> Result<()> {
     seen_by_the_start_check(&space, &function).await?;
     columns(&world.cluster.kubectl(&["get", "fn", "hello"])?)?;
     space.pods_are("hello", 0).await?;
-    let began = jiff::Timestamp::now();
 
     let by_host = Target::new(world.activator, format!("hello.default.{DOMAIN}"), "/");
     let cold = ok(&by_host).await?;
@@ -46,23 +46,20 @@ async fn example(world: &World) -> Result<()> {
     anyhow::ensure!(no_false_condition(&asleep), "an idle function has a False condition: {:?}", asleep.status);
 
     let uid = function.metadata.uid.context("no uid")?;
+    let query = format!("{}&namespace=default&function=hello", lately());
     let records = until("the two calls are recorded", LIMIT, || async {
-        let records = world.usage.records(&format!("{}&namespace=default", lately())).await?;
-        let ours = |r: &&serde_json::Value| r.to_string().contains(&uid) || after(r, began);
-        let ids: Vec<_> = records.iter().filter(ours).map(|r| r["request_id"].to_string()).collect();
-        anyhow::ensure!(ids.len() >= 2, "{ids:?}");
-        Ok(ids.join(" "))
+        let mut records = world.usage.records(&query).await?;
+        records.retain(|r| r["function_uid"] == uid.as_str());
+        anyhow::ensure!(records.len() == 2, "{records:?}");
+        Ok(records)
     })
     .await?;
-    for id in [cold.request_id(), warm.request_id()] {
-        anyhow::ensure!(records.contains(id), "{id} is not recorded: {records}");
+    for (call, started) in [(&cold, true), (&warm, false)] {
+        let record = records.iter().find(|r| r["request_id"] == call.request_id());
+        let record = record.with_context(|| format!("{} is not recorded: {records:?}", call.request_id()))?;
+        anyhow::ensure!(record["cold"] == started && record["status"] == 200 && record["outcome"] == "ok", "{record}");
     }
     Ok(())
-}
-
-fn after(record: &serde_json::Value, began: jiff::Timestamp) -> bool {
-    let at = record.get("received_at").and_then(serde_json::Value::as_str);
-    at.and_then(|t| t.parse::<jiff::Timestamp>().ok()).is_some_and(|t| t >= began)
 }
 
 /// Ready by a start that was seen: a pod was there, the digest of its image is known, and it was told.

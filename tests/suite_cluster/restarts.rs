@@ -1,12 +1,13 @@
 //! Processes of the platform that go away under load.
 
-use crate::world::{World, function, lately, ok};
+use crate::world::{World, function, ok};
 use anyhow::{Context, Result};
 use dormouse_tests::checker::Verdict;
 use dormouse_tests::cluster::{LIMIT, SYSTEM, pod_name};
 use dormouse_tests::journal::Journal;
 use dormouse_tests::load::open;
 use dormouse_tests::proc::{find_in_pod, signal};
+use dormouse_tests::usage::lately;
 use dormouse_tests::wait::until;
 use nix::sys::signal::Signal;
 use std::sync::Arc;
@@ -76,7 +77,6 @@ pub(crate) async fn killed_processes_lose_no_record(world: World) -> Result<()> 
         .alone("kill", |world, space| async move {
             space.apply(&function("killed", &["idleTimeoutSeconds: 120", "queue: {maxWaitSeconds: 60}"]))?;
             space.ready("killed", "True").await?;
-            ok(&world.by_host(&space, "killed", "/")).await?;
             let (stop, journal) = (CancellationToken::new(), Arc::new(Journal::default()));
             let load = tokio::spawn({
                 let (target, stop, journal) =
@@ -90,27 +90,13 @@ pub(crate) async fn killed_processes_lose_no_record(world: World) -> Result<()> 
             let entries = journal.entries();
             until("the ledger agrees with the client", LIMIT, || async {
                 let query = format!("{}&namespace={}", lately(), space.name);
-                let mut ids = world.usage.request_ids(&query).await?;
-                // The call before the load is not in the journal.
-                let before = ids.len();
-                ids.retain(|id| !first_call(id, &entries));
-                let verdict = Verdict::of(&entries, &ids);
-                anyhow::ensure!(verdict.good(), "{verdict} ({before} records)");
+                let verdict = Verdict::of(&entries, &world.usage.request_ids(&query).await?);
+                anyhow::ensure!(verdict.good(), "{verdict}");
                 Ok(())
             })
             .await
         })
         .await
-}
-
-fn first_call(id: &str, entries: &[dormouse_tests::journal::Entry]) -> bool {
-    // The one warm-up call comes first in its activator's epoch among those of this namespace.
-    let first = entries.iter().find(|e| !e.request_id.is_empty()).map(|e| e.request_id.as_str()).unwrap_or_default();
-    let number = |id: &str| id.parse::<dormouse_core::RequestId>().ok();
-    match (number(id), number(first)) {
-        (Some(a), Some(b)) => (a.activator, a.epoch) == (b.activator, b.epoch) && a.call < b.call,
-        _ => false,
-    }
 }
 
 async fn kill_all(world: &World, victims: &[(&str, &str)], journal: &Journal) -> Result<()> {

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use dormouse_tests::client::{Answer, Target};
 use dormouse_tests::cluster::{Cluster, LIMIT, SYSTEM, Space};
-use dormouse_tests::usage::Usage;
+use dormouse_tests::usage::{Usage, lately};
 use dormouse_tests::wait::until;
 use std::future::Future;
 use std::net::SocketAddr;
@@ -66,14 +66,6 @@ impl World {
         })
         .await
     }
-}
-
-/// A period of the usage API that holds everything that a suite does.
-pub(crate) fn lately() -> String {
-    let now = jiff::Timestamp::now();
-    let hours = |n: i64| jiff::SignedDuration::from_hours(n);
-    let at = |t: jiff::Timestamp| t.strftime("%Y-%m-%dT%H:00:00Z").to_string();
-    format!("from={}&to={}", at(now - hours(3)), at(now + hours(2)))
 }
 
 /// A function of the sample image; `spec` is further YAML lines of its spec.

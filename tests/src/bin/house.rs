@@ -1,0 +1,84 @@
+//! A controller in a process of its own whose instances are local processes: the product's crates on one machine, split
+//! as in a cluster, so that a suite can kill its parts one by one and a bench can measure the activator alone.
+//!
+//! `dormouse dev` is the same in one process. What a killed house left behind its successor ends, as `dev` does.
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use dormouse_controller::doors::Token;
+use dormouse_controller::fleet::process::{Config as Fleet, Local, Processes, leftover};
+use dormouse_controller::ledger::{Filesystem, LedgerDoor};
+use dormouse_controller::reconcile::plan::Urls;
+use dormouse_controller::{Config, Controller};
+use dormouse_core::function::Function;
+use dormouse_core::price::PricePlan;
+use dormouse_daemon::telemetry::{self, LogFormat};
+use dormouse_daemon::{Health, shutdown};
+use prometheus_client::registry::Registry;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// How long instances may take to end when the house is told to.
+const GRACE: Duration = Duration::from_secs(5);
+
+#[derive(Parser)]
+struct Args {
+    /// Where the activator calls.
+    #[arg(long)]
+    grpc: SocketAddr,
+    /// Where usage is read.
+    #[arg(long)]
+    usage: SocketAddr,
+    /// Folder of the ledger.
+    #[arg(long)]
+    ledger_dir: PathBuf,
+    /// The shared token.
+    #[arg(long)]
+    token: String,
+    /// The mark of its instances.
+    #[arg(long)]
+    mark: String,
+    /// The function, as JSON with `metadata.uid`.
+    #[arg(long)]
+    function: PathBuf,
+    /// The program of its instances and its arguments.
+    #[arg(required = true, last = true)]
+    command: Vec<String>,
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    telemetry::init(LogFormat::Text, "info");
+    let (args, stop) = (Args::parse(), shutdown::on_signal()?);
+    let left = leftover::kill_all(&args.mark);
+    tracing::info!(left, "instances of a killed house were ended");
+    let function: Function = serde_json::from_slice(&std::fs::read(&args.function)?).context("no function")?;
+    let (seen, mut lines) = mpsc::channel(64);
+    tokio::spawn(async move {
+        while let Some(seen) = lines.recv().await {
+            tracing::info!(?seen, "fleet");
+        }
+    });
+    let program = PathBuf::from(args.command.first().context("no command")?);
+    let fleet = Fleet { program, mark: args.mark, seen };
+    let folder = args.ledger_dir.parent().context("no folder")?.to_owned();
+    let fleet = Arc::new(Processes::new(fleet, vec![Local { function, command: args.command, folder }]));
+    let token = Token::new(&args.token).context("no token")?;
+    let config = Config {
+        grpc: args.grpc,
+        usage: args.usage,
+        token: token.clone(),
+        usage_token: Some(token),
+        beside_usage: None,
+        ledger: LedgerDoor::new(&args.ledger_dir, PricePlan::default(), Filesystem::Checked),
+        urls: Urls { domain: "localhost".into(), activator: "http://localhost".into() },
+        health: Health::default(),
+    };
+    let controller = Controller::bind(config, fleet.clone(), &mut Registry::default()).await?;
+    let result = controller.run(stop).await;
+    fleet.close(GRACE).await;
+    Ok(result?)
+}

@@ -1,0 +1,169 @@
+//! Controller and activator as two processes on this machine: what a suite kills and a bench measures.
+//!
+//! The controller is the harness's `house` (the product's crates with local processes as instances), the activator is
+//! the release program.
+
+use crate::client::Target;
+use crate::proc::{Process, Program};
+use crate::usage::Usage;
+use crate::wait::until;
+use anyhow::{Context, Result};
+use dormouse_controller::fleet::process::leftover;
+use serde_json::Value;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Name and namespace of the one function.
+pub const FUNCTION: (&str, &str) = ("paired", "default");
+
+/// How long a process may take to end when asked.
+const ENDING: Duration = Duration::from_secs(40);
+
+/// Longest time until a call is answered after a start.
+const UP: Duration = Duration::from_secs(60);
+
+/// The programs that a pair is made of.
+#[derive(Clone, Debug)]
+pub struct Programs {
+    /// The harness's controller.
+    pub house: PathBuf,
+    /// `dormouse-activator`.
+    pub activator: PathBuf,
+    /// `dormouse`, whose `sample` is the function.
+    pub dormouse: PathBuf,
+}
+
+/// A running pair with one function, in a folder.
+pub struct Pair {
+    /// How the controller is started.
+    pub house_program: Program,
+    /// How the activator is started.
+    pub activator_program: Program,
+    /// The controller, unless it was taken out.
+    pub house: Option<Process>,
+    /// The activator, unless it was taken out.
+    pub activator: Option<Process>,
+    /// Where usage is read.
+    pub usage: Usage,
+    traffic: SocketAddr,
+    ledger: PathBuf,
+    mark: String,
+}
+
+impl Pair {
+    /// Starts both; `spec` is the function's spec as JSON (without image).
+    ///
+    /// # Errors
+    /// When one cannot be started.
+    pub fn start(folder: &Path, programs: &Programs, mut spec: Value) -> Result<Self> {
+        let mark = format!("{:016x}", rand::random::<u64>());
+        spec["image"] = Value::from("local");
+        let function = serde_json::json!({
+            "apiVersion": "dormouse.dev/v1alpha1", "kind": "Function", "spec": spec,
+            "metadata": {"name": FUNCTION.0, "namespace": FUNCTION.1, "uid": format!("uid-{mark}")},
+        });
+        let manifest = folder.join("function.json");
+        std::fs::write(&manifest, serde_json::to_vec(&function)?)?;
+        let [grpc, usage, traffic, admin] = free_ports()?;
+        let (ledger, spool) = (folder.join("ledger"), folder.join("spool"));
+        let text = |path: &Path| path.to_str().map(str::to_owned).context("a path that is no text");
+        let house_program = Program::new(&programs.house, folder.join("house.log"))
+            .args([format!("--grpc={grpc}"), format!("--usage={usage}"), format!("--mark={mark}")])
+            .args([format!("--token={mark}"), format!("--ledger-dir={}", text(&ledger)?)])
+            .args([
+                format!("--function={}", text(&manifest)?),
+                "--".into(),
+                text(&programs.dormouse)?,
+                "sample".into(),
+            ]);
+        let activator_program = Program::new(&programs.activator, folder.join("activator.log"))
+            .args([format!("--listen={traffic}"), format!("--admin={admin}"), format!("--controller=http://{grpc}")])
+            .args([format!("--spool-dir={}", text(&spool)?), "--name=pair".into()])
+            .env("DORMOUSE_TOKEN", &mark);
+        let house = Some(house_program.start()?);
+        let activator = Some(activator_program.start()?);
+        let usage = Usage::at(usage, Some(mark.clone()));
+        Ok(Self { house_program, activator_program, house, activator, usage, traffic, ledger, mark })
+    }
+
+    /// The function by its path.
+    #[must_use]
+    pub fn target(&self, path: &str) -> Target {
+        Target::new(self.traffic, "localhost", format!("/fn/{}/{}{path}", FUNCTION.1, FUNCTION.0))
+    }
+
+    /// Waits until a call is answered; `call` makes one and says whether it was.
+    ///
+    /// # Errors
+    /// When a process ended, or none is answered in time.
+    pub async fn answers(&mut self) -> Result<()> {
+        let target = self.target("/");
+        let (house, activator) = (&mut self.house, &mut self.activator);
+        let began = std::time::Instant::now();
+        loop {
+            for process in [&mut *house, &mut *activator].into_iter().flatten() {
+                process.check()?;
+            }
+            match target.call(0).await {
+                Ok(answer) if answer.status == 200 => return Ok(()),
+                other => anyhow::ensure!(began.elapsed() < UP, "no answer: {other:?}"),
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// The port of the one instance that runs.
+    ///
+    /// # Errors
+    /// When it does not say.
+    pub async fn instance(&self) -> Result<SocketAddr> {
+        let said = self.target("/env").call(0).await?.text();
+        let port = said.lines().find_map(|l| l.strip_prefix("PORT=")).context("the sample does not say its port")?;
+        Ok(SocketAddr::from((Ipv4Addr::LOCALHOST, port.parse()?)))
+    }
+
+    /// Request ids of every record.
+    ///
+    /// # Errors
+    /// When the ledger does not answer.
+    pub async fn recorded(&self) -> Result<Vec<String>> {
+        self.usage.request_ids(&crate::usage::lately()).await
+    }
+
+    /// Asks both to end, the activator first so that it hands over what it has, and gives the ledger's folder.
+    ///
+    /// # Errors
+    /// When one does not end, or a process of the function is left.
+    pub async fn end(&mut self) -> Result<PathBuf> {
+        for process in [self.activator.take(), self.house.take()].into_iter().flatten() {
+            let name = format!("{process:?}");
+            let status = tokio::task::spawn_blocking(move || process.end(ENDING)).await??;
+            anyhow::ensure!(status.success(), "{name} ended with {status}");
+        }
+        let mark = self.mark.clone();
+        until("no process of the function is left", ENDING, || async {
+            let left = leftover::find(&mark)?;
+            anyhow::ensure!(left.is_empty(), "left: {left:?}");
+            Ok(())
+        })
+        .await?;
+        Ok(self.ledger.clone())
+    }
+}
+
+impl Drop for Pair {
+    fn drop(&mut self) {
+        self.activator = None;
+        self.house = None;
+        leftover::kill_all(&self.mark);
+    }
+}
+
+/// Loopback addresses that were free a moment ago.
+fn free_ports<const N: usize>() -> Result<[SocketAddr; N]> {
+    let listeners: Vec<TcpListener> =
+        (0..N).map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0))).collect::<std::io::Result<_>>()?;
+    let addresses: Vec<SocketAddr> = listeners.iter().map(TcpListener::local_addr).collect::<std::io::Result<_>>()?;
+    addresses.try_into().map_err(|_| anyhow::anyhow!("fewer ports than asked for"))
+}
