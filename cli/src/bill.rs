@@ -72,7 +72,9 @@ fn path(args: &BillArgs, now: Timestamp) -> Result<String, Failure> {
     let _ = write!(path, "?format={format}");
     if let Some(price) = &args.fixed_server {
         if price.parse::<Decimal>().ok().is_none_or(|p| p <= Decimal::ZERO) {
-            return Err(Failure::usage(format!("--fixed-server {price:?} is no price above zero: write for example 350")));
+            return Err(Failure::usage(format!(
+                "--fixed-server {price:?} is no price above zero: write for example 350"
+            )));
         }
         let _ = write!(path, "&fixed_server={}", encoded(price));
     }
@@ -92,7 +94,11 @@ fn page(statement: &Statement) -> String {
     rows.add_row(["total", "", "", "", &statement.total]);
     page.push_str(&text(&rows));
     if let Some(c) = &statement.comparison {
-        let _ = write!(page, "\n\nA server that is always on: {} {currency}. This: {} {currency}, ", c.fixed_server, statement.total);
+        let _ = write!(
+            page,
+            "\n\nA server that is always on: {} {currency}. This: {} {currency}, ",
+            c.fixed_server, statement.total
+        );
         let _ = match c.saving_percent.strip_prefix('-') {
             Some(more) => write!(page, "{more} % more ({} {currency})", c.saving.trim_start_matches('-')),
             None => write!(page, "{} % less ({} {currency} saved)", c.saving_percent, c.saving),
@@ -133,17 +139,24 @@ mod tests {
             currency: "CNY".into(),
             calls: 15_000_000,
             billed_calls: 15_000_000,
-            lines: [("calls", "15000000", "call", "0.0000002", "3.00"), ("compute", "750000", "GB-second", "0.00003", "22.50")]
-                .map(|(item, quantity, unit, unit_price, amount)| Line {
-                    item: item.into(),
-                    quantity: quantity.into(),
-                    unit: unit.into(),
-                    unit_price: unit_price.into(),
-                    amount: amount.into(),
-                })
-                .into(),
+            lines: [
+                ("calls", "15000000", "call", "0.0000002", "3.00"),
+                ("compute", "750000", "GB-second", "0.00003", "22.50"),
+            ]
+            .map(|(item, quantity, unit, unit_price, amount)| Line {
+                item: item.into(),
+                quantity: quantity.into(),
+                unit: unit.into(),
+                unit_price: unit_price.into(),
+                amount: amount.into(),
+            })
+            .into(),
             total: "25.50".into(),
-            comparison: Some(Comparison { fixed_server: "350".into(), saving: "324.50".into(), saving_percent: "92.7".into() }),
+            comparison: Some(Comparison {
+                fixed_server: "350".into(),
+                saving: "324.50".into(),
+                saving_percent: "92.7".into(),
+            }),
         };
         assert_eq!(
             page(&statement),

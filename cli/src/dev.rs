@@ -62,11 +62,16 @@ pub(crate) async fn run(args: &DevArgs) -> Outcome {
 
 /// The manifests as they are at the start: without a function, or with a fault, there is nothing to start.
 fn first_reading(folder: &Path) -> Result<Reading, Failure> {
-    let reading = manifest::read(folder).map_err(|e| Failure::not_found(format!("cannot read {}: {e}", folder.display())))?;
+    let reading =
+        manifest::read(folder).map_err(|e| Failure::not_found(format!("cannot read {}: {e}", folder.display())))?;
     reading.notes.iter().for_each(|n| say::note(format_args!("note: {n}")));
     if !reading.faults.is_empty() {
         say::note(reload::faults(&reading.faults));
-        return Err(Failure::failed(format!("{} in {}: nothing was started", counted(reading.faults.len(), "fault"), folder.display())));
+        return Err(Failure::failed(format!(
+            "{} in {}: nothing was started",
+            counted(reading.faults.len(), "fault"),
+            folder.display()
+        )));
     }
     if reading.manifests.is_empty() {
         return Err(Failure::not_found(format!(
@@ -79,10 +84,12 @@ fn first_reading(folder: &Path) -> Result<Reading, Failure> {
 
 fn price_plan(file: Option<&Path>) -> Result<PricePlan, Failure> {
     let Some(file) = file else { return Ok(PricePlan::default()) };
-    let text = std::fs::read_to_string(file).map_err(|e| Failure::failed(format!("cannot read {}: {e}", file.display())))?;
+    let text =
+        std::fs::read_to_string(file).map_err(|e| Failure::failed(format!("cannot read {}: {e}", file.display())))?;
     let value = serde_saphyr::from_str(&text).map_err(|e| Failure::failed(format!("{}: {e}", file.display())))?;
     PricePlan::from_value(&value).map_err(|faults| {
-        let faults: Vec<String> = faults.0.iter().map(|f| format!("{}: {}: {}", file.display(), f.field, f.problem)).collect();
+        let faults: Vec<String> =
+            faults.0.iter().map(|f| format!("{}: {}: {}", file.display(), f.field, f.problem)).collect();
         Failure::failed(format!("the price plan has faults:\n  {}", faults.join("\n  ")))
     })
 }
@@ -92,7 +99,11 @@ async fn open_ledger(state: &StateDir, plan: &PricePlan) -> Result<LedgerDoor, F
     let door = LedgerDoor::new(&state.ledger(), plan.clone(), Filesystem::Any);
     let opening = door.clone();
     let opened = tokio::task::spawn_blocking(move || opening.open().map(drop)).await.map_err(Failure::failed)?;
-    opened.map_err(|e| Failure::failed(format!("{e}\nhint: to begin with an empty ledger beside it, name another folder with --state-dir")))?;
+    opened.map_err(|e| {
+        Failure::failed(format!(
+            "{e}\nhint: to begin with an empty ledger beside it, name another folder with --state-dir"
+        ))
+    })?;
     Ok(door)
 }
 
@@ -168,7 +179,8 @@ impl Dev {
         let token = Token::new(&secret).ok_or_else(|| Failure::failed("no token could be made"))?;
         // Activator first: the addresses of functions have its port in them.
         let grpc = std::net::TcpListener::bind(loopback(0)).and_then(|l| l.local_addr())?;
-        let mut config = dormouse_activator::Config::new(ports.traffic, format!("http://{grpc}"), secret.clone(), state.spool());
+        let mut config =
+            dormouse_activator::Config::new(ports.traffic, format!("http://{grpc}"), secret.clone(), state.spool());
         config.name = "dev".into();
         config.drain_limit = DRAIN;
         config.seen = Some(seen_calls);
@@ -181,12 +193,13 @@ impl Dev {
             usage_token: Some(token),
             beside_usage: Some(functions::router(fleet.clone(), places.clone())),
             ledger,
-            urls: Urls { domain: format!("{DOMAIN}:{}", address.port()), activator: format!("http://{address}") },
+            urls: Urls { domain: DOMAIN.into(), activator: format!("http://{address}") },
             health: Health::default(),
         };
-        let controller = Controller::bind(config, Arc::new(fleet.clone()), &mut prometheus_client::registry::Registry::default())
-            .await
-            .map_err(|e| controller_failure(e, &ports))?;
+        let controller =
+            Controller::bind(config, Arc::new(fleet.clone()), &mut prometheus_client::registry::Registry::default())
+                .await
+                .map_err(|e| controller_failure(e, &ports))?;
         let dev = DevFile {
             pid: std::process::id(),
             folder: home(&args.folder).canonicalize()?,
@@ -196,7 +209,11 @@ impl Dev {
         };
         state.announce(&dev)?;
         if left > 0 {
-            say::note(format_args!("note: {} of an earlier `dormouse dev` still ran and {} ended", counted(left, "process"), if left == 1 { "was" } else { "were" }));
+            say::note(format_args!(
+                "note: {} of an earlier `dormouse dev` still ran and {} ended",
+                counted(left, "process"),
+                if left == 1 { "was" } else { "were" }
+            ));
         }
         banner(&dev, &reading, &state);
         let console = tokio::spawn(Console::new(plan).run(lines, calls));
@@ -295,7 +312,9 @@ fn places_of(reading: &Reading) -> BTreeMap<String, String> {
 
 fn bind_failure(error: BindError, ports: &Ports) -> Failure {
     match error {
-        BindError::Listen { addr, source } => port::failure(addr, Ports::FLAGS[usize::from(addr == ports.usage)], &source),
+        BindError::Listen { addr, source } => {
+            port::failure(addr, Ports::FLAGS[usize::from(addr == ports.usage)], &source)
+        }
         other => Failure::failed(other),
     }
 }
@@ -319,6 +338,11 @@ fn banner(dev: &DevFile, reading: &Reading, state: &StateDir) {
         say::out(format_args!("  {:<14} curl {}/fn/{namespace}/{name}/", "", dev.activator_url));
     }
     say::out(format_args!("  {:<14} {}", "ledger", state.ledger().display()));
-    say::out(format_args!("  {:<14} {}   (`dormouse usage`, `dormouse bill`, `dormouse list` in another terminal)", "usage API", dev.usage_url));
-    say::out("Each function is started once to see that it opens its port, then sleeps until it is called. Ctrl-C ends.");
+    say::out(format_args!(
+        "  {:<14} {}   (`dormouse usage`, `dormouse bill`, `dormouse list` in another terminal)",
+        "usage API", dev.usage_url
+    ));
+    say::out(
+        "Each function is started once to see that it opens its port, then sleeps until it is called. Ctrl-C ends.",
+    );
 }

@@ -47,7 +47,9 @@ pub(crate) async fn run(args: &InvokeArgs) -> Outcome {
 fn request(args: &InvokeArgs) -> Result<Request<Full<Bytes>>, Failure> {
     let body = args.data.as_deref().map(body).transpose()?;
     let method = match &args.method {
-        Some(method) => Method::from_bytes(method.as_bytes()).map_err(|_| Failure::usage(format!("{method:?} is no method")))?,
+        Some(method) => {
+            Method::from_bytes(method.as_bytes()).map_err(|_| Failure::usage(format!("{method:?} is no method")))?
+        }
         None if body.is_some() => Method::POST,
         None => Method::GET,
     };
@@ -111,7 +113,9 @@ async fn show(args: &InvokeArgs, response: Response<Incoming>, begun: Instant) -
     }
     timing.total_ms = (begun.elapsed().as_secs_f64() * 1e6).round() / 1e3;
     if args.output == Format::Json {
-        say::out(serde_json::to_string_pretty(&json(head.status, &head.headers, &kept, timing)).map_err(Failure::failed)?);
+        say::out(
+            serde_json::to_string_pretty(&json(head.status, &head.headers, &kept, timing)).map_err(Failure::failed)?,
+        );
     }
     if args.timing {
         say::note(split(timing));
@@ -174,7 +178,9 @@ fn verdict(status: StatusCode, headers: &HeaderMap) -> Outcome {
     let reason = headers.get("dormouse-reason").and_then(|r| r.to_str().ok());
     match (status, reason) {
         (_, Some("UnknownFunction")) => Err(Failure::not_found("there is no such function")),
-        (_, Some(reason @ ("Timeout" | "WaitTimeout"))) => Err(Failure::timed_out(format!("{status}, reason {reason}"))),
+        (_, Some(reason @ ("Timeout" | "WaitTimeout"))) => {
+            Err(Failure::timed_out(format!("{status}, reason {reason}")))
+        }
         (status, Some(reason)) if status.as_u16() >= 400 => {
             Err(Failure::failed(format!("{status}, reason {reason}; `dormouse describe` says more")))
         }
@@ -190,7 +196,8 @@ mod tests {
     use clap::Parser;
 
     fn args(line: &[&str]) -> InvokeArgs {
-        let Command::Invoke(args) = Cli::try_parse_from(["dormouse", "invoke"].iter().chain(line)).unwrap().command else {
+        let Command::Invoke(args) = Cli::try_parse_from(["dormouse", "invoke"].iter().chain(line)).unwrap().command
+        else {
             panic!()
         };
         args

@@ -10,11 +10,11 @@ mod list;
 mod manifest;
 mod sample;
 mod say;
+mod selftest;
 mod table;
 mod target;
 mod usage;
 mod view;
-mod selftest;
 
 use args::{Cli, Command};
 use clap::Parser;

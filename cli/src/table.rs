@@ -1,11 +1,12 @@
 //! Columns, as kubectl prints them.
 
-use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use comfy_table::presets::NOTHING;
+use comfy_table::{CellAlignment, ContentArrangement, Table};
 
 /// A table with these headers; those that begin with `>` are for numbers and stand on the right.
 pub(crate) fn table(headers: &[&str]) -> Table {
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    table.load_style(NOTHING).set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(headers.iter().map(|h| h.trim_start_matches('>')));
     for (column, header) in table.column_iter_mut().zip(headers) {
         column.set_padding((0, 3));

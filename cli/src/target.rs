@@ -101,9 +101,7 @@ impl Target {
     pub(crate) async fn function(&self, namespace: &str, name: &str) -> Result<View, Failure> {
         let missing = || Failure::not_found(format!("there is no function {namespace}/{name}"));
         match &self.place {
-            Place::Cluster(config) => {
-                cluster::function(&client(config)?, namespace, name).await?.ok_or_else(missing)
-            }
+            Place::Cluster(config) => cluster::function(&client(config)?, namespace, name).await?.ok_or_else(missing),
             Place::Dev(_) | Place::Addresses => {
                 let views = self.functions(Some(namespace)).await?;
                 views.into_iter().find(|v| v.name() == name).ok_or_else(missing)
@@ -160,7 +158,10 @@ fn alive(path: &Path) -> Result<DevFile, Failure> {
         return Err(Failure::failed(format!("no `dormouse dev` runs with {}: start it again", path.display())));
     }
     state::read(path).ok_or_else(|| {
-        Failure::failed(format!("the `dormouse dev` with {} does not say yet where it listens: try again", path.display()))
+        Failure::failed(format!(
+            "the `dormouse dev` with {} does not say yet where it listens: try again",
+            path.display()
+        ))
     })
 }
 

@@ -113,7 +113,9 @@ fn groups(by: By) -> &'static [&'static str] {
 /// A time as the usage API takes it: whole hours, since usage is kept by the hour. Of a time within an hour, the whole
 /// hour belongs to the period.
 fn hour(name: &str, text: &str, now: Timestamp) -> Result<String, Failure> {
-    let wrong = || Failure::usage(format!("--{name} {text:?} is no time: write 2026-11, 2026-11-24, 2026-11-24T10:00:00Z or now"));
+    let wrong = || {
+        Failure::usage(format!("--{name} {text:?} is no time: write 2026-11, 2026-11-24, 2026-11-24T10:00:00Z or now"))
+    };
     let midnight = |date: Date| date.to_zoned(TimeZone::UTC).map(|z| z.timestamp()).map_err(|_| wrong());
     let time = match text {
         "now" => now,
@@ -167,13 +169,17 @@ fn show(page: &Page, by: &[By]) {
     if page.rows.len() > 1 {
         let sum = |name: &str| {
             let values = page.rows.iter().map(|r| cell(r, name).parse::<Decimal>().ok());
-            values.into_iter().try_fold(Decimal::ZERO, |sum, v| sum.checked_add(v?)).map_or_else(|| "-".into(), |d| d.normalize().to_string())
+            values
+                .into_iter()
+                .try_fold(Decimal::ZERO, |sum, v| sum.checked_add(v?))
+                .map_or_else(|| "-".into(), |d| d.normalize().to_string())
         };
         let mut cells = vec![String::new(); headers.len()];
         if let Some(first) = cells.first_mut() {
             *first = "total".into();
         }
-        let errors = ["function_error", "platform_error", "timeout", "aborted"].map(|n| sum(n).parse::<u64>().unwrap_or(0));
+        let errors =
+            ["function_error", "platform_error", "timeout", "aborted"].map(|n| sum(n).parse::<u64>().unwrap_or(0));
         cells.extend([sum("calls"), sum("cold_calls"), errors.iter().sum::<u64>().to_string()]);
         cells.extend(["billed_calls", "billed_ms", "gb_seconds", "cost"].map(sum));
         rows.add_row(cells);
@@ -214,7 +220,8 @@ mod tests {
 
     #[test]
     fn times_are_whole_hours() {
-        let from = |t: &str| asked(&format!("--by tenant --from {t}")).map(|q| q.rsplit('=').next().unwrap().to_owned());
+        let from =
+            |t: &str| asked(&format!("--by tenant --from {t}")).map(|q| q.rsplit('=').next().unwrap().to_owned());
         let to = |t: &str| asked(&format!("--by tenant --to {t}")).map(|q| q.rsplit('=').next().unwrap().to_owned());
         assert_eq!(from("2026-11").unwrap(), "2026-11-01T00%3A00%3A00Z");
         assert_eq!(from("2026-11-24").unwrap(), "2026-11-24T00%3A00%3A00Z");

@@ -51,7 +51,7 @@ impl Console {
             status(record),
             if record.cold { self.paint("36", "cold") } else { "warm".into() },
             times(record),
-            self.plan.billed_ms(record),
+            self.plan.metering().billed_ms(record),
             self.plan.currency,
             self.cost,
         );
@@ -63,7 +63,9 @@ impl Console {
             Seen::Started { key, name, pid, address } => {
                 self.line(key, &self.paint("2", &format!("{name} started: process {pid}, port {}", address.port())));
             }
-            Seen::Line { key, name, text } => self.line(key, &format!("{} {text}", self.paint("2", &format!("{name} |")))),
+            Seen::Line { key, name, text } => {
+                self.line(key, &format!("{} {text}", self.paint("2", &format!("{name} |"))))
+            }
             Seen::Died { key, name, how } => self.line(key, &self.paint("31", &format!("{name} {how}"))),
             Seen::Stopped { key, name } => self.line(key, &self.paint("2", &format!("{name} stopped"))),
             Seen::Told { key, note } => {

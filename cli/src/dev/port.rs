@@ -11,8 +11,11 @@ pub(crate) fn failure(address: SocketAddr, flag: &str, error: &io::Error) -> Fai
     let next = port.checked_add(1).unwrap_or(0);
     match error.kind() {
         io::ErrorKind::AddrInUse => {
-            let who = holder(port).map_or_else(|| "another process".into(), |(pid, name)| format!("{name} (process {pid})"));
-            Failure::failed(format!("port {port} is taken by {who}: stop it, or choose another with {flag} (for example {flag} {next})"))
+            let who =
+                holder(port).map_or_else(|| "another process".into(), |(pid, name)| format!("{name} (process {pid})"));
+            Failure::failed(format!(
+                "port {port} is taken by {who}: stop it, or choose another with {flag} (for example {flag} {next})"
+            ))
         }
         io::ErrorKind::PermissionDenied => Failure::failed(format!(
             "port {port} needs more rights than this user has: choose one above 1023 with {flag}"
@@ -23,8 +26,11 @@ pub(crate) fn failure(address: SocketAddr, flag: &str, error: &io::Error) -> Fai
 
 /// The process that listens on a local TCP port.
 fn holder(port: u16) -> Option<(u32, String)> {
-    let inodes: Vec<String> =
-        ["/proc/net/tcp", "/proc/net/tcp6"].iter().filter_map(|f| fs::read_to_string(f).ok()).flat_map(|t| listeners(&t, port)).collect();
+    let inodes: Vec<String> = ["/proc/net/tcp", "/proc/net/tcp6"]
+        .iter()
+        .filter_map(|f| fs::read_to_string(f).ok())
+        .flat_map(|t| listeners(&t, port))
+        .collect();
     let links: Vec<String> = inodes.iter().map(|inode| format!("socket:[{inode}]")).collect();
     if links.is_empty() {
         return None;

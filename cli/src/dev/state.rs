@@ -41,7 +41,10 @@ impl StateDir {
     /// Makes and locks the directory.
     pub(crate) fn open(path: &Path) -> Result<Self, Failure> {
         let failed = |e: io::Error| {
-            Failure::failed(format!("cannot use the state directory {}: {e}; choose another with --state-dir", path.display()))
+            Failure::failed(format!(
+                "cannot use the state directory {}: {e}; choose another with --state-dir",
+                path.display()
+            ))
         };
         fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
         let path = path.canonicalize().map_err(failed)?;
@@ -85,7 +88,8 @@ impl StateDir {
         let old: BTreeMap<String, String> =
             fs::read(&file).ok().and_then(|b| serde_json::from_slice(&b).ok()).unwrap_or_default();
         let uid = |key: &String| old.get(key).cloned().unwrap_or_else(random_uid);
-        let new: BTreeMap<String, String> = keys.iter().map(ToString::to_string).map(|k| (k.clone(), uid(&k))).collect();
+        let new: BTreeMap<String, String> =
+            keys.iter().map(ToString::to_string).map(|k| (k.clone(), uid(&k))).collect();
         if new != old {
             write_private(&file, &serde_json::to_vec_pretty(&new)?)?;
         }

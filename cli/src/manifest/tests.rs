@@ -46,7 +46,8 @@ fn a_good_folder_has_functions_and_notes() {
 
 #[test]
 fn every_fault_of_every_file_is_told_with_its_line() {
-    let bad = GOOD.replace("  image: dormouse/sample:0.1.0", "  image: x\n  prot: 1\n  port: 70000\n  resources: {memory: 1Mi}");
+    let bad = GOOD
+        .replace("  image: dormouse/sample:0.1.0", "  image: x\n  prot: 1\n  port: 70000\n  resources: {memory: 1Mi}");
     let worse = GOOD.replace("'[\"dormouse\", \"sample\"]'", "'[1]'").replace(
         "  image: dormouse/sample:0.1.0",
         "  env:\n    - name: A\n      valueFrom: {secretKeyRef: {name: s, key: k}}\n  envFrom:\n    - secretRef: {name: s}",

@@ -122,11 +122,12 @@ fn broken(error: hyper::Error) -> Failure {
 fn refused(status: StatusCode, body: &[u8]) -> Failure {
     let json: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
     let message = json.get("message").or_else(|| json.get("error")).and_then(serde_json::Value::as_str);
-    let message = message.map_or_else(|| String::from_utf8_lossy(&body[..body.len().min(500)]).into_owned(), Into::into);
+    let message =
+        message.map_or_else(|| String::from_utf8_lossy(&body[..body.len().min(500)]).into_owned(), Into::into);
     match status {
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-            Failure::failed(format!("the usage API refuses the token ({status}): give the right one with --token or DORMOUSE_TOKEN"))
-        }
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Failure::failed(format!(
+            "the usage API refuses the token ({status}): give the right one with --token or DORMOUSE_TOKEN"
+        )),
         StatusCode::NOT_FOUND => Failure::not_found(message),
         StatusCode::BAD_REQUEST => Failure::usage(message),
         _ => Failure::failed(format!("the usage API answered {status}: {message}")),

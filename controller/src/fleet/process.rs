@@ -13,10 +13,10 @@ mod queue;
 use super::{
     Event, Fleet, FleetError, FunctionUid, Instance, InstanceId, MAX_EVENTS, Note, Phase, Target, Victim, Workload,
 };
-use dormouse_core::{FunctionKey, quantity};
 use dormouse_core::function::{Function, FunctionStatus};
 use dormouse_core::revision::Revision;
 use dormouse_core::valid::LOCAL_COMMAND;
+use dormouse_core::{FunctionKey, quantity};
 use instance::{Handle, Life, Runnable};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -258,10 +258,7 @@ impl Processes {
 
 fn key(function: &Function) -> FunctionKey {
     let meta = &function.metadata;
-    FunctionKey::new(
-        meta.namespace.clone().unwrap_or_else(|| "default".into()),
-        meta.name.clone().unwrap_or_default(),
-    )
+    FunctionKey::new(meta.namespace.clone().unwrap_or_else(|| "default".into()), meta.name.clone().unwrap_or_default())
 }
 
 /// The object with what only locally is known: the command that runs in place of the image's own.

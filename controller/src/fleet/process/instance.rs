@@ -128,7 +128,11 @@ impl Life {
                     failures = if ran >= SETTLED { 1 } else { failures + 1 };
                     let said = std::mem::take(&mut *last_words.lock());
                     let message = ended(status, ran, &said);
-                    self.shared.see(Seen::Died { key: self.key.clone(), name: self.name.clone(), how: message.clone() });
+                    self.shared.see(Seen::Died {
+                        key: self.key.clone(),
+                        name: self.name.clone(),
+                        how: message.clone(),
+                    });
                     (failures > 1).then(|| Trouble::new(Code::CrashLoop, message))
                 }
             };
@@ -167,7 +171,12 @@ impl Life {
             handle.state.phase = Phase::Running;
             handle.state.address = Some(address);
         });
-        self.shared.see(Seen::Started { key: self.key.clone(), name: self.name.clone(), pid: pid.unwrap_or(0), address });
+        self.shared.see(Seen::Started {
+            key: self.key.clone(),
+            name: self.name.clone(),
+            pid: pid.unwrap_or(0),
+            address,
+        });
         let exited = tokio::select! {
             status = child.wait() => Some(status),
             _ = self.stop.wait_for(Option::is_some) => None,

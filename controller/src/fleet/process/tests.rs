@@ -196,7 +196,9 @@ async fn manifests_that_change_are_told_once() {
     let deleted = bench.until(|e| if let Event::Function(f) = e { Some(f) } else { None }).await;
     assert!(deleted.metadata.deletion_timestamp.is_some());
     bench.fleet.release(&deleted).await.unwrap();
-    bench.until(|e| if let Event::FunctionGone(uid) = e { (uid.as_str() == "uid-f").then_some(()) } else { None }).await;
+    bench
+        .until(|e| if let Event::FunctionGone(uid) = e { (uid.as_str() == "uid-f").then_some(()) } else { None })
+        .await;
     assert!(bench.fleet.shown().is_empty());
 }
 
