@@ -7,9 +7,6 @@ use std::fmt;
 /// 10^15) x 5^10 (24 bits) x 10^25 (84 bits) = 286 bits, so 5 limbs (320 bits) hold it and one addition.
 const LIMBS: usize = 5;
 
-/// MiB-milliseconds in one GB-second: GB = 1024 MiB, second = 1000 ms.
-pub(super) const MIB_MS_PER_GB_SECOND: u64 = 1024 * 1000;
-
 /// An amount does not fit 28 digits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the amount has more than 28 digits")]
@@ -32,7 +29,7 @@ impl Exact {
         Self { limbs, scale: 0 }
     }
 
-    /// GB-seconds of a sum of MiB-milliseconds: finite, because 1 / 1,024,000 = 5^10 / 10^13.
+    /// GB-seconds of a sum of MiB-milliseconds: finite, because 1 / (1024 MiB x 1000 ms) = 5^10 / 10^13.
     #[must_use]
     pub fn gb_seconds(mib_ms: u128) -> Self {
         let mut value = Self::whole(mib_ms);
@@ -170,6 +167,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    const MIB_MS_PER_GB_SECOND: u128 = 1024 * 1000;
+
     fn decimal(text: &str) -> Decimal {
         text.parse().unwrap()
     }
@@ -190,7 +189,7 @@ mod tests {
         assert_eq!(Exact::whole(0).to_string(), "0");
         assert_eq!(Exact::whole(100).to_string(), "100");
         assert_eq!(Exact::gb_seconds(1).to_string(), "0.0000009765625");
-        assert_eq!(Exact::gb_seconds(u128::from(MIB_MS_PER_GB_SECOND) * 750_000).to_string(), "750000");
+        assert_eq!(Exact::gb_seconds(MIB_MS_PER_GB_SECOND * 750_000).to_string(), "750000");
         assert_eq!(Exact::whole(3).at(decimal("0.10")).plus(Exact::whole(2)).to_string(), "2.3");
     }
 
