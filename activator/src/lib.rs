@@ -1,1 +1,279 @@
-//! x
+//! The data path: a call comes, waits for its function to wake if it must, is forwarded, and leaves one record.
+//!
+//! No Kubernetes client and no cluster rights: routes come from the controller by one stream, demand goes to it by
+//! another, records by a third; a warm call needs none of them.
+
+mod answer;
+mod body;
+mod check;
+mod clock;
+mod dial;
+mod drain;
+mod feed;
+mod flight;
+mod forward;
+mod func;
+mod headers;
+mod instance;
+mod knock;
+mod link;
+mod meter;
+mod metered;
+mod metrics;
+mod pool;
+mod room;
+mod route;
+mod server;
+mod shared;
+mod ship;
+mod spool;
+mod trust;
+mod wire;
+
+pub use link::LinkError;
+pub use server::Limits;
+pub use spool::{Identity, SpoolError};
+pub use trust::{BadNetwork, Network};
+
+use dormouse_core::{
+    RequestId,
+    record::{CallRecord, Subject},
+};
+use dormouse_daemon::Health;
+use prometheus_client::registry::Registry;
+use shared::{Bounds, Shared};
+use std::{
+    io,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
+use tokio::net::TcpListener;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// How an activator runs.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where calls come in.
+    pub listen: SocketAddr,
+    /// The controller's gRPC address: `http://HOST:7070`.
+    pub controller: String,
+    /// The shared token.
+    pub token: String,
+    /// Place of running: pod name, or "dev".
+    pub name: String,
+    /// Folder of the spool; made if it is missing.
+    pub spool_dir: PathBuf,
+    /// Bound of the spool in bytes: over it calls are refused.
+    pub spool_max_bytes: u64,
+    /// Bounds of the traffic port.
+    pub limits: Limits,
+    /// Proxies whose word about a caller counts.
+    pub trusted_proxies: Vec<Network>,
+    /// After the stop is asked for: not ready, but still serving, until every proxy in front has noticed.
+    pub drain_delay: Duration,
+    /// After that: how long running calls may take before they are broken off.
+    pub drain_limit: Duration,
+    /// Gets a copy of every record as its call ends; a full channel loses copies, never records.
+    pub seen: Option<tokio::sync::mpsc::Sender<SeenCall>>,
+}
+
+impl Config {
+    /// A configuration with the usual bounds.
+    #[must_use]
+    pub fn new(listen: SocketAddr, controller: String, token: String, spool_dir: PathBuf) -> Self {
+        Self {
+            listen,
+            controller,
+            token,
+            name: "activator".into(),
+            spool_dir,
+            spool_max_bytes: 256 << 20,
+            limits: Limits::default(),
+            trusted_proxies: Vec::new(),
+            drain_delay: Duration::ZERO,
+            drain_limit: Duration::from_secs(30),
+            seen: None,
+        }
+    }
+}
+
+/// A call that was dispatched and is over.
+#[derive(Clone, Debug)]
+pub struct SeenCall {
+    /// As its caller saw it.
+    pub request_id: RequestId,
+    /// What ran.
+    pub subject: Arc<Subject>,
+    /// Its record; `subject` in it means nothing here.
+    pub record: CallRecord,
+    /// Of the request.
+    pub method: http::Method,
+    /// As the caller wrote it, without the query.
+    pub path: String,
+}
+
+/// Why an activator does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// The port cannot be had.
+    #[error("cannot listen on {addr}: {source}")]
+    Listen {
+        /// The address.
+        addr: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The spool cannot be used.
+    #[error(transparent)]
+    Spool(#[from] SpoolError),
+    /// The controller cannot be meant.
+    #[error(transparent)]
+    Link(#[from] LinkError),
+}
+
+/// An activator that has its port and its spool.
+#[derive(Debug)]
+pub struct Activator {
+    config: Config,
+    listener: TcpListener,
+    addr: SocketAddr,
+    link: link::Link,
+    shared: Arc<Shared>,
+    health: Health,
+}
+
+/// Length of the queue of connections that are not accepted yet.
+const BACKLOG: u32 = 4096;
+/// How often the spool is synced.
+const SYNC: Duration = Duration::from_secs(1);
+/// How long records may take to leave when everything else has ended.
+const SHIP_LIMIT: Duration = Duration::from_secs(5);
+/// Readiness checks.
+const CHECKS: [&str; 2] = ["routes", "spool"];
+
+impl Activator {
+    /// Takes the port and the spool; serves nothing yet.
+    ///
+    /// # Errors
+    /// When the port, the spool folder, the controller's address or the token cannot be used.
+    pub async fn bind(config: Config) -> Result<Self, BindError> {
+        let addr = config.listen;
+        let listener = listen(addr).map_err(|source| BindError::Listen { addr, source })?;
+        let addr = listener.local_addr().map_err(|source| BindError::Listen { addr, source })?;
+        let link = link::Link::new(&config.controller, &config.token)?;
+        let (folder, bytes) = (config.spool_dir.clone(), config.spool_max_bytes);
+        let opened = tokio::task::spawn_blocking(move || spool::Spool::open(&folder, bytes)).await;
+        let spool = opened.map_err(|e| SpoolError::Io(io::Error::other(e)))??;
+        let health = Health::default();
+        CHECKS.iter().for_each(|check| health.expect(check));
+        let shared = Arc::new(Shared {
+            clock: clock::Clock::start(),
+            limits: Bounds { max_waiting: config.limits.waiting },
+            trusted: config.trusted_proxies.clone(),
+            routes: Default::default(),
+            spool,
+            board: knock::Board::default(),
+            metrics: metrics::Metrics::default(),
+            seen: config.seen.clone(),
+            waiting: Default::default(),
+            fed: Default::default(),
+            calls: Default::default(),
+            tracker: TaskTracker::new(),
+            hard_stop: CancellationToken::new(),
+        });
+        Ok(Self { config, listener, addr, link, shared, health })
+    }
+
+    /// Where calls come in; tells the port when it was chosen by the system.
+    #[must_use]
+    pub fn traffic_addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// The readiness checks, for the admin port.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        self.health.clone()
+    }
+
+    /// Puts the metrics under their names.
+    pub fn register(&self, registry: &mut Registry) {
+        self.shared.metrics.register(registry);
+    }
+
+    /// The random id and epoch of this life.
+    #[must_use]
+    pub fn identity(&self) -> Identity {
+        self.shared.spool.identity()
+    }
+
+    /// Serves until the token is cancelled, then ends in order: not ready, no new connections, running calls to their
+    /// end (within the limit), records to the ledger.
+    pub async fn run(self, stop: CancellationToken) {
+        let Self { config, listener, link, shared, health, .. } = self;
+        // Streams stay up while calls drain: they may still wait for instances.
+        let (streams_end, ship_end) = (CancellationToken::new(), CancellationToken::new());
+        let name = config.name.clone();
+        let feed = tokio::spawn(feed::run(shared.clone(), link.clone(), name.clone(), streams_end.clone()));
+        let knock = tokio::spawn(knock::run(shared.clone(), link.clone(), name, streams_end.clone()));
+        let ship = tokio::spawn(ship::run(shared.clone(), link, ship_end.clone()));
+        let tend = tokio::spawn(tend(shared.clone(), health.clone()));
+        let accept_end = CancellationToken::new();
+        let server = tokio::spawn(server::run(listener, shared.clone(), config.limits, accept_end.clone()));
+
+        stop.cancelled().await;
+        tend.abort();
+        health.fail(CHECKS[0], "shutting down");
+        tokio::time::sleep(config.drain_delay).await;
+        accept_end.cancel();
+        let _ = server.await;
+        shared.tracker.close();
+        if tokio::time::timeout(config.drain_limit, shared.tracker.wait()).await.is_err() {
+            tracing::warn!("calls still run: they are broken off");
+            shared.hard_stop.cancel();
+            // Breaking off is quick; whoever still holds on is dropped with the runtime.
+            let _ = tokio::time::timeout(Duration::from_secs(1), shared.tracker.wait()).await;
+        }
+        shared.hard_stop.cancel();
+        streams_end.cancel();
+        let _ = tokio::join!(feed, knock);
+        ship_end.cancel();
+        if tokio::time::timeout(SHIP_LIMIT, ship).await.is_err() {
+            tracing::warn!("records stay in the spool: the ledger does not answer");
+        }
+        let _ = tokio::task::spawn_blocking(move || shared.spool.sync()).await;
+    }
+}
+
+fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if addr.is_ipv4() { tokio::net::TcpSocket::new_v4() } else { tokio::net::TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(addr)?;
+    socket.listen(BACKLOG)
+}
+
+/// Each second: syncs the spool, and says how things stand.
+async fn tend(shared: Arc<Shared>, health: Health) {
+    let mut tick = tokio::time::interval(SYNC);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        let syncing = shared.clone();
+        let _ = tokio::task::spawn_blocking(move || syncing.spool.sync()).await;
+        shared.metrics.spool_bytes.set(i64::try_from(shared.spool.used_bytes()).unwrap_or(i64::MAX));
+        if shared.routes.load().known {
+            // Once known they serve, whether the controller is up or not.
+            health.pass(CHECKS[0]);
+        } else {
+            let up = shared.fed.load(Relaxed);
+            health.fail(CHECKS[0], if up { "no routes yet" } else { "the controller has not answered yet" });
+        }
+        match (shared.spool.has_failed(), shared.spool.check()) {
+            (true, _) => health.fail(CHECKS[1], "the disk fails"),
+            (_, Err(_)) => health.fail(CHECKS[1], "full"),
+            _ => health.pass(CHECKS[1]),
+        }
+    }
+}

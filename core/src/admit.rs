@@ -253,6 +253,18 @@ impl<I: Clone, W> Room<I, W> {
         self.seats.iter().any(|s| s.number == seat)
     }
 
+    /// True when the instance's port is open.
+    #[must_use]
+    pub fn is_open(&self, seat: SeatNo) -> bool {
+        self.seats.iter().any(|s| s.number == seat && s.opened.is_some())
+    }
+
+    /// True when the instance takes new calls, be it full or not open yet.
+    #[must_use]
+    pub fn is_taking(&self, seat: SeatNo) -> bool {
+        self.seats.iter().any(|s| s.number == seat && s.taking)
+    }
+
     /// True when an instance is open and takes calls, be it full.
     #[must_use]
     pub fn has_open(&self) -> bool {

@@ -1,0 +1,142 @@
+//! The one place where errors become responses.
+
+use crate::body::OutBody;
+use crate::wire::InCall;
+use bytes::Bytes;
+use dormouse_core::RequestId;
+use http::{HeaderValue, Response, StatusCode, header};
+use std::borrow::Cow;
+
+/// Header that names the call.
+pub(crate) const REQUEST_ID: &str = "dormouse-request-id";
+/// Header that says by a code why a call was refused or broke off.
+pub(crate) const REASON: &str = "dormouse-reason";
+
+/// Seconds until a caller may try again, told with every refusal that passes with time.
+const RETRY_AFTER_SECONDS: u32 = 1;
+
+/// Why a call gets no answer from its function.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{code}: {message}")]
+pub(crate) struct Refusal {
+    /// Machine-readable reason, CamelCase.
+    pub(crate) code: Cow<'static, str>,
+    pub(crate) status: StatusCode,
+    /// For people; names nothing from inside the cluster.
+    pub(crate) message: Cow<'static, str>,
+    retry: bool,
+    /// The connection cannot be used any more.
+    close: bool,
+}
+
+impl Refusal {
+    fn new(code: &'static str, status: StatusCode, message: impl Into<Cow<'static, str>>) -> Self {
+        Self { code: code.into(), status, message: message.into(), retry: false, close: false }
+    }
+
+    fn retry(mut self) -> Self {
+        self.retry = true;
+        self
+    }
+
+    fn close(mut self) -> Self {
+        self.close = true;
+        self
+    }
+
+    pub(crate) fn bad_request(why: &'static str) -> Self {
+        Self::new("BadRequest", StatusCode::BAD_REQUEST, why).close()
+    }
+
+    pub(crate) fn coding() -> Self {
+        let why = "the only transfer coding understood is chunked";
+        Self::new("UnsupportedTransferCoding", StatusCode::NOT_IMPLEMENTED, why).close()
+    }
+
+    pub(crate) fn unknown(asked: String) -> Self {
+        Self::new("UnknownFunction", StatusCode::NOT_FOUND, format!("no function answers {asked}"))
+    }
+
+    /// No route was ever heard: it is not known which functions exist.
+    pub(crate) fn not_ready() -> Self {
+        Self::new("NotReady", StatusCode::SERVICE_UNAVAILABLE, "starting: no routes yet").retry()
+    }
+
+    pub(crate) fn function_queue_full() -> Self {
+        let why = "as many calls as the function's queue.maxCalls allows wait already";
+        Self::new("QueueFull", StatusCode::TOO_MANY_REQUESTS, why).retry()
+    }
+
+    pub(crate) fn platform_queue_full() -> Self {
+        Self::new("QueueFull", StatusCode::SERVICE_UNAVAILABLE, "too many calls wait already").retry()
+    }
+
+    /// The longest wait is over; `why` is the controller's code when it knows one.
+    pub(crate) fn wait_timeout(why: &str) -> Self {
+        let message = "no instance was free in time";
+        let mut refusal = Self::new("WaitTimeout", StatusCode::SERVICE_UNAVAILABLE, message).retry();
+        if !why.is_empty() {
+            refusal.code = Cow::Owned(why.to_owned());
+        }
+        refusal
+    }
+
+    /// No instance can start; the controller says why.
+    pub(crate) fn failed(code: &str, status: u32) -> Self {
+        let status = if status == 502 { StatusCode::BAD_GATEWAY } else { StatusCode::SERVICE_UNAVAILABLE };
+        let message = "the function cannot start; its status says more";
+        Self { code: Cow::Owned(code.to_owned()), ..Self::new("", status, message) }.retry()
+    }
+
+    pub(crate) fn deleted() -> Self {
+        Self::new("FunctionDeleted", StatusCode::SERVICE_UNAVAILABLE, "the function is being deleted")
+    }
+
+    pub(crate) fn instance_died() -> Self {
+        let why = "the instance broke off before it answered; the call was not repeated";
+        Self::new("InstanceDied", StatusCode::BAD_GATEWAY, why)
+    }
+
+    pub(crate) fn timeout() -> Self {
+        Self::new("Timeout", StatusCode::GATEWAY_TIMEOUT, "the function's timeoutSeconds is over")
+    }
+
+    /// The client sends its body so slowly that the call's time is over.
+    pub(crate) fn slow_body() -> Self {
+        let why = "the request body did not arrive within the function's timeoutSeconds";
+        Self::new("RequestTimeout", StatusCode::REQUEST_TIMEOUT, why).close()
+    }
+
+    pub(crate) fn spool_full() -> Self {
+        let why = "calls cannot be recorded at the moment";
+        Self::new("SpoolFull", StatusCode::SERVICE_UNAVAILABLE, why).retry()
+    }
+
+    pub(crate) fn shutting_down() -> Self {
+        Self::new("ShuttingDown", StatusCode::SERVICE_UNAVAILABLE, "shutting down").retry().close()
+    }
+
+    /// The response that tells it.
+    pub(crate) fn response(&self, id: RequestId, in_call: InCall) -> Response<OutBody> {
+        let id = id.to_string();
+        let body = serde_json::json!({ "error": self.code, "message": self.message, "request_id": id }).to_string();
+        let mut response = Response::new(OutBody::whole(Bytes::from(body + "\n"), in_call));
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        // Codes and ids are ASCII; a code from the wire that is none is left out.
+        if let Ok(code) = HeaderValue::from_str(&self.code) {
+            headers.insert(REASON, code);
+        }
+        if let Ok(id) = HeaderValue::from_str(&id) {
+            headers.insert(REQUEST_ID, id);
+        }
+        if self.retry {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
+        }
+        if self.close {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+}

@@ -1,0 +1,81 @@
+//! What the command line says; each flag is also an environment variable.
+
+use clap::Parser;
+use dormouse_activator::{Config, Limits, Network};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+/// The data path of Dormouse: takes calls, wakes functions, forwards, meters.
+#[derive(Parser, Debug)]
+#[command(name = "dormouse-activator", version)]
+pub(crate) struct Args {
+    /// Where calls come in.
+    #[arg(long, env = "DORMOUSE_LISTEN", default_value = "0.0.0.0:8080")]
+    listen: SocketAddr,
+    /// Where /livez, /readyz and /metrics are served.
+    #[arg(long, env = "DORMOUSE_ADMIN", default_value = "0.0.0.0:9090")]
+    pub(crate) admin: SocketAddr,
+    /// The controller's gRPC address.
+    #[arg(long, env = "DORMOUSE_CONTROLLER", default_value = "http://dormouse-controller:7070")]
+    controller: String,
+    /// File with the shared token; without it the token is taken from DORMOUSE_TOKEN.
+    #[arg(long, env = "DORMOUSE_TOKEN_FILE")]
+    token_file: Option<PathBuf>,
+    /// The shared token itself. Not a flag: command lines are visible to everyone.
+    #[arg(skip = std::env::var("DORMOUSE_TOKEN").ok())]
+    token: Option<String>,
+    /// Name of this activator: its pod.
+    #[arg(long, env = "DORMOUSE_NAME", default_value = "activator")]
+    name: String,
+    /// Folder of the spool: records wait there for the ledger.
+    #[arg(long, env = "DORMOUSE_SPOOL_DIR", default_value = "/var/spool/dormouse")]
+    spool_dir: PathBuf,
+    /// Bound of the spool in bytes; over it calls are refused with 503.
+    #[arg(long, env = "DORMOUSE_SPOOL_MAX_BYTES", default_value_t = 256 << 20)]
+    spool_max_bytes: u64,
+    /// Networks of proxies whose Forwarded and X-Forwarded-* headers are kept (CIDR, separated by commas).
+    #[arg(long, env = "DORMOUSE_TRUSTED_PROXIES", value_delimiter = ',')]
+    trusted_proxies: Vec<Network>,
+    /// Connections at once.
+    #[arg(long, env = "DORMOUSE_MAX_CONNECTIONS", default_value_t = Limits::default().connections)]
+    max_connections: usize,
+    /// Connections at once from one address.
+    #[arg(long, env = "DORMOUSE_MAX_CONNECTIONS_PER_ADDRESS", default_value_t = Limits::default().connections_per_address)]
+    max_connections_per_address: usize,
+    /// Calls that wait at once, over all functions.
+    #[arg(long, env = "DORMOUSE_MAX_WAITING", default_value_t = Limits::default().waiting)]
+    max_waiting: usize,
+    /// Bytes of a request head.
+    #[arg(long, env = "DORMOUSE_MAX_HEAD_BYTES", default_value_t = Limits::default().head_bytes,
+        value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(8192..=1 << 20))]
+    max_head_bytes: usize,
+    /// Seconds to keep serving after SIGTERM, until whoever routes to us has noticed.
+    #[arg(long, env = "DORMOUSE_DRAIN_DELAY_SECONDS", default_value_t = 0)]
+    drain_delay_seconds: u64,
+    /// Seconds that running calls have after that.
+    #[arg(long, env = "DORMOUSE_DRAIN_LIMIT_SECONDS", default_value_t = 30)]
+    drain_limit_seconds: u64,
+}
+
+impl Args {
+    /// The configuration; reads the token file.
+    pub(crate) fn config(self) -> anyhow::Result<Config> {
+        let token = match (&self.token_file, self.token) {
+            (Some(file), _) => {
+                std::fs::read_to_string(file).map_err(|e| anyhow::anyhow!("token file {}: {e}", file.display()))?
+            }
+            (None, Some(token)) => token,
+            (None, None) => anyhow::bail!("no token: set DORMOUSE_TOKEN or --token-file"),
+        };
+        let mut config = Config::new(self.listen, self.controller, token.trim().to_owned(), self.spool_dir);
+        config.name = self.name;
+        config.spool_max_bytes = self.spool_max_bytes;
+        config.trusted_proxies = self.trusted_proxies;
+        config.limits.connections = self.max_connections;
+        config.limits.connections_per_address = self.max_connections_per_address;
+        config.limits.waiting = self.max_waiting;
+        config.limits.head_bytes = self.max_head_bytes;
+        config.drain_delay = Duration::from_secs(self.drain_delay_seconds);
+        config.drain_limit = Duration::from_secs(self.drain_limit_seconds);
+        Ok(config)
+    }
+}

@@ -1,0 +1,125 @@
+//! What the HTTP parser lets through and a proxy must not: refused before anything is routed.
+
+use crate::answer::Refusal;
+use http::{HeaderMap, Method, Version, header, request::Parts};
+
+/// Checks a request head and returns its host as written: name or address, with a port when it had one.
+/// An absolute form has been compared with Host. `None`: an HTTP/1.0 request without Host.
+pub(crate) fn host(head: &Parts) -> Result<Option<&str>, Refusal> {
+    if head.method == Method::CONNECT {
+        return Err(Refusal::bad_request("CONNECT is not served"));
+    }
+    transfer_coding(&head.headers)?;
+    let mut hosts = head.headers.get_all(header::HOST).iter();
+    let host = match (hosts.next(), hosts.next()) {
+        (_, Some(_)) => return Err(Refusal::bad_request("more than one Host header")),
+        (None, None) if head.version == Version::HTTP_10 => None,
+        (None, None) => return Err(Refusal::bad_request("no Host header")),
+        (Some(host), None) => Some(host.to_str().ok().filter(|h| is_host(h)).ok_or(BAD_HOST)),
+    };
+    let host = host.transpose().map_err(|why| Refusal::bad_request(why))?;
+    let Some(authority) = head.uri.authority() else { return Ok(host) };
+    let agrees = host.is_some_and(|h| same_host(h, authority.as_str(), head.uri.scheme_str()));
+    if agrees { Ok(host) } else { Err(Refusal::bad_request("the request target and the Host header disagree")) }
+}
+
+const BAD_HOST: &str = "the Host header is not a host name or address with an optional port";
+
+/// `Transfer-Encoding` is absent, or once and exactly `chunked`.
+fn transfer_coding(headers: &HeaderMap) -> Result<(), Refusal> {
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    match (codings.next(), codings.next()) {
+        (None, _) => Ok(()),
+        (Some(one), None) if one.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(()),
+        _ => Err(Refusal::coding()),
+    }
+}
+
+/// Longest host: 253 characters of a DNS name, and a port.
+const MAX_HOST: usize = 253 + 6;
+
+/// A registered name of letters, digits, `-`, `.` and `_`, or a bracketed address; then perhaps a port.
+fn is_host(text: &str) -> bool {
+    if text.len() > MAX_HOST {
+        return false;
+    }
+    let (name, port) = split_port(text);
+    let name_ok = match name.strip_prefix('[').map(|rest| rest.strip_suffix(']')) {
+        Some(inside) => inside.is_some_and(|a| a.parse::<std::net::Ipv6Addr>().is_ok()),
+        None => !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_')),
+    };
+    name_ok && port.is_none_or(|p| p.parse::<u16>().is_ok() && p.bytes().all(|b| b.is_ascii_digit()))
+}
+
+/// Name and port of a host; a bracketed address keeps its brackets.
+pub(crate) fn split_port(host: &str) -> (&str, Option<&str>) {
+    let after_address = host.rfind(']').map_or(0, |at| at + 1);
+    match host[after_address..].rfind(':') {
+        Some(colon) => (&host[..after_address + colon], Some(&host[after_address + colon + 1..])),
+        None => (host, None),
+    }
+}
+
+/// Whether two hosts mean the same: names in any case, the scheme's own port may be left out.
+fn same_host(host: &str, authority: &str, scheme: Option<&str>) -> bool {
+    let default = if scheme == Some("https") { "443" } else { "80" };
+    let ((name_a, port_a), (name_b, port_b)) = (split_port(host), split_port(authority));
+    name_a.eq_ignore_ascii_case(name_b) && port_a.unwrap_or(default) == port_b.unwrap_or(default)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::Request;
+
+    fn head(uri: &str, headers: &[(&str, &str)]) -> Parts {
+        let mut request = Request::builder().uri(uri);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        request.body(()).unwrap().into_parts().0
+    }
+
+    #[test]
+    fn one_plain_host_passes() {
+        for good in ["a.example.com", "A.b:8080", "127.0.0.1:1", "[::1]:80", "[fd00::1]", "under_score", "x."] {
+            assert_eq!(host(&head("/", &[("host", good)])), Ok(Some(good)));
+        }
+    }
+
+    #[test]
+    fn other_hosts_are_refused() {
+        for bad in
+            ["", "user@host", "a b", "a/b", "a:b", "a:", "a:99999", "a:+1", "[::1", "[x]", "a,b", "a%41", "[::1]x"]
+        {
+            assert_eq!(host(&head("/", &[("host", bad)])).map_err(|r| r.status.as_u16()), Err(400), "{bad:?}");
+        }
+        assert!(host(&head("/", &[])).is_err());
+        assert!(host(&head("/", &[("host", "a"), ("host", "a")])).is_err());
+        assert!(host(&head("/", &[("host", &"a".repeat(300))])).is_err());
+    }
+
+    #[test]
+    fn absolute_form_agrees_with_host() {
+        for (uri, value) in
+            [("http://a/x", "a"), ("http://A:80/", "a"), ("http://a:8080/", "A:8080"), ("https://a/", "a:443")]
+        {
+            assert!(host(&head(uri, &[("host", value)])).is_ok(), "{uri} {value}");
+        }
+        for (uri, value) in [("http://a/x", "b"), ("http://a:81/", "a"), ("http://u@a/", "a"), ("http://a/", "a:443")] {
+            assert!(host(&head(uri, &[("host", value)])).is_err(), "{uri} {value}");
+        }
+    }
+
+    #[test]
+    fn codings_other_than_chunked_are_not_implemented() {
+        for (coding, status) in
+            [("chunked", None), ("Chunked", None), ("gzip, chunked", Some(501)), ("identity", Some(501))]
+        {
+            let head = head("/", &[("host", "a"), ("transfer-encoding", coding)]);
+            assert_eq!(host(&head).err().map(|r| r.status.as_u16()), status, "{coding}");
+        }
+        let twice = [("host", "a"), ("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")];
+        assert!(host(&head("/", &twice)).is_err());
+    }
+}

@@ -1,0 +1,80 @@
+//! Trying the port of an instance that starts, with short growing pauses; nobody waits for a probe period.
+
+use crate::{func::Func, instance::Instance, pool::Lane, shared::Shared};
+use dormouse_core::admit::SeatNo;
+use std::{
+    io,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
+use tokio::net::TcpStream;
+
+/// Pauses between the first tries in milliseconds; the last one is repeated.
+const PAUSES_MS: [u64; 5] = [1, 2, 4, 8, 10];
+/// After as many tries (about a minute at 10 ms) the pause becomes [`SLOW_PAUSE`]: whatever starts that long is not
+/// delayed noticeably, and an instance that never opens costs little.
+const FAST_TRIES: usize = 6_000;
+const SLOW_PAUSE: Duration = Duration::from_millis(100);
+/// A packet to an address that is not routed yet is lost, and the kernel repeats it only after a second: early tries
+/// are given up sooner and repeated by us.
+const TRY_TIMEOUT: Duration = Duration::from_millis(250);
+/// How long a call's own connect may take; longer than one repetition of the kernel.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Connects for a call.
+pub(crate) async fn connect(instance: &Arc<Instance>) -> io::Result<Lane> {
+    open(instance, CONNECT_TIMEOUT).await
+}
+
+async fn open(instance: &Arc<Instance>, timeout: Duration) -> io::Result<Lane> {
+    let stream = tokio::time::timeout(timeout, TcpStream::connect(instance.addr)).await??;
+    // A proxy's own port taken as source port would connect the socket to itself while nothing listens.
+    if stream.local_addr()? == stream.peer_addr()? {
+        return Err(io::ErrorKind::ConnectionRefused.into());
+    }
+    stream.set_nodelay(true)?;
+    instance.port_open.store(true, Relaxed);
+    Lane::new(stream, instance).await
+}
+
+/// Tries the instance's port until it opens, also when no call waits: that it is open is told to the controller. The
+/// connection that opened serves the first call.
+pub(crate) fn watch_port(func: &Arc<Func>, seat: SeatNo, instance: &Arc<Instance>, shared: &Arc<Shared>) {
+    if instance.retired.load(Relaxed) || instance.forgotten.is_cancelled() || !shared.may_dial(instance) {
+        return;
+    }
+    if instance.dialled.swap(true, Relaxed) {
+        return;
+    }
+    let (func, instance, shared) = (func.clone(), instance.clone(), shared.clone());
+    tokio::spawn(async move {
+        let lane = tokio::select! {
+            lane = try_port(&instance, &shared) => lane,
+            () = instance.forgotten.cancelled() => None,
+            () = shared.hard_stop.cancelled() => None,
+        };
+        instance.dialled.store(false, Relaxed);
+        let Some(lane) = lane else { return };
+        instance.broken.store(false, Relaxed);
+        instance.pool.put(lane, &instance, shared.clock);
+        let mut inner = func.inner.lock();
+        inner.room.open(seat, shared.clock.now());
+        func.settle(inner, &shared);
+        func.note(&shared, true);
+    });
+}
+
+/// `None`: the address must not be dialled any more until the routes confirm it.
+async fn try_port(instance: &Arc<Instance>, shared: &Shared) -> Option<Lane> {
+    for tries in 0_usize.. {
+        if !shared.may_dial(instance) {
+            return None;
+        }
+        if let Ok(lane) = open(instance, TRY_TIMEOUT).await {
+            return Some(lane);
+        }
+        let fast = PAUSES_MS.get(tries).or(PAUSES_MS.last()).map_or(SLOW_PAUSE, |&ms| Duration::from_millis(ms));
+        tokio::time::sleep(if tries < FAST_TRIES { fast } else { SLOW_PAUSE }).await;
+    }
+    None
+}

@@ -1,0 +1,104 @@
+//! A call on its way: from the first byte to an instance until the head of its response.
+
+use crate::{
+    body::{Progress, SentBody},
+    drain,
+    meter::Meter,
+    pool::{Lane, Sent},
+    shared::Shared,
+};
+use http::{Request, Response};
+use hyper::body::Incoming;
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+use tokio::time::{Instant, Sleep};
+
+/// The response to come.
+pub(crate) type Reply = Pin<Box<dyn Future<Output = Sent> + Send>>;
+
+/// What a call holds while an instance works on it.
+pub(crate) struct Parts {
+    pub(crate) lane: Lane,
+    pub(crate) meter: Meter,
+    /// The end of the call's time.
+    pub(crate) deadline: Pin<Box<Sleep>>,
+}
+
+impl Parts {
+    /// True once the call's time is over.
+    pub(crate) fn is_late(&self) -> bool {
+        self.deadline.deadline() <= Instant::now()
+    }
+}
+
+/// How a flight ended without a response.
+pub(crate) enum Lost {
+    /// No byte left us: the call may be sent again.
+    NotSent(Request<SentBody>, Parts),
+    /// The instance broke off.
+    Died(Parts),
+    /// The client broke its body off, so the instance was cut off too.
+    UploadBroke(Parts),
+    /// The call's time is over.
+    Late(Parts),
+}
+
+/// A call on its way. Dropped before its end (the client left) the call goes on to its end without an audience.
+pub(crate) struct Flight {
+    flying: Option<(Parts, Reply)>,
+    shared: Arc<Shared>,
+}
+
+impl Flight {
+    pub(crate) fn start(mut parts: Parts, request: Request<SentBody>, shared: &Arc<Shared>) -> Self {
+        let reply: Reply = Box::pin(parts.lane.send(request));
+        Self { flying: Some((parts, reply)), shared: shared.clone() }
+    }
+}
+
+impl Future for Flight {
+    type Output = Result<(Response<Incoming>, Parts), Box<Lost>>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let Some((parts, reply)) = &mut self.flying else { return Poll::Pending };
+        let result = match poll_reply(parts, reply, cx) {
+            Poll::Ready(result) => Some(result),
+            Poll::Pending if parts.deadline.as_mut().poll(cx).is_ready() => None,
+            Poll::Pending => return Poll::Pending,
+        };
+        let Some((parts, _)) = self.flying.take() else { return Poll::Pending };
+        Poll::Ready(match result {
+            Some(Ok(response)) => Ok((response, parts)),
+            Some(Err(Some(request))) => Err(Box::new(Lost::NotSent(request, parts))),
+            Some(Err(None)) if parts.meter.upload.progress() == Progress::Broken => {
+                Err(Box::new(Lost::UploadBroke(parts)))
+            }
+            Some(Err(None)) => Err(Box::new(Lost::Died(parts))),
+            None => Err(Box::new(Lost::Late(parts))),
+        })
+    }
+}
+
+/// The response, or an error with the request if none of it was sent.
+pub(crate) fn poll_reply(
+    parts: &mut Parts,
+    reply: &mut Reply,
+    cx: &mut Context<'_>,
+) -> Poll<Result<Response<Incoming>, Option<Request<SentBody>>>> {
+    parts.lane.drive(cx);
+    reply.as_mut().poll(cx).map_err(|mut error| {
+        tracing::debug!("an instance broke off: {}", error.error());
+        error.take_message()
+    })
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        if let Some((parts, reply)) = self.flying.take() {
+            drain::before_head(parts, reply, &self.shared);
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! One function in this activator: its plan, its instances and its room, and what changes when the routes change.
+
+use crate::{answer::Refusal, dial, instance::Instance, metrics::FuncMetrics, room::Waker, shared::Shared};
+use arc_swap::ArcSwap;
+use dormouse_core::{
+    FunctionKey,
+    admit::{Limits, Room, SeatNo},
+    record::Subject,
+};
+use dormouse_proto::v1::{self, InstanceState};
+use parking_lot::Mutex;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+/// How calls of a function are treated; replaced whole.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Plan {
+    pub(crate) hosts: Vec<String>,
+    pub(crate) timeout: Duration,
+    pub(crate) limits: Limits,
+    pub(crate) tenant: String,
+    /// Code and status with which calls are answered while no instance can start.
+    pub(crate) failure: Option<(String, u32)>,
+    pub(crate) waiting_reason: String,
+    pub(crate) closing: bool,
+}
+
+/// A function.
+#[derive(Debug)]
+pub(crate) struct Func {
+    pub(crate) uid: String,
+    pub(crate) key: FunctionKey,
+    plan: ArcSwap<Plan>,
+    pub(crate) inner: Mutex<Inner>,
+    pub(crate) metrics: FuncMetrics,
+    /// Its demand changed since it was last told.
+    pub(crate) dirty: AtomicBool,
+}
+
+/// What is changed by calls.
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) room: Room<Arc<Instance>, Waker>,
+    /// Instances that the routes name, and gone ones that still hold calls.
+    pub(crate) seats: Vec<(SeatNo, Arc<Instance>)>,
+    /// A task watches the deadlines of waiting calls.
+    pub(crate) watched: bool,
+    /// The function is in no table any more.
+    pub(crate) gone: bool,
+}
+
+impl Func {
+    pub(crate) fn new(wire: &v1::Function, metrics: FuncMetrics) -> Self {
+        let plan = plan_of(wire);
+        let inner = Inner { room: Room::new(plan.limits), seats: Vec::new(), watched: false, gone: false };
+        Self {
+            uid: wire.uid.clone(),
+            key: FunctionKey::new(&wire.namespace, &wire.name),
+            plan: ArcSwap::from_pointee(plan),
+            inner: Mutex::new(inner),
+            metrics,
+            dirty: AtomicBool::new(false),
+        }
+    }
+
+    pub(crate) fn plan(&self) -> arc_swap::Guard<Arc<Plan>> {
+        self.plan.load()
+    }
+
+    /// Acts by what the routes say now. Returns true when its hosts changed.
+    pub(crate) fn update(self: &Arc<Self>, wire: &v1::Function, shared: &Arc<Shared>) -> bool {
+        let plan = plan_of(wire);
+        let hosts_changed = self.plan().hosts != plan.hosts;
+        self.plan.store(Arc::new(plan.clone()));
+        let mut inner = self.inner.lock();
+        inner.room.set_limits(plan.limits);
+        inner.drop_missing(&wire.instances);
+        for told in &wire.instances {
+            self.update_instance(&mut inner, told, &plan, shared);
+        }
+        let refusal = if plan.closing {
+            Some(Refusal::deleted())
+        } else {
+            plan.failure.filter(|_| !inner.room.has_open()).map(|(code, status)| Refusal::failed(&code, status))
+        };
+        let refused = if refusal.is_some() { inner.room.clear() } else { Vec::new() };
+        self.settle(inner, shared);
+        if let Some(refusal) = refusal {
+            Waker::refuse(refused, &refusal);
+        }
+        hosts_changed
+    }
+
+    /// The function is in no table any more: who waits is told, who runs goes on.
+    pub(crate) fn close(self: &Arc<Self>, shared: &Arc<Shared>) {
+        let mut inner = self.inner.lock();
+        inner.gone = true;
+        inner.drop_missing(&[]);
+        let refused = inner.room.clear();
+        self.settle(inner, shared);
+        Waker::refuse(refused, &Refusal::deleted());
+    }
+
+    fn update_instance(self: &Arc<Self>, inner: &mut Inner, told: &v1::Instance, plan: &Plan, shared: &Arc<Shared>) {
+        let state = told.state();
+        let known = inner.seats.iter().find(|(_, i)| i.id == told.id).cloned();
+        let (seat, instance) = match known {
+            Some(known) => known,
+            None => {
+                let Ok(addr) = told.address.parse() else {
+                    tracing::warn!(function = %self.key, instance = told.id, address = told.address, "not an address");
+                    return;
+                };
+                let instance = Arc::new(Instance::new(told, addr, Arc::new(self.subject(told, plan))));
+                let seat = inner.room.add(instance.clone(), 0, false);
+                inner.seats.push((seat, instance.clone()));
+                (seat, instance)
+            }
+        };
+        let taking = matches!(state, InstanceState::Starting | InstanceState::Ready) && !instance.retired.load(Relaxed);
+        inner.room.set(seat, told.slots, taking);
+        // The routes name it now: the address is its own.
+        instance.broken.store(false, Relaxed);
+        let became_ready = state == InstanceState::Ready && !instance.told_ready.swap(true, Relaxed);
+        if became_ready {
+            inner.room.open(seat, shared.clock.now());
+        } else if taking && !inner.room.is_open(seat) {
+            dial::watch_port(self, seat, &instance, shared);
+        }
+    }
+
+    fn subject(&self, told: &v1::Instance, plan: &Plan) -> Subject {
+        Subject {
+            function_uid: self.uid.clone(),
+            namespace: self.key.namespace.clone(),
+            name: self.key.name.clone(),
+            revision: told.revision.clone(),
+            tenant: plan.tenant.clone(),
+            memory_mib: told.memory_mib,
+            cpu_millis: told.cpu_millis,
+        }
+    }
+}
+
+impl Inner {
+    /// Instances that the routes no longer name take no more calls.
+    fn drop_missing(&mut self, told: &[v1::Instance]) {
+        for (seat, instance) in &self.seats {
+            if !told.iter().any(|t| t.id == instance.id) {
+                self.room.remove(*seat);
+                instance.forget();
+            }
+        }
+        self.forget_ended();
+    }
+
+    /// Forgets gone instances whose last call is over.
+    pub(crate) fn forget_ended(&mut self) {
+        let room = &self.room;
+        self.seats.retain(|(seat, _)| room.knows(*seat));
+    }
+}
+
+fn plan_of(wire: &v1::Function) -> Plan {
+    Plan {
+        hosts: wire.hosts.clone(),
+        timeout: Duration::from_millis(u64::from(wire.timeout_ms)),
+        limits: Limits {
+            max_calls: wire.queue_max_calls,
+            max_wait: Duration::from_millis(u64::from(wire.queue_max_wait_ms)),
+        },
+        tenant: wire.tenant.clone(),
+        failure: wire.failure.as_ref().map(|f| (f.code.clone(), f.status)),
+        waiting_reason: wire.waiting_reason.clone(),
+        closing: wire.closing,
+    }
+}

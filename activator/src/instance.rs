@@ -1,0 +1,66 @@
+//! One instance as this activator knows it.
+
+use crate::pool::Pool;
+use dormouse_core::record::Subject;
+use dormouse_proto::v1;
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+};
+use tokio_util::sync::CancellationToken;
+
+/// An instance.
+#[derive(Debug)]
+pub(crate) struct Instance {
+    pub(crate) id: String,
+    pub(crate) addr: SocketAddr,
+    /// What its records are about.
+    pub(crate) subject: Arc<Subject>,
+    pub(crate) pool: Pool,
+    /// The routes called it ready once.
+    pub(crate) told_ready: AtomicBool,
+    /// Its port was seen open by us.
+    pub(crate) port_open: AtomicBool,
+    /// A call was given to it.
+    pub(crate) first_call: AtomicBool,
+    /// A call on it timed out: it gets no more, for ever.
+    pub(crate) retired: AtomicBool,
+    /// All its connections have broken since the routes last named it: the address may be another's by now.
+    pub(crate) broken: AtomicBool,
+    /// A task tries its port.
+    pub(crate) dialled: AtomicBool,
+    /// Cancelled when the routes no longer name it.
+    pub(crate) forgotten: CancellationToken,
+}
+
+impl Instance {
+    pub(crate) fn new(told: &v1::Instance, addr: SocketAddr, subject: Arc<Subject>) -> Self {
+        Self {
+            id: told.id.clone(),
+            addr,
+            subject,
+            pool: Pool::default(),
+            told_ready: AtomicBool::new(false),
+            port_open: AtomicBool::new(false),
+            first_call: AtomicBool::new(false),
+            retired: AtomicBool::new(false),
+            broken: AtomicBool::new(false),
+            dialled: AtomicBool::new(false),
+            forgotten: CancellationToken::new(),
+        }
+    }
+
+    /// The routes no longer name it.
+    pub(crate) fn forget(&self) {
+        self.forgotten.cancel();
+        self.pool.close();
+    }
+
+    /// A call was given to it; true for the first one.
+    pub(crate) fn note_first_call(&self) -> bool {
+        !self.first_call.load(Relaxed) && !self.first_call.swap(true, Relaxed)
+    }
+}

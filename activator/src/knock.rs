@@ -1,0 +1,161 @@
+//! Demand goes up: what waits and runs, told on edges. A call that waits is told at once; the rest within a tenth of a
+//! second, with the exact peak in between. The first report of a stream is whole.
+
+use crate::{
+    func::Func,
+    instance::Instance,
+    link::{Backoff, Link},
+    shared::Shared,
+};
+use dormouse_proto::v1::{self, demand_client::DemandClient};
+use parking_lot::Mutex;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+use tokio::sync::{Notify, mpsc};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+
+/// Changes for which nobody waits are gathered that long.
+const GATHER: Duration = Duration::from_millis(100);
+/// Reports under way at once; behind them changes are gathered, not queued.
+const UNDER_WAY: usize = 4;
+
+/// What changed since the last report.
+#[derive(Debug, Default)]
+pub(crate) struct Board {
+    dirty: Mutex<Vec<Arc<Func>>>,
+    any: Notify,
+    urgent: Notify,
+    applied: AtomicU64,
+}
+
+impl Board {
+    /// A function's demand changed.
+    pub(crate) fn note(&self, func: &Arc<Func>, at_once: bool) {
+        let first = !func.dirty.load(Relaxed) && !func.dirty.swap(true, Relaxed);
+        if first {
+            self.dirty.lock().push(func.clone());
+        }
+        if at_once {
+            self.urgent.notify_one();
+        } else if first {
+            self.any.notify_one();
+        }
+    }
+
+    /// Routes of this version are acted by.
+    pub(crate) fn applied(&self, version: u64) {
+        self.applied.store(version, Relaxed);
+        self.urgent.notify_one();
+    }
+
+    /// Waits for something to tell.
+    async fn changed(&self) {
+        tokio::select! {
+            () = self.urgent.notified() => {}
+            () = self.any.notified() => {
+                tokio::select! { () = self.urgent.notified() => {}, () = tokio::time::sleep(GATHER) => {} }
+            }
+        }
+    }
+}
+
+/// Reports until the token is cancelled.
+pub(crate) async fn run(shared: Arc<Shared>, link: Link, name: String, stop: CancellationToken) {
+    let mut backoff = Backoff::default();
+    while !stop.is_cancelled() {
+        let result = tokio::select! {
+            result = report(&shared, &link, &name, &mut backoff) => result,
+            () = stop.cancelled() => return,
+        };
+        if let Err(e) = result {
+            tracing::debug!("demand: {}", e.message());
+        }
+        backoff.wait(&stop).await;
+    }
+}
+
+async fn report(shared: &Arc<Shared>, link: &Link, name: &str, backoff: &mut Backoff) -> Result<(), tonic::Status> {
+    // Demand before routes would be of functions that the controller cannot know to be ours.
+    while !shared.routes.load().known {
+        shared.board.urgent.notified().await;
+    }
+    let (sender, receiver) = mpsc::channel(UNDER_WAY);
+    let mut client = DemandClient::with_interceptor(link.channel(), link.token());
+    let stream = async {
+        client.report(ReceiverStream::new(receiver)).await?;
+        Ok(())
+    };
+    let feed = async {
+        let mut whole = true;
+        loop {
+            let Ok(place) = sender.reserve().await else { return };
+            if !whole {
+                shared.board.changed().await;
+            }
+            let report = collect(shared, name, whole);
+            whole = false;
+            place.send(report);
+        }
+    };
+    let started = tokio::time::Instant::now();
+    let result = tokio::select! { result = stream => result, () = feed => Ok(()) };
+    // A stream that lived for a while was no failure to connect.
+    if started.elapsed() > Duration::from_secs(5) {
+        backoff.reset();
+    }
+    result
+}
+
+fn collect(shared: &Shared, name: &str, whole: bool) -> v1::DemandReport {
+    let mut dirty = std::mem::take(&mut *shared.board.dirty.lock());
+    if whole {
+        // Functions that left the table while calls ran on are among the dirty ones.
+        let known = dirty.len();
+        let table = shared.routes.load();
+        let more: Vec<_> = table.by_uid.values().filter(|f| !dirty[..known].iter().any(|d| d.uid == f.uid)).collect();
+        dirty.extend(more.into_iter().cloned());
+    }
+    let mut report = v1::DemandReport {
+        activator: shared.spool.identity().activator,
+        name: name.to_owned(),
+        whole,
+        applied_version: shared.board.applied.load(Relaxed),
+        functions: Vec::new(),
+        instances: Vec::new(),
+    };
+    for func in dirty {
+        // Cleared first: what changes from here on is told next time.
+        func.dirty.store(false, Relaxed);
+        let mut inner = func.inner.lock();
+        let (queued, running, peak) = (inner.room.queued(), inner.room.running(), inner.room.take_peak());
+        let instances = inner.seats.iter().map(|(seat, i)| told(&func.uid, i, inner.room.in_flight(*seat)));
+        report.instances.extend(instances.filter(|i| !whole || !is_plain(i)));
+        drop(inner);
+        if !whole || queued + running + peak > 0 {
+            report.functions.push(v1::FunctionDemand { uid: func.uid.clone(), queued, running, peak });
+        }
+    }
+    report
+}
+
+fn told(function_uid: &str, instance: &Instance, in_flight: u32) -> v1::InstanceDemand {
+    v1::InstanceDemand {
+        function_uid: function_uid.to_owned(),
+        id: instance.id.clone(),
+        port_open: instance.port_open.load(Relaxed),
+        first_call_sent: instance.first_call.load(Relaxed),
+        in_flight,
+        retired: instance.retired.load(Relaxed),
+    }
+}
+
+/// True when there is nothing to say that a report's silence does not say.
+fn is_plain(i: &v1::InstanceDemand) -> bool {
+    !i.port_open && !i.first_call_sent && i.in_flight == 0 && !i.retired
+}

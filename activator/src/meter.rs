@@ -1,0 +1,154 @@
+//! A dispatched call becomes one record, whatever happens to it.
+
+use crate::{
+    SeenCall,
+    body::Upload,
+    clock::micros,
+    pool::Lane,
+    room::Seat,
+    shared::Shared,
+    spool::{Reservation, SpoolError},
+};
+use dormouse_core::record::{CallRecord, Outcome};
+use std::{
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
+
+/// What is known of a call before it is dispatched.
+#[derive(Clone, Debug)]
+pub(crate) struct Received {
+    /// Its number in the epoch.
+    pub(crate) call: u64,
+    /// Wall clock at its first byte, microseconds since 1970.
+    pub(crate) at_us: i64,
+    /// For who watches calls go by: method and path.
+    pub(crate) seen: Option<(http::Method, String)>,
+}
+
+/// The meter of one call, from dispatch on. Dropped without an end it records the call as aborted.
+#[derive(Debug)]
+pub(crate) struct Meter {
+    shared: Arc<Shared>,
+    /// Taken with the record: the slot is free after it.
+    rest: Option<Box<Rest>>,
+    dispatched: Duration,
+    pub(crate) upload: Arc<Upload>,
+    pub(crate) response_bytes: u64,
+    /// The status that the caller was given; 0 before.
+    pub(crate) status: u16,
+}
+
+#[derive(Debug)]
+struct Rest {
+    received: Received,
+    seat: Seat,
+    reservation: Reservation,
+}
+
+impl Meter {
+    /// The call is dispatched now.
+    pub(crate) fn start(
+        shared: &Arc<Shared>,
+        received: Received,
+        seat: Seat,
+        reservation: Reservation,
+        upload: Arc<Upload>,
+    ) -> Self {
+        Self {
+            shared: shared.clone(),
+            rest: Some(Box::new(Rest { received, seat, reservation })),
+            dispatched: shared.clock.now(),
+            upload,
+            response_bytes: 0,
+            status: 0,
+        }
+    }
+
+    /// The call was not dispatched after all: no byte of it left.
+    pub(crate) fn undo(mut self) -> Option<(Received, Seat, Reservation)> {
+        self.rest.take().map(|rest| (rest.received, rest.seat, rest.reservation))
+    }
+
+    /// Waited for a slot, waited for the instance, and since dispatch.
+    pub(crate) fn times(&self) -> (Duration, Duration, Duration) {
+        let run = self.shared.clock.now().saturating_sub(self.dispatched);
+        self.rest.as_ref().map_or((Duration::ZERO, Duration::ZERO, run), |r| (r.seat.turn.wait, r.seat.turn.start, run))
+    }
+
+    /// The instance let the call's time pass: it gets no more calls, and is to be replaced.
+    pub(crate) fn retire_instance(&self) {
+        let Some(rest) = &self.rest else { return };
+        rest.seat.retire_instance();
+    }
+
+    /// Keeps a connection that the call is done with.
+    pub(crate) fn keep(&self, lane: Lane) {
+        if let Some(rest) = &self.rest {
+            let instance = rest.seat.instance();
+            instance.pool.put(lane, instance, self.shared.clock);
+        }
+    }
+
+    /// Writes the record, then frees the slot. The first end counts; a second one does nothing.
+    pub(crate) fn finish(&mut self, outcome: Outcome) -> Result<(), SpoolError> {
+        let Some(rest) = self.rest.take() else { return Ok(()) };
+        let Rest { received, seat, reservation } = *rest;
+        let (wait, start) = (seat.turn.wait, seat.turn.start);
+        let record = CallRecord {
+            subject: 0,
+            call: received.call,
+            received_at_us: received.at_us,
+            wait_us: micros(wait),
+            start_us: micros(start),
+            run_us: micros(self.shared.clock.now().saturating_sub(self.dispatched)),
+            request_bytes: self.upload.bytes(),
+            response_bytes: self.response_bytes,
+            status: self.status,
+            outcome,
+            cold: !start.is_zero(),
+        };
+        let subject = &seat.instance().subject;
+        let written = self.shared.spool.append(subject, &record, reservation);
+        let metrics = &seat.func().metrics;
+        metrics.answered(self.status, outcome);
+        if record.cold {
+            metrics.cold_starts.inc();
+        }
+        match &written {
+            Ok(()) => self.shared.metrics.records.inc(),
+            Err(_) => self.shared.metrics.records_lost.inc(),
+        };
+        if let (Some(watcher), Some((method, path))) = (&self.shared.seen, received.seen) {
+            let request_id = self.shared.request_id(received.call);
+            // Full: it is a view, not an account.
+            let _ = watcher.try_send(SeenCall { request_id, subject: subject.clone(), record, method, path });
+        }
+        if let Err(e) = &written {
+            tracing::error!(call = received.call, "a call could not be recorded: {e}");
+        }
+        written
+    }
+}
+
+impl Drop for Meter {
+    fn drop(&mut self) {
+        if self.rest.is_some() {
+            // The process ends with calls in flight: they are explained, and billed nothing.
+            let _ = self.finish(Outcome::Aborted);
+        }
+    }
+}
+
+impl Seat {
+    /// Takes its instance out of routing for ever, and tells.
+    pub(crate) fn retire_instance(&self) {
+        if self.instance().retired.swap(true, Relaxed) {
+            return;
+        }
+        let (func, seat) = (self.func(), self.turn.seat);
+        func.inner.lock().room.set(seat, 0, false);
+        self.instance().pool.close();
+        self.tell_soon();
+    }
+}

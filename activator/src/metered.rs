@@ -1,0 +1,131 @@
+//! A response on its way to the client: its end is handed out only after the call's record is written.
+//!
+//! "End" is the last byte when the length is known, else the end of the stream: never a data frame before it.
+
+use crate::{
+    body::{Cut, Progress},
+    drain,
+    flight::Parts,
+    shared::Shared,
+};
+use bytes::Bytes;
+use dormouse_core::record::Outcome;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+/// The body of a response that is still coming. Dropped before its end (the client left) the call goes on to its end.
+pub(crate) struct Metered {
+    running: Option<(Parts, Incoming)>,
+    /// Bytes still to come, when the length is known.
+    remaining: Option<u64>,
+    shared: Arc<Shared>,
+}
+
+/// Whether an answer is the function's success or its failure.
+pub(crate) fn outcome_of(status: u16) -> Outcome {
+    if status < 500 { Outcome::Ok } else { Outcome::FunctionError }
+}
+
+impl Metered {
+    pub(crate) fn new(parts: Parts, incoming: Incoming, shared: &Arc<Shared>) -> Self {
+        let remaining = incoming.size_hint().exact();
+        Self { running: Some((parts, incoming)), remaining, shared: shared.clone() }
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        self.running.is_none()
+    }
+
+    pub(crate) fn size_hint(&self) -> SizeHint {
+        match (&self.running, self.remaining) {
+            (Some(_), Some(exact)) => SizeHint::with_exact(exact),
+            (Some(_), None) => SizeHint::new(),
+            (None, _) => SizeHint::with_exact(0),
+        }
+    }
+
+    pub(crate) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        let Some((parts, incoming)) = &mut self.running else { return Poll::Ready(None) };
+        parts.lane.drive(cx);
+        match Pin::new(incoming).poll_frame(cx) {
+            Poll::Pending if parts.deadline.as_mut().poll(cx).is_ready() => {
+                Poll::Ready(Some(Err(self.cut(Cut::Timeout))))
+            }
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(None) if self.remaining.is_some_and(|r| r > 0) => Poll::Ready(Some(Err(self.cut(Cut::Died)))),
+            Poll::Ready(None) => Poll::Ready(self.end(cx).err().map(Err)),
+            Poll::Ready(Some(Err(_))) => Poll::Ready(Some(Err(self.cut(Cut::Died)))),
+            Poll::Ready(Some(Ok(frame))) => {
+                let len = frame.data_ref().map_or(0, Bytes::len) as u64;
+                parts.meter.response_bytes += len;
+                self.remaining = self.remaining.map(|r| r.saturating_sub(len));
+                let last = self.remaining == Some(0) || frame.is_trailers();
+                let ended = if last { self.end(cx) } else { Ok(()) };
+                Poll::Ready(Some(ended.map(|()| frame)))
+            }
+        }
+    }
+
+    /// The response came whole: the record is written, the connection kept.
+    fn end(&mut self, cx: &mut Context<'_>) -> Result<(), Cut> {
+        let Some((parts, incoming)) = self.running.take() else { return Ok(()) };
+        let outcome = outcome_of(parts.meter.status);
+        // Its end is read by now, and the connection is told so.
+        drop(incoming);
+        finish(parts, outcome, cx).map_err(|_| Cut::NotRecorded)
+    }
+
+    /// The response breaks off: the client sees a broken transfer.
+    fn cut(&mut self, cut: Cut) -> Cut {
+        let Some((parts, incoming)) = self.running.take() else { return cut };
+        let Parts { lane, mut meter, .. } = parts;
+        drop(incoming);
+        let outcome = match cut {
+            Cut::Timeout if meter.upload.progress() == Progress::Starved => Outcome::ClientGone,
+            Cut::Timeout => {
+                meter.retire_instance();
+                Outcome::Timeout
+            }
+            _ if meter.upload.progress() == Progress::Broken => Outcome::ClientGone,
+            _ => Outcome::FunctionError,
+        };
+        if matches!(outcome, Outcome::FunctionError) {
+            drop(lane)
+        } else {
+            lane.reset()
+        }
+        match meter.finish(outcome) {
+            Ok(()) => cut,
+            Err(_) => Cut::NotRecorded,
+        }
+    }
+}
+
+/// A call whose response came whole: writes the record; keeps the connection if nothing more is on its way.
+pub(crate) fn finish(mut parts: Parts, outcome: Outcome, cx: &mut Context<'_>) -> Result<(), crate::spool::SpoolError> {
+    let mut lane = parts.lane;
+    if parts.meter.upload.progress() == Progress::Whole {
+        lane.drive(cx);
+        if lane.is_free() {
+            // Before the record: the call that gets the slot finds it.
+            parts.meter.keep(lane);
+        }
+    } else {
+        // An early answer: the instance did not want the rest of the body.
+        lane.reset();
+    }
+    parts.meter.finish(outcome)
+}
+
+impl Drop for Metered {
+    fn drop(&mut self) {
+        if let Some((parts, incoming)) = self.running.take() {
+            drain::after_head(parts, incoming, &self.shared);
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! Records leave: spool to ledger, in order, each until it is acknowledged. Calls never wait for it.
+
+use crate::{
+    link::{Backoff, Link},
+    shared::Shared,
+    spool::{Batch, Cursor},
+};
+use dormouse_core::record::Packer;
+use dormouse_proto::v1::{self, appended, ledger_client::LedgerClient};
+use std::{sync::Arc, time::Duration};
+use tokio_util::sync::CancellationToken;
+
+/// Records are gathered that long after the first one, so that a busy activator sends full frames.
+const GATHER: Duration = Duration::from_millis(20);
+/// The ledger's answer is awaited that long.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Ships until the token is cancelled, then until the spool is empty or the ledger fails once.
+pub(crate) async fn run(shared: Arc<Shared>, link: Link, stop: CancellationToken) {
+    let mut client = LedgerClient::with_interceptor(link.channel(), link.token());
+    let mut cursor = Cursor::default();
+    let mut backoff = Backoff::default();
+    loop {
+        let stopping = stop.is_cancelled();
+        let (back, read) = next(cursor, &shared).await;
+        cursor = back;
+        match read {
+            Some(batch) => match send(&mut client, &batch, &mut cursor, &shared).await {
+                Ok(()) => backoff.reset(),
+                Err(e) if stopping => return tracing::warn!("records stay in the spool: {e}"),
+                Err(e) => {
+                    tracing::debug!("ledger: {e}");
+                    cursor.seek(batch.activator, batch.epoch, batch.first_seq);
+                    backoff.wait(&stop).await;
+                }
+            },
+            None if stopping => return,
+            None => {
+                tokio::select! { () = shared.spool.written() => {}, () = stop.cancelled() => {} }
+                tokio::select! { () = tokio::time::sleep(GATHER) => {}, () = stop.cancelled() => {} }
+            }
+        }
+    }
+}
+
+/// The next batch, read where blocking is allowed.
+async fn next(mut cursor: Cursor, shared: &Arc<Shared>) -> (Cursor, Option<Batch>) {
+    let reader = shared.clone();
+    let read = tokio::task::spawn_blocking(move || {
+        let result = cursor.next(&reader.spool);
+        (cursor, result)
+    });
+    match read.await {
+        Ok((cursor, Ok(batch))) => (cursor, batch),
+        Ok((cursor, Err(e))) => {
+            tracing::error!("spool cannot be read: {e}");
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            (cursor, None)
+        }
+        // The runtime is ending.
+        Err(_) => (Cursor::default(), None),
+    }
+}
+
+type Client =
+    LedgerClient<tonic::service::interceptor::InterceptedService<tonic::transport::Channel, crate::link::Token>>;
+
+async fn send(client: &mut Client, batch: &Batch, cursor: &mut Cursor, shared: &Shared) -> Result<(), ShipError> {
+    let request = tokio::time::timeout(ANSWER_TIMEOUT, client.append(frame(batch)));
+    let answer = request.await.map_err(|_| ShipError::Silent)??.into_inner();
+    shared.spool.trim(batch.activator, batch.epoch, answer.watermark);
+    let next = answer.watermark + 1;
+    match answer.outcome() {
+        appended::Outcome::Applied | appended::Outcome::Duplicate if next > batch.last_seq() => {
+            shared.metrics.records_shipped.inc_by(batch.records.len() as u64);
+            Ok(())
+        }
+        // It has some of them, or less than we thought: it says where to go on.
+        appended::Outcome::Applied | appended::Outcome::Duplicate => {
+            cursor.seek(batch.activator, batch.epoch, next);
+            Ok(())
+        }
+        appended::Outcome::Gap if next < batch.first_seq && cursor.holds(&shared.spool, batch, next) => {
+            cursor.seek(batch.activator, batch.epoch, next);
+            Ok(())
+        }
+        appended::Outcome::Gap => Err(ShipError::Gap { first: batch.first_seq, watermark: answer.watermark }),
+        appended::Outcome::Unspecified => Err(ShipError::Unclear),
+    }
+}
+
+fn frame(batch: &Batch) -> v1::Frame {
+    let mut packer = Packer::default();
+    batch.records.iter().for_each(|r| packer.push(r));
+    let count = packer.count();
+    let records = bytes::Bytes::from(packer.finish());
+    v1::Frame {
+        activator: batch.activator,
+        epoch: batch.epoch,
+        first_seq: batch.first_seq,
+        count,
+        subjects: batch.subjects.iter().map(|s| s.as_ref().into()).collect(),
+        crc32c: crc32c::crc32c(&records),
+        records,
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum ShipError {
+    #[error("no answer in time")]
+    Silent,
+    #[error("{}", .0.message())]
+    Refused(#[from] tonic::Status),
+    #[error("it wants records that are trimmed: it has up to {watermark}, the spool begins at {first}")]
+    Gap { first: u64, watermark: u64 },
+    #[error("an answer without outcome")]
+    Unclear,
+}

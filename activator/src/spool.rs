@@ -1,0 +1,300 @@
+//! The activator's durable outbox of records: an append-only log of segments, trimmed as the ledger acknowledges.
+//!
+//! A record is written with one write(2) before its call ends, so that no kill of the process loses it; a task syncs
+//! every second, so that a power cut loses at most that second. The log has a bound in bytes: over it calls are refused
+//! before they are dispatched. See [`segment`] for the file format, [`identity`] for who writes it.
+
+mod cursor;
+mod identity;
+mod segment;
+
+pub(crate) use cursor::{Batch, Cursor};
+pub use identity::Identity;
+
+use crate::answer::Refusal;
+use dormouse_core::record::{CallRecord, Subject};
+use parking_lot::Mutex;
+use segment::{Header, Writer};
+use std::{
+    collections::VecDeque,
+    fs::{self, File},
+    io,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+};
+use tokio::sync::Notify;
+
+/// Most that one record can take: its subject (five names of at most 253 bytes and JSON around them), itself (91 bytes)
+/// and the header of a new segment (36 bytes); rounded up.
+const RESERVED_BYTES: u64 = 2048;
+/// Largest segment. An eighth of the bound when that is less, so that trimming frees room long before the bound.
+const MAX_SEGMENT: u64 = 8 << 20;
+const MIN_SEGMENT: u64 = 4 << 10;
+
+/// Why the spool does not take a record.
+#[derive(Debug, thiserror::Error)]
+pub enum SpoolError {
+    /// The folder cannot be used.
+    #[error("spool folder {path}: {source}")]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Another process has it.
+    #[error("spool folder {0} is used by another activator: give each its own --spool-dir")]
+    Taken(PathBuf),
+    /// A write failed.
+    #[error("spool: {0}")]
+    Io(#[from] io::Error),
+    /// The bound in bytes is reached, or the disk failed.
+    #[error("spool is full")]
+    Full,
+}
+
+impl From<SpoolError> for Refusal {
+    fn from(_: SpoolError) -> Self {
+        Self::spool_full()
+    }
+}
+
+/// A place in the spool for one record; given back when dropped.
+#[derive(Debug)]
+pub(crate) struct Reservation(Arc<Room>);
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.0.reserved.fetch_sub(RESERVED_BYTES, Relaxed);
+    }
+}
+
+/// Bytes promised and used.
+#[derive(Debug, Default)]
+struct Room {
+    reserved: AtomicU64,
+    used: AtomicU64,
+}
+
+/// A segment file and what is in it.
+#[derive(Clone, Debug)]
+struct Segment {
+    path: PathBuf,
+    header: Header,
+    /// Whole records in it.
+    count: u64,
+    /// Bytes up to the end of the last whole entry.
+    bytes: u64,
+}
+
+/// The spool.
+#[derive(Debug)]
+pub(crate) struct Spool {
+    folder: PathBuf,
+    identity: Identity,
+    max_bytes: u64,
+    segment_bytes: u64,
+    room: Arc<Room>,
+    log: Mutex<Log>,
+    /// A write failed: nothing is taken until a new segment could be begun.
+    failed: AtomicBool,
+    unsynced: AtomicBool,
+    written: Notify,
+    /// Held for as long as the folder is ours.
+    _lock: File,
+}
+
+#[derive(Debug)]
+struct Log {
+    writer: Writer,
+    /// Oldest first; the last one is the writer's.
+    segments: VecDeque<Segment>,
+}
+
+impl Spool {
+    /// Opens the folder, made if it is missing: cuts torn tails, and begins the next epoch.
+    ///
+    /// # Errors
+    /// When the folder is another activator's, or cannot be written.
+    pub(crate) fn open(folder: &Path, max_bytes: u64) -> Result<Self, SpoolError> {
+        let at = |source| SpoolError::Folder { path: folder.to_owned(), source };
+        fs::create_dir_all(folder).map_err(at)?;
+        let lock = File::create(folder.join("lock")).map_err(at)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(fs::TryLockError::WouldBlock) => return Err(SpoolError::Taken(folder.to_owned())),
+            Err(fs::TryLockError::Error(e)) => return Err(at(e)),
+        }
+        let mut segments = segment::recover(folder).map_err(at)?;
+        let identity = Identity::next(folder, segments.iter().map(|s| &s.header)).map_err(at)?;
+        let header = Header { activator: identity.activator, epoch: identity.epoch, first_seq: 1 };
+        let (writer, first) = Writer::begin(folder, header).map_err(at)?;
+        segments.push_back(first);
+        let room = Room::default();
+        room.used.store(segments.iter().map(|s| s.bytes).sum(), Relaxed);
+        Ok(Self {
+            folder: folder.to_owned(),
+            identity,
+            max_bytes,
+            segment_bytes: (max_bytes / 8).clamp(MIN_SEGMENT, MAX_SEGMENT),
+            room: Arc::new(room),
+            log: Mutex::new(Log { writer, segments }),
+            failed: AtomicBool::new(false),
+            unsynced: AtomicBool::new(true),
+            written: Notify::new(),
+            _lock: lock,
+        })
+    }
+
+    /// Who writes it, in this life of the process.
+    pub(crate) fn identity(&self) -> Identity {
+        self.identity
+    }
+
+    /// Bytes on disk.
+    pub(crate) fn used_bytes(&self) -> u64 {
+        self.room.used.load(Relaxed)
+    }
+
+    /// Fails when no record would be taken now.
+    pub(crate) fn check(&self) -> Result<(), SpoolError> {
+        let promised = self.room.reserved.load(Relaxed) + self.used_bytes();
+        let full = promised + RESERVED_BYTES > self.max_bytes;
+        if full || self.failed.load(Relaxed) { Err(SpoolError::Full) } else { Ok(()) }
+    }
+
+    /// Makes sure that a call's record will find its place.
+    pub(crate) fn reserve(&self) -> Result<Reservation, SpoolError> {
+        let reserved = self.room.reserved.fetch_add(RESERVED_BYTES, Relaxed) + RESERVED_BYTES;
+        let reservation = Reservation(self.room.clone());
+        let full = reserved + self.used_bytes() > self.max_bytes;
+        if full || self.failed.load(Relaxed) { Err(SpoolError::Full) } else { Ok(reservation) }
+    }
+
+    /// Writes a record. When this returns, no end of the process loses it.
+    pub(crate) fn append(
+        &self,
+        subject: &Arc<Subject>,
+        record: &CallRecord,
+        reservation: Reservation,
+    ) -> Result<(), SpoolError> {
+        let mut log = self.log.lock();
+        let result = self.write(&mut log, subject, record);
+        drop(log);
+        drop(reservation);
+        match result {
+            Ok(bytes) => {
+                self.room.used.fetch_add(bytes, Relaxed);
+                self.unsynced.store(true, Relaxed);
+                self.written.notify_one();
+                Ok(())
+            }
+            Err(e) => {
+                self.failed.store(true, Relaxed);
+                Err(e.into())
+            }
+        }
+    }
+
+    fn write(&self, log: &mut Log, subject: &Arc<Subject>, record: &CallRecord) -> io::Result<u64> {
+        let mut header_bytes = 0;
+        if log.writer.bytes() >= self.segment_bytes {
+            header_bytes = self.begin_segment(log)?;
+        }
+        let bytes = log.writer.append(subject, record)?;
+        if let Some(current) = log.segments.back_mut() {
+            current.count += 1;
+            current.bytes += bytes;
+        }
+        Ok(bytes + header_bytes)
+    }
+
+    /// Starts a new segment; returns the bytes that it takes already.
+    fn begin_segment(&self, log: &mut Log) -> io::Result<u64> {
+        // What is in the old one is synced by whoever syncs next: here it would hold up every call.
+        let header = Header {
+            activator: self.identity.activator,
+            epoch: self.identity.epoch,
+            first_seq: log.segments.back().map_or(1, |s| s.header.first_seq + s.count),
+        };
+        let (writer, segment) = Writer::begin(&self.folder, header)?;
+        let old = std::mem::replace(&mut log.writer, writer);
+        old.finish();
+        let bytes = segment.bytes;
+        log.segments.push_back(segment);
+        Ok(bytes)
+    }
+
+    /// Syncs what was written. Blocks; call it each second.
+    pub(crate) fn sync(&self) {
+        if self.failed.load(Relaxed) {
+            self.recover_from_failure();
+        }
+        if !self.unsynced.swap(false, Relaxed) {
+            return;
+        }
+        let file = self.log.lock().writer.handle();
+        if let Err(e) = file.and_then(|f| f.sync_data()) {
+            tracing::error!("spool cannot be synced: {e}");
+            self.failed.store(true, Relaxed);
+        }
+    }
+
+    /// After a failed write or sync a fresh segment shows whether the disk works again.
+    fn recover_from_failure(&self) {
+        let mut log = self.log.lock();
+        match self.begin_segment(&mut log) {
+            Ok(bytes) => {
+                self.room.used.fetch_add(bytes, Relaxed);
+                self.failed.store(false, Relaxed);
+                tracing::info!("spool takes records again");
+            }
+            Err(e) => tracing::warn!("spool still fails: {e}"),
+        }
+    }
+
+    /// True while records are refused because the disk fails.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.failed.load(Relaxed)
+    }
+
+    /// Waits until something may have been written since the last time.
+    pub(crate) async fn written(&self) {
+        self.written.notified().await;
+    }
+
+    /// Everything up to `watermark` of an epoch is in the ledger: whole segments below it are deleted.
+    pub(crate) fn trim(&self, activator: u64, epoch: u32, watermark: u64) {
+        let mut log = self.log.lock();
+        let current = log.segments.back().map(|s| s.path.clone());
+        let mut freed = 0;
+        let mut gone = Vec::new();
+        log.segments.retain(|s| {
+            let below = (s.header.activator, s.header.epoch) == (activator, epoch)
+                && s.header.first_seq + s.count <= watermark + 1
+                && Some(&s.path) != current.as_ref();
+            if below {
+                freed += s.bytes;
+                gone.push(s.path.clone());
+            }
+            !below
+        });
+        drop(log);
+        self.room.used.fetch_sub(freed, Relaxed);
+        for path in gone {
+            if let Err(e) = fs::remove_file(&path) {
+                tracing::warn!(path = %path.display(), "an acknowledged segment stays: {e}");
+            }
+        }
+    }
+
+    fn segments(&self) -> Vec<Segment> {
+        self.log.lock().segments.iter().cloned().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests;

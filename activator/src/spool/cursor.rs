@@ -1,0 +1,176 @@
+//! Reads the spool in order, a batch at a time, for whoever ships it.
+
+use super::{
+    Segment, Spool,
+    segment::{self, Entry, HEADER_LEN},
+};
+use dormouse_core::record::{CallRecord, Subject};
+use std::{
+    collections::HashMap,
+    fs::File,
+    io::{self, Read, Seek, SeekFrom},
+    sync::Arc,
+};
+
+/// Most records of a batch.
+const MAX_RECORDS: usize = 2000;
+/// Most bytes read for a batch: 2000 records of about 35 bytes and their subjects.
+const MAX_READ: u64 = 256 << 10;
+
+/// Records that follow each other.
+#[derive(Debug)]
+pub(crate) struct Batch {
+    pub(crate) activator: u64,
+    pub(crate) epoch: u32,
+    pub(crate) first_seq: u64,
+    /// What the records' subject numbers mean.
+    pub(crate) subjects: Vec<Arc<Subject>>,
+    pub(crate) records: Vec<CallRecord>,
+}
+
+impl Batch {
+    /// Number of the last record.
+    pub(crate) fn last_seq(&self) -> u64 {
+        self.first_seq + self.records.len() as u64 - 1
+    }
+}
+
+/// Where reading stands.
+#[derive(Debug, Default)]
+pub(crate) struct Cursor {
+    /// Writer and epoch that are read, and the next record of it.
+    at: Option<(u64, u32, u64)>,
+    open: Option<Open>,
+}
+
+#[derive(Debug)]
+struct Open {
+    first_seq: u64,
+    file: File,
+    position: u64,
+    next_seq: u64,
+    subjects: HashMap<u32, Arc<Subject>>,
+}
+
+impl Cursor {
+    /// The next records, or nothing when all there is was read. Blocks on the disk.
+    pub(crate) fn next(&mut self, spool: &Spool) -> io::Result<Option<Batch>> {
+        for segment in spool.segments() {
+            let Some(from) = self.wanted(&segment) else { continue };
+            if let Some(batch) = self.read(&segment, from)? {
+                self.at = Some((batch.activator, batch.epoch, batch.last_seq() + 1));
+                return Ok(Some(batch));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Goes on at another record of an epoch.
+    pub(crate) fn seek(&mut self, activator: u64, epoch: u32, seq: u64) {
+        self.at = Some((activator, epoch, seq));
+        self.open = None;
+    }
+
+    /// Whether the spool still has a record of the batch's epoch.
+    pub(crate) fn holds(&self, spool: &Spool, batch: &Batch, seq: u64) -> bool {
+        let of_epoch = |s: &Segment| (s.header.activator, s.header.epoch) == (batch.activator, batch.epoch);
+        let holds = |s: &Segment| s.header.first_seq <= seq && seq < s.header.first_seq + s.count;
+        spool.segments().iter().any(|s| of_epoch(s) && holds(s))
+    }
+
+    /// The first record to read in a segment; `None` when there is nothing in it for us.
+    fn wanted(&self, segment: &Segment) -> Option<u64> {
+        let header = &segment.header;
+        let end = header.first_seq + segment.count;
+        let from = match self.at {
+            Some((activator, epoch, seq)) if (activator, epoch) == (header.activator, header.epoch) => seq,
+            // Segments come oldest first: one of another epoch was read to its end, or not at all.
+            Some((activator, epoch, _)) if activator == header.activator && header.epoch < epoch => return None,
+            _ => header.first_seq,
+        };
+        (from < end).then_some(from.max(header.first_seq))
+    }
+
+    fn read(&mut self, segment: &Segment, from: u64) -> io::Result<Option<Batch>> {
+        let open = match self.open.take() {
+            Some(open)
+                if open.first_seq == segment.header.first_seq && open.next_seq <= from && open.is(segment)? =>
+            {
+                open
+            }
+            _ => Open::new(segment)?,
+        };
+        let open = self.open.insert(open);
+        loop {
+            let (records, subjects, first_seq) = open.records(segment, from)?;
+            if !records.is_empty() {
+                let (activator, epoch) = (segment.header.activator, segment.header.epoch);
+                return Ok(Some(Batch { activator, epoch, first_seq, subjects, records }));
+            }
+            if open.position >= segment.bytes {
+                return Ok(None);
+            }
+        }
+    }
+}
+
+impl Open {
+    fn new(segment: &Segment) -> io::Result<Self> {
+        Ok(Self {
+            first_seq: segment.header.first_seq,
+            file: File::open(&segment.path)?,
+            position: HEADER_LEN as u64,
+            next_seq: segment.header.first_seq,
+            subjects: HashMap::new(),
+        })
+    }
+
+    /// Whether this is the file of that segment: two epochs have segments that begin with 1.
+    fn is(&self, segment: &Segment) -> io::Result<bool> {
+        use std::os::unix::fs::MetadataExt;
+        let (ours, theirs) = (self.file.metadata()?, std::fs::metadata(&segment.path)?);
+        Ok((ours.dev(), ours.ino()) == (theirs.dev(), theirs.ino()))
+    }
+
+    /// One read's worth of records from `from` on, with the subjects they name.
+    #[expect(clippy::type_complexity, reason = "taken apart at once by its only caller")]
+    fn records(&mut self, segment: &Segment, from: u64) -> io::Result<(Vec<CallRecord>, Vec<Arc<Subject>>, u64)> {
+        let len = segment.bytes.saturating_sub(self.position).min(MAX_READ);
+        let mut bytes = vec![0; usize::try_from(len).map_err(io::Error::other)?];
+        self.file.seek(SeekFrom::Start(self.position))?;
+        self.file.read_exact(&mut bytes)?;
+        let (mut records, mut numbers, mut subjects) = (Vec::new(), HashMap::new(), Vec::new());
+        let mut at = 0;
+        while records.len() < MAX_RECORDS
+            && let Some((entry, len)) = segment::read_entry(&bytes[at..])
+        {
+            at += len;
+            match entry {
+                Entry::Subject(number, subject) => {
+                    self.subjects.insert(number, Arc::new(subject));
+                }
+                Entry::Record(record) => {
+                    self.next_seq += 1;
+                    if self.next_seq > from {
+                        let known = self.subjects.get(&record.subject).ok_or_else(|| harmed(segment))?;
+                        let number = *numbers.entry(record.subject).or_insert_with(|| {
+                            subjects.push(known.clone());
+                            subjects.len() as u32 - 1
+                        });
+                        records.push(CallRecord { subject: number, ..record });
+                    }
+                }
+            }
+        }
+        if at == 0 && !bytes.is_empty() {
+            return Err(harmed(segment));
+        }
+        self.position += at as u64;
+        let first = self.next_seq - records.len() as u64;
+        Ok((records, subjects, first))
+    }
+}
+
+fn harmed(segment: &Segment) -> io::Error {
+    io::Error::other(format!("{} is harmed", segment.path.display()))
+}

@@ -1,0 +1,237 @@
+//! A segment file: a header, then entries, each with its length and CRC-32C.
+//!
+//! ```text
+//! header  "DMSPOOL1" activator:u64 epoch:u32 first_seq:u64 reserved:u32 crc32c:u32     36 bytes, little endian
+//! entry   len:u32 crc32c:u32 payload[len]
+//! payload 1 number:u32 JSON                a subject, before the first record that names it
+//!         2 packed record                  as dormouse_core::record packs a single one; its number is its place
+//! ```
+
+use super::Segment;
+use dormouse_core::record::{self, CallRecord, Packer, Subject};
+use std::{
+    collections::{HashMap, VecDeque},
+    fs::{self, File, OpenOptions},
+    io::{self, Write},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+const MAGIC: &[u8; 8] = b"DMSPOOL1";
+pub(super) const HEADER_LEN: usize = 36;
+const ENTRY_HEAD: usize = 8;
+/// Longest payload: a subject (see [`super::RESERVED_BYTES`]).
+const MAX_PAYLOAD: usize = 2048;
+const SUBJECT: u8 = 1;
+const RECORD: u8 = 2;
+const EXTENSION: &str = "seg";
+
+/// Whose records a segment holds, and where they begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Header {
+    pub(super) activator: u64,
+    pub(super) epoch: u32,
+    pub(super) first_seq: u64,
+}
+
+impl Header {
+    fn bytes(self) -> [u8; HEADER_LEN] {
+        let mut out = [0; HEADER_LEN];
+        out[..8].copy_from_slice(MAGIC);
+        out[8..16].copy_from_slice(&self.activator.to_le_bytes());
+        out[16..20].copy_from_slice(&self.epoch.to_le_bytes());
+        out[20..28].copy_from_slice(&self.first_seq.to_le_bytes());
+        let sum = crc32c::crc32c(&out[..32]);
+        out[32..].copy_from_slice(&sum.to_le_bytes());
+        out
+    }
+
+    fn read(bytes: &[u8]) -> Option<Self> {
+        let bytes = bytes.get(..HEADER_LEN)?;
+        if &bytes[..8] != MAGIC || crc32c::crc32c(&bytes[..32]) != u32_at(bytes, 32)? {
+            return None;
+        }
+        Some(Self { activator: u64_at(bytes, 8)?, epoch: u32_at(bytes, 16)?, first_seq: u64_at(bytes, 20)? })
+    }
+
+    fn path(self, folder: &Path) -> PathBuf {
+        let Self { activator, epoch, first_seq } = self;
+        folder.join(format!("{activator:016x}-{epoch:08x}-{first_seq:016x}.{EXTENSION}"))
+    }
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
+    Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?))
+}
+
+/// Appends to one segment.
+#[derive(Debug)]
+pub(super) struct Writer {
+    file: File,
+    bytes: u64,
+    /// Subjects written in this segment, by where they stand in memory; held, so that the place stays theirs.
+    subjects: HashMap<usize, (Arc<Subject>, u32)>,
+    buffer: Vec<u8>,
+}
+
+impl Writer {
+    /// Makes the file with its header.
+    pub(super) fn begin(folder: &Path, header: Header) -> io::Result<(Self, Segment)> {
+        let path = header.path(folder);
+        // Left over by a failure before its first record: a file with records is never begun again.
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).open(&path)?;
+        file.write_all(&header.bytes())?;
+        sync_folder(folder)?;
+        let bytes = HEADER_LEN as u64;
+        let segment = Segment { path, header, count: 0, bytes };
+        Ok((Self { file, bytes, subjects: HashMap::new(), buffer: Vec::new() }, segment))
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Writes a record, and its subject when it is new here, with one write(2). After an error nothing of it remains.
+    pub(super) fn append(&mut self, subject: &Arc<Subject>, record: &CallRecord) -> io::Result<u64> {
+        self.buffer.clear();
+        let place = Arc::as_ptr(subject) as usize;
+        let known = self.subjects.get(&place).map(|(_, number)| *number);
+        let number = match known {
+            Some(number) => number,
+            None => {
+                let number = u32::try_from(self.subjects.len()).map_err(io::Error::other)?;
+                let json = serde_json::to_vec(subject.as_ref())?;
+                put_entry(&mut self.buffer, &[&[SUBJECT], &number.to_le_bytes(), &json])?;
+                number
+            }
+        };
+        let mut packer = Packer::default();
+        packer.push(&CallRecord { subject: number, ..*record });
+        put_entry(&mut self.buffer, &[&[RECORD], &packer.finish()])?;
+        if let Err(e) = self.file.write_all(&self.buffer) {
+            // Half an entry would hide whatever follows it.
+            self.file.set_len(self.bytes)?;
+            io::Seek::seek(&mut self.file, io::SeekFrom::Start(self.bytes))?;
+            return Err(e);
+        }
+        if known.is_none() {
+            self.subjects.insert(place, (subject.clone(), number));
+        }
+        let written = self.buffer.len() as u64;
+        self.bytes += written;
+        Ok(written)
+    }
+
+    /// A second handle, to sync while others write.
+    pub(super) fn handle(&self) -> io::Result<File> {
+        self.file.try_clone()
+    }
+
+    /// No more is written; the rest is synced in the background.
+    pub(super) fn finish(self) {
+        let sync = move || {
+            if let Err(e) = self.file.sync_data() {
+                tracing::error!("a full spool segment cannot be synced: {e}");
+            }
+        };
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn_blocking(sync)),
+            Err(_) => sync(),
+        }
+    }
+}
+
+fn put_entry(out: &mut Vec<u8>, parts: &[&[u8]]) -> io::Result<()> {
+    let len = parts.iter().map(|p| p.len()).sum::<usize>();
+    if len > MAX_PAYLOAD {
+        return Err(io::Error::other("a spool entry is longer than its limit"));
+    }
+    let sum = parts.iter().fold(0, |sum, part| crc32c::crc32c_append(sum, part));
+    out.extend_from_slice(&(len as u32).to_le_bytes());
+    out.extend_from_slice(&sum.to_le_bytes());
+    parts.iter().for_each(|p| out.extend_from_slice(p));
+    Ok(())
+}
+
+/// What an entry holds.
+#[derive(Debug, PartialEq)]
+pub(super) enum Entry {
+    Subject(u32, Subject),
+    Record(CallRecord),
+}
+
+/// The entry at the beginning of `bytes` and its whole length; `None` when there is no whole, unharmed one.
+pub(super) fn read_entry(bytes: &[u8]) -> Option<(Entry, usize)> {
+    let len = u32_at(bytes, 0)? as usize;
+    if len == 0 || len > MAX_PAYLOAD {
+        return None;
+    }
+    let payload = bytes.get(ENTRY_HEAD..ENTRY_HEAD + len)?;
+    if crc32c::crc32c(payload) != u32_at(bytes, 4)? {
+        return None;
+    }
+    let (&kind, rest) = payload.split_first()?;
+    let entry = match kind {
+        SUBJECT => Entry::Subject(u32_at(rest, 0)?, serde_json::from_slice(rest.get(4..)?).ok()?),
+        RECORD => Entry::Record(*record::unpack(rest, 1).ok()?.first()?),
+        _ => return None,
+    };
+    Some((entry, ENTRY_HEAD + len))
+}
+
+/// Finds the segments of former lives, oldest first; what follows the last whole entry is cut off. Files without a
+/// record are deleted, such whose header is harmed are set aside.
+pub(super) fn recover(folder: &Path) -> io::Result<VecDeque<Segment>> {
+    let mut paths: Vec<PathBuf> = fs::read_dir(folder)?
+        .filter_map(|entry| entry.map(|e| e.path()).ok())
+        .filter(|path| path.extension().is_some_and(|e| e == EXTENSION))
+        .collect();
+    paths.sort();
+    let mut segments = VecDeque::new();
+    for path in paths {
+        let bytes = fs::read(&path)?;
+        let Some(header) = Header::read(&bytes) else {
+            set_aside(&path, bytes.len())?;
+            continue;
+        };
+        let (count, end) = scan(&bytes);
+        if count == 0 {
+            fs::remove_file(&path)?;
+            continue;
+        }
+        if end < bytes.len() {
+            tracing::warn!(path = %path.display(), "cut {} bytes of a torn record", bytes.len() - end);
+            OpenOptions::new().write(true).open(&path)?.set_len(end as u64)?;
+        }
+        segments.push_back(Segment { path, header, count, bytes: end as u64 });
+    }
+    Ok(segments)
+}
+
+/// A file shorter than a header was begun and never written to; a longer one is kept for people to look at.
+fn set_aside(path: &Path, len: usize) -> io::Result<()> {
+    if len <= HEADER_LEN {
+        return fs::remove_file(path);
+    }
+    tracing::error!(path = %path.display(), "not a spool segment: set aside");
+    fs::rename(path, path.with_extension("bad"))
+}
+
+/// Whole records in a segment, and where the last whole entry ends.
+fn scan(bytes: &[u8]) -> (u64, usize) {
+    let (mut at, mut count) = (HEADER_LEN, 0);
+    while let Some((entry, len)) = bytes.get(at..).and_then(read_entry) {
+        at += len;
+        count += u64::from(matches!(entry, Entry::Record(_)));
+    }
+    (count, at)
+}
+
+/// Makes the names in a folder durable.
+pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}

@@ -1,0 +1,156 @@
+//! The spool across ends of its process, torn tails and its bound.
+
+use super::*;
+use dormouse_core::record::Outcome;
+use std::io::Write;
+
+fn subject(name: &str) -> Arc<Subject> {
+    Arc::new(Subject {
+        function_uid: format!("uid-{name}"),
+        namespace: "ns".into(),
+        name: name.into(),
+        revision: "r1".into(),
+        tenant: "ns".into(),
+        memory_mib: 256,
+        cpu_millis: 100,
+    })
+}
+
+fn record(call: u64) -> CallRecord {
+    CallRecord {
+        subject: 0,
+        call,
+        received_at_us: 1_700_000_000_000_000 + call as i64,
+        wait_us: 0,
+        start_us: 5,
+        run_us: call,
+        request_bytes: 1,
+        response_bytes: 2,
+        status: 200,
+        outcome: Outcome::Ok,
+        cold: true,
+    }
+}
+
+fn add(spool: &Spool, subject: &Arc<Subject>, call: u64) {
+    let place = spool.reserve().unwrap();
+    spool.append(subject, &record(call), place).unwrap();
+}
+
+/// Epoch, number, name of the function and number of the call of everything in the spool.
+fn all(spool: &Spool) -> Vec<(u32, u64, String, u64)> {
+    let mut cursor = Cursor::default();
+    let mut found = Vec::new();
+    while let Some(batch) = cursor.next(spool).unwrap() {
+        for (i, r) in batch.records.iter().enumerate() {
+            let name = batch.subjects[r.subject as usize].name.clone();
+            found.push((batch.epoch, batch.first_seq + i as u64, name, r.call));
+        }
+    }
+    found
+}
+
+#[test]
+fn records_outlive_the_process_and_each_life_has_its_epoch() {
+    let folder = tempfile::tempdir().unwrap();
+    let spool = Spool::open(folder.path(), 1 << 20).unwrap();
+    let first = spool.identity();
+    let (a, b) = (subject("a"), subject("b"));
+    add(&spool, &a, 1);
+    add(&spool, &b, 2);
+    add(&spool, &a, 3);
+    drop(spool);
+    let spool = Spool::open(folder.path(), 1 << 20).unwrap();
+    assert_eq!(spool.identity(), Identity { epoch: first.epoch + 1, ..first });
+    add(&spool, &a, 1);
+    let name = |s: &str| s.to_owned();
+    let expected = [(1, 1, name("a"), 1), (1, 2, name("b"), 2), (1, 3, name("a"), 3), (2, 1, name("a"), 1)];
+    assert_eq!(all(&spool), expected);
+    spool.trim(first.activator, 1, 3);
+    assert_eq!(all(&spool), expected[3..]);
+}
+
+#[test]
+fn a_torn_tail_is_cut_and_the_rest_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    let spool = Spool::open(folder.path(), 1 << 20).unwrap();
+    let a = subject("a");
+    (1..=3).for_each(|call| add(&spool, &a, call));
+    let path = spool.segments()[0].path.clone();
+    drop(spool);
+    let whole = fs::read(&path).unwrap();
+    for cut in 1..=20 {
+        fs::write(&path, &whole[..whole.len() - cut]).unwrap();
+        let spool = Spool::open(folder.path(), 1 << 20).unwrap();
+        assert_eq!(all(&spool).iter().map(|r| r.3).collect::<Vec<_>>(), [1, 2], "cut {cut}");
+    }
+    let mut noisy = whole.clone();
+    noisy.write_all(&[7; 100]).unwrap();
+    fs::write(&path, &noisy).unwrap();
+    let spool = Spool::open(folder.path(), 1 << 20).unwrap();
+    assert_eq!(all(&spool).len(), 3);
+    assert_eq!(fs::metadata(&path).unwrap().len(), whole.len() as u64);
+}
+
+#[test]
+fn the_bound_refuses_before_it_is_passed_and_trimming_frees() {
+    let folder = tempfile::tempdir().unwrap();
+    let spool = Spool::open(folder.path(), 64 << 10).unwrap();
+    let a = subject("a");
+    let mut calls = 0;
+    while let Ok(place) = spool.reserve() {
+        calls += 1;
+        spool.append(&a, &record(calls), place).unwrap();
+    }
+    assert!(spool.check().is_err());
+    let on_disk: u64 = spool.segments().iter().map(|s| fs::metadata(&s.path).unwrap().len()).sum();
+    assert!(on_disk <= 64 << 10 && on_disk == spool.used_bytes(), "{on_disk}");
+    assert!(spool.segments().len() > 4);
+    assert_eq!(
+        all(&spool).iter().map(|r| (r.1, r.3)).collect::<Vec<_>>(),
+        (1..=calls).map(|c| (c, c)).collect::<Vec<_>>()
+    );
+    spool.trim(spool.identity().activator, spool.identity().epoch, calls);
+    assert_eq!(spool.segments().len(), 1);
+    assert!(spool.reserve().is_ok());
+}
+
+#[test]
+fn reservations_count_towards_the_bound() {
+    let folder = tempfile::tempdir().unwrap();
+    let spool = Spool::open(folder.path(), 16 << 10).unwrap();
+    let held: Vec<_> = std::iter::from_fn(|| spool.reserve().ok()).collect();
+    assert_eq!(held.len(), 7);
+    drop(held);
+    assert!(spool.reserve().is_ok());
+}
+
+#[test]
+fn a_folder_has_one_activator_and_a_lost_folder_is_a_new_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let spool = Spool::open(folder.path(), 1 << 20).unwrap();
+    let id = spool.identity().activator;
+    assert!(matches!(Spool::open(folder.path(), 1 << 20), Err(SpoolError::Taken(_))));
+    drop(spool);
+    fs::write(folder.path().join("identity"), "garbage").unwrap();
+    let spool = Spool::open(folder.path(), 1 << 20).unwrap();
+    assert_ne!(spool.identity().activator, id);
+    assert_eq!(spool.identity().epoch, 1);
+}
+
+#[test]
+fn reading_goes_on_where_it_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let spool = Spool::open(folder.path(), 1 << 20).unwrap();
+    let a = subject("a");
+    (1..=10).for_each(|call| add(&spool, &a, call));
+    let Identity { activator, epoch } = spool.identity();
+    let mut cursor = Cursor::default();
+    assert_eq!(cursor.next(&spool).unwrap().unwrap().last_seq(), 10);
+    assert!(cursor.next(&spool).unwrap().is_none());
+    add(&spool, &a, 11);
+    assert_eq!(cursor.next(&spool).unwrap().unwrap().first_seq, 11);
+    cursor.seek(activator, epoch, 4);
+    let again = cursor.next(&spool).unwrap().unwrap();
+    assert_eq!((again.first_seq, again.records[0].call, again.last_seq()), (4, 4, 11));
+}

@@ -1,0 +1,211 @@
+//! A controller that says what a test wants, over the real wire.
+
+use super::{TOKEN, until};
+use dormouse_core::record::{CallRecord, Subject, unpack};
+use dormouse_proto::v1::{
+    self, appended,
+    demand_server::{Demand, DemandServer},
+    ledger_server::{Ledger, LedgerServer},
+    routes_server::{Routes, RoutesServer},
+};
+use parking_lot::Mutex;
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+};
+use tokio::sync::mpsc;
+use tokio_stream::{Stream, wrappers::UnboundedReceiverStream};
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, Streaming, transport::server::TcpIncoming};
+
+#[derive(Default)]
+struct State {
+    version: u64,
+    functions: BTreeMap<String, v1::Function>,
+    watchers: Vec<mpsc::UnboundedSender<Result<v1::RouteUpdate, Status>>>,
+    reports: Vec<v1::DemandReport>,
+    watermarks: HashMap<(u64, u32), u64>,
+    records: Vec<(Subject, CallRecord)>,
+    deaf: bool,
+}
+
+#[derive(Clone)]
+struct Service(Arc<Mutex<State>>);
+
+pub struct Controller {
+    service: Service,
+    addr: SocketAddr,
+    stop: CancellationToken,
+    task: Option<tokio::task::JoinHandle<()>>,
+}
+
+impl Controller {
+    pub async fn start() -> Self {
+        let service = Service(Arc::default());
+        let mut controller = Self { service, addr: super::free_addr(), stop: CancellationToken::new(), task: None };
+        controller.up().await;
+        controller
+    }
+
+    /// Serves (again) on the same address.
+    pub async fn up(&mut self) {
+        let incoming = TcpIncoming::bind(self.addr).unwrap();
+        self.stop = CancellationToken::new();
+        let (service, stop) = (self.service.clone(), self.stop.clone());
+        let server = tonic::transport::Server::builder()
+            .add_service(RoutesServer::with_interceptor(service.clone(), check))
+            .add_service(DemandServer::with_interceptor(service.clone(), check))
+            .add_service(LedgerServer::with_interceptor(service, check))
+            .serve_with_incoming(incoming);
+        self.task = Some(tokio::spawn(async move {
+            tokio::select! { result = server => result.unwrap(), () = stop.cancelled() => {} }
+        }));
+    }
+
+    /// Breaks every connection.
+    pub async fn down(&mut self) {
+        self.stop.cancel();
+        self.service.0.lock().watchers.clear();
+        self.service.0.lock().reports.clear();
+        if let Some(task) = self.task.take() {
+            task.await.unwrap();
+        }
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://{}", self.addr)
+    }
+
+    /// The ledger answers nothing while deaf.
+    pub fn deaf(&self, deaf: bool) {
+        self.service.0.lock().deaf = deaf;
+    }
+
+    pub fn set(&self, function: v1::Function) -> u64 {
+        let mut state = self.service.0.lock();
+        state.functions.insert(function.uid.clone(), function.clone());
+        state.tell(v1::RouteUpdate { functions: vec![function], ..Default::default() })
+    }
+
+    pub fn remove(&self, uid: &str) -> u64 {
+        let mut state = self.service.0.lock();
+        state.functions.remove(uid);
+        state.tell(v1::RouteUpdate { removed: vec![uid.into()], ..Default::default() })
+    }
+
+    pub async fn applied(&self, version: u64) {
+        until("routes are acted by", || {
+            self.service.0.lock().reports.iter().any(|r| r.applied_version >= version).then_some(())
+        })
+        .await;
+    }
+
+    pub fn has_reports(&self) -> bool {
+        !self.service.0.lock().reports.is_empty()
+    }
+
+    pub fn reports(&self) -> Vec<v1::DemandReport> {
+        self.service.0.lock().reports.clone()
+    }
+
+    pub fn records(&self) -> Vec<(Subject, CallRecord)> {
+        self.service.0.lock().records.clone()
+    }
+
+    pub fn epochs(&self) -> Vec<(u64, u32, u64)> {
+        let mut epochs: Vec<_> = self.service.0.lock().watermarks.iter().map(|(k, v)| (k.0, k.1, *v)).collect();
+        epochs.sort();
+        epochs
+    }
+
+    /// What was last told of a function: queued and running.
+    pub fn demand(&self, uid: &str) -> Option<(u32, u32)> {
+        let state = self.service.0.lock();
+        let told = state.reports.iter().flat_map(|r| &r.functions).filter(|f| f.uid == uid);
+        told.last().map(|f| (f.queued, f.running))
+    }
+
+    /// What was last told of an instance.
+    pub fn instance(&self, id: &str) -> Option<v1::InstanceDemand> {
+        let state = self.service.0.lock();
+        state.reports.iter().flat_map(|r| &r.instances).filter(|i| i.id == id).next_back().cloned()
+    }
+}
+
+impl State {
+    fn tell(&mut self, mut update: v1::RouteUpdate) -> u64 {
+        self.version += 1;
+        update.version = self.version;
+        self.watchers.retain(|w| w.send(Ok(update.clone())).is_ok());
+        self.version
+    }
+}
+
+#[expect(clippy::result_large_err, reason = "tonic's own type")]
+fn check(request: Request<()>) -> Result<Request<()>, Status> {
+    let token = request.metadata().get(dormouse_proto::AUTHORIZATION).and_then(|v| v.to_str().ok());
+    if token == Some(&format!("Bearer {TOKEN}")) { Ok(request) } else { Err(Status::unauthenticated("token")) }
+}
+
+#[tonic::async_trait]
+impl Routes for Service {
+    type WatchStream = Pin<Box<dyn Stream<Item = Result<v1::RouteUpdate, Status>> + Send>>;
+
+    async fn watch(&self, _: Request<v1::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let mut state = self.0.lock();
+        let functions = state.functions.values().cloned().collect();
+        let snapshot = v1::RouteUpdate { version: state.version, snapshot: true, functions, removed: vec![] };
+        sender.send(Ok(snapshot)).unwrap();
+        state.watchers.push(sender);
+        Ok(Response::new(Box::pin(UnboundedReceiverStream::new(receiver))))
+    }
+}
+
+#[tonic::async_trait]
+impl Demand for Service {
+    async fn report(
+        &self,
+        request: Request<Streaming<v1::DemandReport>>,
+    ) -> Result<Response<v1::DemandClosed>, Status> {
+        let mut reports = request.into_inner();
+        while let Some(report) = reports.message().await? {
+            self.0.lock().reports.push(report);
+        }
+        Ok(Response::new(v1::DemandClosed {}))
+    }
+}
+
+#[tonic::async_trait]
+impl Ledger for Service {
+    async fn append(&self, request: Request<v1::Frame>) -> Result<Response<v1::Appended>, Status> {
+        let frame = request.into_inner();
+        if self.0.lock().deaf {
+            return Err(Status::unavailable("deaf"));
+        }
+        assert_eq!(frame.crc32c, crc32c::crc32c(&frame.records));
+        let records = unpack(&frame.records, frame.count).unwrap();
+        let subjects: Vec<Subject> = frame.subjects.into_iter().map(|s| s.try_into().unwrap()).collect();
+        let mut state = self.0.lock();
+        let watermark = state.watermarks.entry((frame.activator, frame.epoch)).or_insert(0);
+        let last = frame.first_seq + u64::from(frame.count) - 1;
+        let outcome = if frame.first_seq > *watermark + 1 {
+            appended::Outcome::Gap
+        } else if last <= *watermark {
+            appended::Outcome::Duplicate
+        } else if frame.first_seq <= *watermark {
+            // Half of it is known: it is not taken apart here.
+            appended::Outcome::Duplicate
+        } else {
+            *watermark = last;
+            appended::Outcome::Applied
+        };
+        let watermark = *watermark;
+        if outcome == appended::Outcome::Applied {
+            state.records.extend(records.into_iter().map(|r| (subjects[r.subject as usize].clone(), r)));
+        }
+        Ok(Response::new(v1::Appended { watermark, outcome: outcome.into() }))
+    }
+}

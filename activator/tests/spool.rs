@@ -1,0 +1,70 @@
+//! Records across lives of the activator and absences of the ledger.
+
+mod common;
+
+use common::{House, Origin, Running, client::get, ready, until};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_wait_for_the_ledger_and_outlive_the_activator() {
+    let house = House::new().await;
+    let origin = Origin::echo().await;
+    house.publish(ready("hello", origin.addr, 1)).await;
+    house.controller.deaf(true);
+    for _ in 0..5 {
+        assert_eq!(house.activator.call(&get("/")).await.status, 200);
+    }
+    let House { controller, activator, folder } = house;
+    let first = activator.identity;
+    activator.stop().await;
+    assert!(controller.records().is_empty());
+    controller.deaf(false);
+    let second = Running::start(&controller.url(), folder.path(), |_| {}).await;
+    assert_eq!((second.identity.activator, second.identity.epoch), (first.activator, 2));
+    let house = House { controller, activator: second, folder };
+    assert_eq!(house.records(5).await.len(), 5);
+    until("routes are known", || house.activator.health.is_ready().then_some(())).await;
+    assert_eq!(house.activator.call(&get("/")).await.status, 200);
+    house.records(6).await;
+    assert_eq!(house.controller.epochs(), [(first.activator, 1, 5), (first.activator, 2, 1)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_spool_refuses_before_dispatch_and_recovers() {
+    let house = House::with(|c| c.spool_max_bytes = 16 << 10).await;
+    let origin = Origin::echo().await;
+    house.publish(ready("hello", origin.addr, 1)).await;
+    house.controller.deaf(true);
+    let mut answered = 0;
+    let refused = loop {
+        let answer = house.activator.call(&get("/")).await;
+        if answer.status != 200 {
+            break answer;
+        }
+        answered += 1;
+    };
+    assert_eq!((refused.status, refused.reason()), (503, Some("SpoolFull")));
+    assert_eq!(origin.seen.requests.lock().len(), answered);
+    house.controller.deaf(false);
+    assert_eq!(house.records(answered).await.len(), answered);
+    until("it is ready again", || house.activator.health.is_ready().then_some(())).await;
+    assert_eq!(house.activator.call(&get("/")).await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_record_is_in_the_file_before_the_response_ends() {
+    let house = House::new().await;
+    let origin = Origin::echo().await;
+    house.publish(ready("hello", origin.addr, 1)).await;
+    house.controller.deaf(true);
+    let size = || -> u64 {
+        let files = std::fs::read_dir(house.folder.path()).unwrap().flatten();
+        files.filter(|f| f.path().extension().is_some_and(|e| e == "seg")).map(|f| f.metadata().unwrap().len()).sum()
+    };
+    let mut before = size();
+    for _ in 0..20 {
+        assert_eq!(house.activator.call(&get("/")).await.status, 200);
+        let now = size();
+        assert!(now > before);
+        before = now;
+    }
+}

@@ -1,0 +1,354 @@
+//! Clients that leave, instances that die, rooms that fill, controllers that are away.
+
+mod common;
+
+use common::{
+    House, Origin,
+    client::{get, post},
+    free_addr, function, instance, ready, until,
+};
+use dormouse_core::record::Outcome;
+use dormouse_proto::v1::{Failure, Function, InstanceState::Ready};
+use std::sync::{Arc, atomic::Ordering::SeqCst};
+use tokio::{io::AsyncWriteExt, sync::Notify};
+
+/// An instance that answers when it is told to.
+async fn patient(go: Arc<Notify>) -> Origin {
+    Origin::start(move |mut line| {
+        let go = go.clone();
+        async move {
+            while line.request().await.is_some() {
+                line.begin();
+                go.notified().await;
+                line.end();
+                line.answer(b"late").await;
+            }
+        }
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_waiting_call_whose_client_leaves_is_dropped() {
+    let house = House::new().await;
+    house.publish(function("hello")).await;
+    let mut client = house.activator.client().await;
+    // A body that is not read while the call waits.
+    client.send(post("/", &"x".repeat(1_000_000)).split_at(200_000).0).await;
+    until("it waits", || (house.controller.demand("uid-hello") == Some((1, 0))).then_some(())).await;
+    drop(client);
+    until("it is dropped", || (house.controller.demand("uid-hello") == Some((0, 0))).then_some(())).await;
+    let origin = Origin::echo().await;
+    house.publish(ready("hello", origin.addr, 1)).await;
+    assert_eq!(house.activator.call(&get("/mine")).await.status, 200);
+    assert_eq!(origin.seen.requests.lock().len(), 1, "the call that left was never sent");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_running_call_whose_client_leaves_runs_to_its_end() {
+    let house = House::new().await;
+    let go = Arc::new(Notify::new());
+    let origin = patient(go.clone()).await;
+    house.publish(ready("hello", origin.addr, 1)).await;
+    let mut client = house.activator.client().await;
+    client.send(get("/")).await;
+    until("it runs", || (origin.seen.running.load(SeqCst) == 1).then_some(())).await;
+    drop(client);
+    let mut second = house.activator.client().await;
+    second.send(get("/second")).await;
+    until("the second waits", || (house.controller.demand("uid-hello") == Some((1, 1))).then_some(())).await;
+    assert_eq!(origin.seen.most.load(SeqCst), 1, "its slot stays taken");
+    go.notify_one();
+    until("the second runs", || (origin.seen.requests.lock().len() == 2).then_some(())).await;
+    let record = house.records(1).await[0].1;
+    assert_eq!((record.outcome, record.status, record.response_bytes), (Outcome::ClientGone, 0, 4));
+    go.notify_one();
+    assert_eq!(second.answer().await.text(), "late");
+    assert_eq!(origin.seen.connections.load(SeqCst), 1, "the connection was kept");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_leaves_within_the_response_is_recorded() {
+    let house = House::new().await;
+    let go = Arc::new(Notify::new());
+    let gate = go.clone();
+    let origin = Origin::start(move |mut line| {
+        let go = gate.clone();
+        async move {
+            line.request().await;
+            line.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\none\r\n").await;
+            go.notified().await;
+            line.send("3\r\ntwo\r\n0\r\n\r\n").await;
+            while line.head().await.is_some() {}
+        }
+    })
+    .await;
+    house.publish(ready("hello", origin.addr, 1)).await;
+    let mut client = house.activator.client().await;
+    client.send(get("/")).await;
+    assert_eq!(client.head().await.status, 200);
+    assert_eq!(client.chunk().await.unwrap(), b"one");
+    drop(client);
+    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    assert!(house.controller.records().is_empty());
+    go.notify_one();
+    let record = house.records(1).await[0].1;
+    assert_eq!((record.outcome, record.status, record.response_bytes), (Outcome::ClientGone, 200, 6));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_breaks_off_never_looks_whole() {
+    let house = House::new().await;
+    let origin = Origin::echo().await;
+    house.publish(ready("hello", origin.addr, 1)).await;
+    let chunked = "POST / HTTP/1.1\r\nHost: hello.ns.example.com\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let halves = [
+        post("/", "0123456789").replace("6789", ""),
+        format!("{chunked}5\r\nhello\r\n"),
+        format!("{chunked}5\r\nhello\r\nzz\r\n"),
+    ];
+    for (i, half) in halves.iter().enumerate() {
+        let mut client = house.activator.client().await;
+        client.send(half).await;
+        until("it runs", || (origin.seen.requests.lock().len() == i + 1).then_some(())).await;
+        client.stream.shutdown().await.unwrap();
+        let record = house.records(i + 1).await[i].1;
+        assert_eq!(record.outcome, Outcome::ClientGone, "{half}");
+        until("it breaks", || (origin.seen.broken.load(SeqCst) == i + 1).then_some(())).await;
+    }
+    assert_eq!(origin.seen.whole.load(SeqCst), 0);
+    assert_eq!(house.activator.call(&get("/")).await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_that_dies_before_the_first_byte_is_a_502_and_no_second_try() {
+    let house = House::new().await;
+    let origin = Origin::start(|mut line| async move {
+        line.request().await;
+    })
+    .await;
+    house.publish(ready("hello", origin.addr, 1)).await;
+    let answer = house.activator.call(&post("/", "once")).await;
+    assert_eq!((answer.status, answer.reason()), (502, Some("InstanceDied")));
+    let record = house.records(1).await[0].1;
+    assert_eq!((record.status, record.outcome, record.request_bytes), (502, Outcome::FunctionError, 4));
+    assert_eq!(origin.seen.requests.lock().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_that_dies_within_its_response_is_a_broken_transfer() {
+    let house = House::new().await;
+    let origin = Origin::start(|mut line| async move {
+        let head = line.head().await.unwrap();
+        if head.contains("/chunked") {
+            line.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\none\r\n").await;
+        } else {
+            line.send("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf").await;
+        }
+    })
+    .await;
+    house.publish(ready("hello", origin.addr, 1)).await;
+    for (i, path) in ["/chunked", "/sized"].iter().enumerate() {
+        let answer = house.activator.call(&get(path)).await;
+        assert_eq!((answer.status, answer.whole), (200, false), "{path}");
+        let record = house.records(i + 1).await[i].1;
+        assert_eq!((record.status, record.outcome), (200, Outcome::FunctionError));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_whose_time_is_over_is_a_504_and_its_instance_is_retired() {
+    let house = House::new().await;
+    let stuck = Origin::start(|mut line| async move {
+        line.request().await;
+        std::future::pending::<()>().await;
+    })
+    .await;
+    house.publish(Function { timeout_ms: 50, ..ready("hello", stuck.addr, 2) }).await;
+    let answer = house.activator.call(&get("/")).await;
+    assert_eq!((answer.status, answer.reason()), (504, Some("Timeout")));
+    let record = house.records(1).await[0].1;
+    assert_eq!((record.status, record.outcome), (504, Outcome::Timeout));
+    until("it is retired", || house.controller.instance("i1").filter(|i| i.retired)).await;
+    let good = Origin::echo().await;
+    let instances = vec![instance("i1", stuck.addr, Ready, 2), instance("i2", good.addr, Ready, 2)];
+    house.publish(Function { instances, ..function("hello") }).await;
+    assert_eq!(house.activator.call(&get("/")).await.text(), "hello");
+    assert_eq!(stuck.seen.requests.lock().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_too_slow_with_its_body_is_told_so_and_the_instance_stays() {
+    let house = House::new().await;
+    let origin = Origin::echo().await;
+    house.publish(Function { timeout_ms: 100, ..ready("hello", origin.addr, 1) }).await;
+    let answer = house.activator.call(&post("/", "0123456789")[..80]).await;
+    assert_eq!((answer.status, answer.reason()), (408, Some("RequestTimeout")));
+    assert_eq!(house.records(1).await[0].1.outcome, Outcome::ClientGone);
+    assert_eq!(house.activator.call(&get("/")).await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_room_refuses_and_the_longest_wait_ends() {
+    let house = House::with(|c| c.limits.waiting = 3).await;
+    house.publish(Function { queue_max_calls: 2, queue_max_wait_ms: 300, ..function("hello") }).await;
+    house
+        .publish(Function { queue_max_wait_ms: 300, waiting_reason: "Unschedulable".into(), ..function("other") })
+        .await;
+    let (mut a, mut b) = (house.activator.client().await, house.activator.client().await);
+    a.send(get("/")).await;
+    b.send(get("/")).await;
+    until("two wait", || (house.controller.demand("uid-hello") == Some((2, 0))).then_some(())).await;
+    let answer = house.activator.call(&get("/")).await;
+    assert_eq!((answer.status, answer.reason()), (429, Some("QueueFull")));
+    assert!(answer.headers.contains_key("retry-after"));
+    let other = get("/").replace("hello", "other");
+    let mut c = house.activator.client().await;
+    c.send(&other).await;
+    until("three wait", || (house.controller.demand("uid-other") == Some((1, 0))).then_some(())).await;
+    let answer = house.activator.call(&other).await;
+    assert_eq!((answer.status, answer.reason()), (503, Some("QueueFull")));
+    assert_eq!(a.answer().await.reason(), Some("WaitTimeout"));
+    assert_eq!(b.answer().await.status, 503);
+    assert_eq!(c.answer().await.reason(), Some("Unschedulable"));
+    assert!(house.controller.records().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failure_deletion_and_closing_release_who_waits_at_once() {
+    let house = House::new().await;
+    let answers = [
+        (
+            Function { failure: Some(Failure { code: "ImagePullFailed".into(), status: 502 }), ..function("hello") },
+            502,
+            "ImagePullFailed",
+        ),
+        (Function { closing: true, ..function("hello") }, 503, "FunctionDeleted"),
+    ];
+    for (change, status, reason) in answers {
+        house.publish(function("hello")).await;
+        let mut client = house.activator.client().await;
+        client.send(get("/")).await;
+        until("it waits", || (house.controller.demand("uid-hello") == Some((1, 0))).then_some(())).await;
+        house.publish(change).await;
+        let answer = client.answer().await;
+        assert_eq!((answer.status, answer.reason()), (status, Some(reason)));
+        assert_eq!(house.activator.call(&get("/")).await.reason(), Some(reason), "new ones too");
+    }
+    house.publish(function("hello")).await;
+    let mut client = house.activator.client().await;
+    client.send(get("/")).await;
+    until("it waits", || (house.controller.demand("uid-hello") == Some((1, 0))).then_some(())).await;
+    house.controller.remove("uid-hello");
+    assert_eq!(client.answer().await.reason(), Some("FunctionDeleted"));
+    assert_eq!(house.activator.call(&get("/")).await.status, 404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_that_vanishes_keeps_its_running_call() {
+    let house = House::new().await;
+    let go = Arc::new(Notify::new());
+    let origin = patient(go.clone()).await;
+    house.publish(ready("hello", origin.addr, 1)).await;
+    let mut client = house.activator.client().await;
+    client.send(get("/")).await;
+    until("it runs", || (origin.seen.running.load(SeqCst) == 1).then_some(())).await;
+    house.publish(function("hello")).await;
+    house.controller.remove("uid-hello");
+    go.notify_one();
+    assert_eq!(client.answer().await.text(), "late");
+    assert_eq!(house.records(1).await[0].1.outcome, Outcome::Ok);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_connect_sends_the_call_back_to_the_room() {
+    let house = House::new().await;
+    let addr = free_addr();
+    house.publish(ready("hello", addr, 1)).await;
+    let mut client = house.activator.client().await;
+    client.send(post("/", "kept")).await;
+    until("it waits again", || (house.controller.demand("uid-hello") == Some((1, 0))).then_some(())).await;
+    let origin = Origin::start_at(addr, common::origin::echo).await;
+    assert_eq!(client.answer().await.text(), "kept");
+    assert_eq!(origin.seen.requests.lock().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_its_controller_it_serves_on_and_tells_all_on_return() {
+    let mut house = House::new().await;
+    let origin = Origin::echo().await;
+    house.publish(ready("hello", origin.addr, 1)).await;
+    house.publish(Function { queue_max_wait_ms: 60_000, ..function("other") }).await;
+    let mut waiter = house.activator.client().await;
+    waiter.send(get("/").replace("hello", "other")).await;
+    until("it waits", || (house.controller.demand("uid-other") == Some((1, 0))).then_some(())).await;
+    house.controller.down().await;
+    for _ in 0..10 {
+        assert_eq!(house.activator.call(&get("/")).await.status, 200);
+    }
+    house.controller.up().await;
+    until("demand is whole", || (house.controller.demand("uid-other") == Some((1, 0))).then_some(())).await;
+    assert!(house.controller.reports()[0].whole);
+    assert_eq!(house.records(10).await.len(), 10);
+    house
+        .publish(Function {
+            uid: "uid-other".into(),
+            name: "other".into(),
+            hosts: vec![],
+            ..ready("other", origin.addr, 1)
+        })
+        .await;
+    assert_eq!(waiter.answer().await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_that_broke_while_the_controller_is_away_is_not_dialled_again() {
+    let mut house = House::new().await;
+    let go = Arc::new(Notify::new());
+    let gate = go.clone();
+    let origin = Origin::start(move |mut line| {
+        let go = gate.clone();
+        async move {
+            line.request().await;
+            go.notified().await;
+        }
+    })
+    .await;
+    let addr = origin.addr;
+    house.publish(ready("hello", addr, 1)).await;
+    let mut client = house.activator.client().await;
+    client.send(get("/")).await;
+    until("it runs", || (origin.seen.requests.lock().len() == 1).then_some(())).await;
+    house.controller.down().await;
+    go.notify_one();
+    assert_eq!(client.answer().await.reason(), Some("InstanceDied"));
+    drop(origin);
+    // Somebody else has the address now.
+    let stranger = until("the port is free", || std::net::TcpListener::bind(addr).ok()).await;
+    drop(stranger);
+    let stranger = Origin::start_at(addr, common::origin::echo).await;
+    client.send(get("/second")).await;
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    assert_eq!(stranger.seen.connections.load(SeqCst), 0);
+    house.controller.up().await;
+    assert_eq!(client.answer().await.status, 200, "confirmed by the new snapshot");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stopping_finishes_what_runs_and_ships_what_is_spooled() {
+    let house = House::new().await;
+    let go = Arc::new(Notify::new());
+    let origin = patient(go.clone()).await;
+    house.publish(ready("hello", origin.addr, 1)).await;
+    let mut client = house.activator.client().await;
+    client.send(get("/")).await;
+    until("it runs", || (origin.seen.running.load(SeqCst) == 1).then_some(())).await;
+    house.activator.ask_to_stop();
+    let addr = house.activator.addr;
+    until("no new connections", || std::net::TcpStream::connect(addr).is_err().then_some(())).await;
+    go.notify_one();
+    let answer = client.answer().await;
+    assert_eq!((answer.text(), answer.headers["connection"].as_str()), ("late", "close"));
+    house.activator.stop().await;
+    assert_eq!(house.controller.records().len(), 1);
+}
