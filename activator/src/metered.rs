@@ -23,6 +23,8 @@ pub(crate) struct Metered {
     running: Option<(Parts, Incoming)>,
     /// Bytes still to come, when the length is known.
     remaining: Option<u64>,
+    /// Breaks off with it once what came before has been written.
+    breaks: Option<Cut>,
     shared: Arc<Shared>,
 }
 
@@ -34,32 +36,33 @@ pub(crate) fn outcome_of(status: u16) -> Outcome {
 impl Metered {
     pub(crate) fn new(parts: Parts, incoming: Incoming, shared: &Arc<Shared>) -> Self {
         let remaining = incoming.size_hint().exact();
-        Self { running: Some((parts, incoming)), remaining, shared: shared.clone() }
+        Self { running: Some((parts, incoming)), remaining, breaks: None, shared: shared.clone() }
     }
 
     pub(crate) fn is_over(&self) -> bool {
-        self.running.is_none()
+        self.running.is_none() && self.breaks.is_none()
     }
 
     pub(crate) fn size_hint(&self) -> SizeHint {
-        match (&self.running, self.remaining) {
-            (Some(_), Some(exact)) => SizeHint::with_exact(exact),
-            (Some(_), None) => SizeHint::new(),
-            (None, _) => SizeHint::with_exact(0),
+        match self.remaining {
+            _ if self.is_over() => SizeHint::with_exact(0),
+            Some(exact) => SizeHint::with_exact(exact),
+            None => SizeHint::new(),
         }
     }
 
     pub(crate) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        if let Some(cut) = self.breaks.take() {
+            return Poll::Ready(Some(Err(cut)));
+        }
         let Some((parts, incoming)) = &mut self.running else { return Poll::Ready(None) };
         parts.lane.drive(cx);
         match Pin::new(incoming).poll_frame(cx) {
-            Poll::Pending if parts.deadline.as_mut().poll(cx).is_ready() => {
-                Poll::Ready(Some(Err(self.cut(Cut::Timeout))))
-            }
+            Poll::Pending if parts.deadline.as_mut().poll(cx).is_ready() => self.cut(Cut::Timeout, cx),
             Poll::Pending => Poll::Pending,
-            Poll::Ready(None) if self.remaining.is_some_and(|r| r > 0) => Poll::Ready(Some(Err(self.cut(Cut::Died)))),
+            Poll::Ready(None) if self.remaining.is_some_and(|r| r > 0) => self.cut(Cut::Died, cx),
             Poll::Ready(None) => Poll::Ready(self.end(cx).err().map(Err)),
-            Poll::Ready(Some(Err(_))) => Poll::Ready(Some(Err(self.cut(Cut::Died)))),
+            Poll::Ready(Some(Err(_))) => self.cut(Cut::Died, cx),
             Poll::Ready(Some(Ok(frame))) => {
                 let len = frame.data_ref().map_or(0, Bytes::len) as u64;
                 parts.meter.response_bytes += len;
@@ -80,9 +83,10 @@ impl Metered {
         finish(parts, outcome, cx).map_err(|_| Cut::NotRecorded)
     }
 
-    /// The response breaks off: the client sees a broken transfer.
-    fn cut(&mut self, cut: Cut) -> Cut {
-        let Some((parts, incoming)) = self.running.take() else { return cut };
+    /// The response breaks off: the client sees a broken transfer, after what came before. The server would throw away
+    /// what it has not written yet, the head included: so it is let write first.
+    fn cut(&mut self, cut: Cut, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        let Some((parts, incoming)) = self.running.take() else { return Poll::Ready(None) };
         let Parts { lane, mut meter, .. } = parts;
         drop(incoming);
         let outcome = match cut {
@@ -99,10 +103,10 @@ impl Metered {
         } else {
             lane.reset()
         }
-        match meter.finish(outcome) {
-            Ok(()) => cut,
-            Err(_) => Cut::NotRecorded,
-        }
+        let recorded = meter.finish(outcome);
+        self.breaks = Some(recorded.map_or(Cut::NotRecorded, |()| cut));
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 }
 

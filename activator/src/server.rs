@@ -101,14 +101,17 @@ pub(crate) async fn run(listener: TcpListener, shared: Arc<Shared>, limits: Limi
 async fn connection(stream: TcpStream, addr: SocketAddr, shared: Arc<Shared>, limits: Limits, stop: CancellationToken) {
     let _ = stream.set_nodelay(true);
     let peer = Peer::new(Arc::new(stream), addr, shared.clock);
-    let service = {
-        let (shared, peer) = (shared.clone(), peer.clone());
-        service_fn(move |request| forward::serve(shared.clone(), peer.clone(), request))
-    };
+    if serve(&peer, &shared, &limits, &stop).await {
+        peer.linger().await;
+    }
+}
+
+/// Serves one connection; true when it came to its own end.
+async fn serve(peer: &Arc<Peer>, shared: &Arc<Shared>, limits: &Limits, stop: &CancellationToken) -> bool {
+    let service = service_fn(|request| forward::serve(shared.clone(), peer.clone(), request));
     let mut builder = http1::Builder::new();
     builder.max_headers(limits.header_lines).max_buf_size(limits.head_bytes).pipeline_flush(true);
-    let connection = builder.serve_connection(TokioIo::new(Wire(peer.clone())), service);
-    tokio::pin!(connection);
+    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(Wire(peer.clone())), service));
     let mut stopping = false;
     let mut look = tokio::time::interval_at(tokio::time::Instant::now() + LOOK, LOOK);
     loop {
@@ -116,18 +119,18 @@ async fn connection(stream: TcpStream, addr: SocketAddr, shared: Arc<Shared>, li
             biased;
             result = connection.as_mut() => {
                 if let Err(e) = result {
-                    tracing::debug!(peer = %addr, "connection: {e}");
+                    tracing::debug!(peer = %peer.addr, "connection: {e}");
                 }
-                return;
+                return true;
             }
             () = stop.cancelled(), if !stopping => {
                 stopping = true;
                 connection.as_mut().graceful_shutdown();
             }
-            () = shared.hard_stop.cancelled() => return,
-            _ = look.tick() => if let Some(why) = overstayed(&peer, &limits) {
-                tracing::debug!(peer = %addr, "connection closed: {why}");
-                return;
+            () = shared.hard_stop.cancelled() => return false,
+            _ = look.tick() => if let Some(why) = overstayed(peer, limits) {
+                tracing::debug!(peer = %peer.addr, "connection closed: {why}");
+                return false;
             },
         }
     }

@@ -111,6 +111,34 @@ impl Peer {
     }
 }
 
+/// What is still read from a connection after its last answer.
+const LINGER_BYTES: usize = 1 << 20;
+/// For how long.
+const LINGER: Duration = Duration::from_secs(1);
+
+impl Peer {
+    /// Ends our side and reads what the client still sends: closing with unread bytes would reset the connection, and
+    /// the client would lose the answer that tells it what was wrong.
+    pub(crate) async fn linger(&self) {
+        if SockRef::from(&*self.stream).shutdown(std::net::Shutdown::Write).is_err() {
+            return;
+        }
+        let mut scratch = [0; 4096];
+        let mut left = LINGER_BYTES;
+        let read_all = async {
+            while left > 0 && self.stream.readable().await.is_ok() {
+                match self.stream.try_read(&mut scratch) {
+                    Ok(0) => return,
+                    Ok(n) => left = left.saturating_sub(n),
+                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                    Err(_) => return,
+                }
+            }
+        };
+        let _ = tokio::time::timeout(LINGER, read_all).await;
+    }
+}
+
 /// While it lives, the connection serves a call.
 #[derive(Debug)]
 pub(crate) struct InCall(Arc<Peer>);

@@ -17,7 +17,6 @@ use std::{
 };
 use tokio::sync::mpsc;
 use tokio_stream::{Stream, wrappers::UnboundedReceiverStream};
-use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming, transport::server::TcpIncoming};
 
 #[derive(Default)]
@@ -36,42 +35,53 @@ struct Service(Arc<Mutex<State>>);
 
 pub struct Controller {
     service: Service,
+    inner: SocketAddr,
     addr: SocketAddr,
-    stop: CancellationToken,
-    task: Option<tokio::task::JoinHandle<()>>,
+    /// Carries bytes between the activator and the service: what is cut when the controller goes down.
+    relay: Option<tokio::task::JoinHandle<()>>,
 }
 
 impl Controller {
     pub async fn start() -> Self {
         let service = Service(Arc::default());
-        let mut controller = Self { service, addr: super::free_addr(), stop: CancellationToken::new(), task: None };
+        let incoming = TcpIncoming::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let inner = incoming.local_addr().unwrap();
+        let server = tonic::transport::Server::builder()
+            .add_service(RoutesServer::with_interceptor(service.clone(), check))
+            .add_service(DemandServer::with_interceptor(service.clone(), check))
+            .add_service(LedgerServer::with_interceptor(service.clone(), check))
+            .serve_with_incoming(incoming);
+        tokio::spawn(server);
+        let mut controller = Self { service, inner, addr: super::free_addr(), relay: None };
         controller.up().await;
         controller
     }
 
     /// Serves (again) on the same address.
     pub async fn up(&mut self) {
-        let incoming = TcpIncoming::bind(self.addr).unwrap();
-        self.stop = CancellationToken::new();
-        let (service, stop) = (self.service.clone(), self.stop.clone());
-        let server = tonic::transport::Server::builder()
-            .add_service(RoutesServer::with_interceptor(service.clone(), check))
-            .add_service(DemandServer::with_interceptor(service.clone(), check))
-            .add_service(LedgerServer::with_interceptor(service, check))
-            .serve_with_incoming(incoming);
-        self.task = Some(tokio::spawn(async move {
-            tokio::select! { result = server => result.unwrap(), () = stop.cancelled() => {} }
+        let listener = tokio::net::TcpListener::bind(self.addr).await.unwrap();
+        let inner = self.inner;
+        self.relay = Some(tokio::spawn(async move {
+            let mut lines = tokio::task::JoinSet::new();
+            loop {
+                let (mut from, _) = listener.accept().await.unwrap();
+                lines.spawn(async move {
+                    let mut to = tokio::net::TcpStream::connect(inner).await.unwrap();
+                    let _ = tokio::io::copy_bidirectional(&mut from, &mut to).await;
+                });
+            }
         }));
     }
 
     /// Breaks every connection.
     pub async fn down(&mut self) {
-        self.stop.cancel();
-        self.service.0.lock().watchers.clear();
-        self.service.0.lock().reports.clear();
-        if let Some(task) = self.task.take() {
-            task.await.unwrap();
+        if let Some(relay) = self.relay.take() {
+            relay.abort();
+            let _ = relay.await;
         }
+        let mut state = self.service.0.lock();
+        state.watchers.clear();
+        state.reports.clear();
     }
 
     pub fn url(&self) -> String {
