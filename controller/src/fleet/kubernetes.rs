@@ -1,15 +1,17 @@
 //! Functions as custom resources, instances as pods of one Deployment per revision.
 //!
-//! [`watch`] turns three watches into events, [`instance`] reads a pod, [`effects`] writes. Two field managers: what a
+//! `watch` turns three watches into events, [`instance`] reads a pod, `effects` writes, [`gate`] lets pods through. Two field managers: what a
 //! Deployment is belongs to [`MANAGER`], how many instances it has to [`SCALER`].
 
 mod effects;
+pub mod gate;
 pub mod instance;
 mod watch;
 
 use super::{Event, Fleet, FleetError, MAX_EVENTS, Note, Target, Victim};
 use crate::reconcile::build::deployment::PodRules;
 use dormouse_core::function::{Function, FunctionStatus};
+use gate::Gate;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
 use kube::runtime::events::{Recorder, Reporter};
@@ -42,6 +44,7 @@ pub struct Kubernetes {
     client: Client,
     options: Options,
     recorder: Recorder,
+    gate: Gate,
     events: Mutex<Option<mpsc::Receiver<Event>>>,
     /// Ends the watches when the fleet goes.
     stop: CancellationToken,
@@ -56,16 +59,18 @@ impl Kubernetes {
         // Synced is told once each of the three has listed.
         let missing = Arc::new(AtomicUsize::new(3));
         let port = watch::Port { sender, missing };
+        let gate = Gate::new(client.clone());
         let namespace = options.namespace.as_deref();
-        let functions = watch::functions(api(&client, namespace), client.clone(), port.clone());
-        let deployments = watch::owned(api::<Deployment>(&client, namespace), client.clone(), port.clone());
-        let pods = watch::owned(api::<Pod>(&client, namespace), client.clone(), port);
+        let functions = watch::functions(api(&client, namespace), client.clone(), port.clone(), gate.clone());
+        let deployments =
+            watch::owned(api::<Deployment>(&client, namespace), client.clone(), port.clone(), gate.clone());
+        let pods = watch::owned(api::<Pod>(&client, namespace), client.clone(), port, gate.clone());
         tokio::spawn(stop.clone().run_until_cancelled_owned(functions));
         tokio::spawn(stop.clone().run_until_cancelled_owned(deployments));
         tokio::spawn(stop.clone().run_until_cancelled_owned(pods));
         let reporter = Reporter { controller: "dormouse-controller".into(), instance: Some(options.reporter.clone()) };
         let recorder = Recorder::new(client.clone(), reporter);
-        Self { client, options, recorder, events: Mutex::new(Some(receiver)), stop }
+        Self { client, options, recorder, gate, events: Mutex::new(Some(receiver)), stop }
     }
 }
 

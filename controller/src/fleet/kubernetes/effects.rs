@@ -3,6 +3,7 @@
 use super::{Kubernetes, MANAGER, SCALER};
 use crate::fleet::{FINALIZER, FleetError, Note, NoteKind, Target, Victim};
 use crate::labels;
+use crate::reconcile::apply::SHORT_GRACE;
 use crate::reconcile::build::deployment;
 use dormouse_core::function::{Function, FunctionStatus};
 use dormouse_core::valid::ValidFunction;
@@ -17,10 +18,6 @@ use std::time::Duration;
 
 /// Time limit of one write: an API server that needs longer is asked again.
 const WRITE: Duration = Duration::from_secs(10);
-
-/// Lower than every pod's default of 0: a ReplicaSet ends such pods first.
-const FIRST_TO_END: &str = "-1000";
-const DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";
 
 /// Longest note of an event in bytes.
 const MAX_NOTE: usize = 1024;
@@ -73,7 +70,8 @@ impl Kubernetes {
         let mut asleep = wanted.clone();
         asleep.spec.replicas = Some(0);
         let created =
-            within(&name, api.create(&PostParams { field_manager: Some(SCALER.into()), dry_run: false }, &asleep)).await;
+            within(&name, api.create(&PostParams { field_manager: Some(SCALER.into()), dry_run: false }, &asleep))
+                .await;
         match created {
             Ok(_) => {}
             Err(FleetError::Conflict(_)) => self.check_owner(&api, &name, target).await?,
@@ -99,31 +97,29 @@ impl Kubernetes {
         }
     }
 
+    /// The victims are deleted by name and with a short grace at the same moment as the number is lowered; [`super::gate`]
+    /// says why.
     pub(super) async fn set_replicas(
         &self,
         target: &Target,
         replicas: u32,
         victims: &[Victim],
     ) -> Result<(), FleetError> {
-        // Where all go, nobody has to be chosen.
-        if replicas > 0 && !victims.is_empty() {
-            let pods: Api<Pod> = self.in_namespace(&target.key.namespace);
-            let body = Patch::Merge(json!({"metadata": {"annotations": {DELETION_COST: FIRST_TO_END}}}));
-            let params = PatchParams { field_manager: Some(SCALER.into()), ..PatchParams::default() };
-            let marked =
-                join_all(victims.iter().map(|v| within(&v.name, pods.patch_metadata(&v.name, &params, &body)))).await;
-            for result in marked {
-                match result {
-                    Ok(_) | Err(FleetError::Gone(_)) => {}
-                    Err(error) => return Err(error),
-                }
-            }
-        }
         let api: Api<Deployment> = self.in_namespace(&target.key.namespace);
         let name = deployment::name(target);
         let params = PatchParams { field_manager: Some(SCALER.into()), ..PatchParams::default() };
         let body = Patch::Merge(json!({"spec": {"replicas": replicas}}));
-        within(&name, api.patch_scale(&name, &params, &body)).await.map(drop)
+        let key = (target.uid.clone(), target.revision.clone());
+        self.gate.set(key, replicas, victims.iter().map(|v| &v.id));
+        // In this order: a request is sent when it is first polled.
+        let (ended, scaled) = tokio::join!(
+            join_all(victims.iter().map(|victim| self.end_pod(target, victim, SHORT_GRACE))),
+            within(&name, api.patch_scale(&name, &params, &body))
+        );
+        for error in ended.into_iter().filter_map(Result::err) {
+            tracing::warn!(deployment = %name, %error, "an idle pod was not ended by name; its ReplicaSet ends one");
+        }
+        scaled.map(drop)
     }
 
     pub(super) async fn end_pod(&self, target: &Target, pod: &Victim, grace: Duration) -> Result<(), FleetError> {
@@ -154,7 +150,9 @@ impl Kubernetes {
             "metadata": {"name": name, "uid": function.uid()}, "status": status,
         });
         let api = self.of(function);
-        within(&name, api.patch_status(&name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(body))).await.map(drop)
+        within(&name, api.patch_status(&name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(body)))
+            .await
+            .map(drop)
     }
 
     pub(super) async fn write_event(&self, function: &Function, note: &Note) -> Result<(), FleetError> {

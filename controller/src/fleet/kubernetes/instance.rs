@@ -63,9 +63,9 @@ fn trouble(pod: &Pod, container: Option<&ContainerStatus>) -> Option<Trouble> {
         return container.state.as_ref().and_then(|state| of_container(container, state));
     }
     let conditions = status.conditions.as_ref()?;
-    let unscheduled = conditions.iter().find(|c| {
-        c.type_ == "PodScheduled" && c.status == "False" && c.reason.as_deref() == Some("Unschedulable")
-    })?;
+    let unscheduled = conditions
+        .iter()
+        .find(|c| c.type_ == "PodScheduled" && c.status == "False" && c.reason.as_deref() == Some("Unschedulable"))?;
     Some(Trouble::new(Code::Unschedulable, unscheduled.message.clone().unwrap_or_default()))
 }
 
@@ -75,8 +75,13 @@ fn of_container(container: &ContainerStatus, state: &ContainerState) -> Option<T
         let message = waiting.message.clone().unwrap_or_default();
         let told = |code| Some(Trouble::new(code, format!("image {}: {message}", container.image)));
         return match waiting.reason.as_deref()? {
-            "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" | "ErrImageNeverPull" | "ImageInspectError"
-            | "RegistryUnavailable" | "SignatureValidationFailed" => told(Code::ImagePullFailed),
+            "ErrImagePull"
+            | "ImagePullBackOff"
+            | "InvalidImageName"
+            | "ErrImageNeverPull"
+            | "ImageInspectError"
+            | "RegistryUnavailable"
+            | "SignatureValidationFailed" => told(Code::ImagePullFailed),
             "CreateContainerConfigError" => Some(Trouble::new(Code::ConfigMissing, message)),
             "CreateContainerError" | "RunContainerError" | "PreCreateHookError" | "PreStartHookError" => {
                 Some(Trouble::new(Code::BadCommand, last.and_then(|l| l.message.clone()).unwrap_or(message)))
@@ -168,15 +173,16 @@ mod tests {
     #[test]
     fn reasons_of_ending() {
         let backoff = json!({"waiting": {"reason": "CrashLoopBackOff"}});
-        let ended = |reason: &str, exit: i32, message: &str| {
-            json!({"terminated": {"reason": reason, "exitCode": exit, "message": message}})
-        };
+        let ended = |reason: &str, exit: i32, message: &str| json!({"terminated": {"reason": reason, "exitCode": exit, "message": message}});
         assert_eq!(
             trouble(3, backoff.clone(), ended("Error", 7, "first line\nno such table\n")),
             Some((Code::CrashLoop, "ended with exit code 7, 3 times started anew: no such table".into()))
         );
         assert_eq!(trouble(3, backoff.clone(), ended("OOMKilled", 137, "")).unwrap().0, Code::OutOfMemory);
-        assert_eq!(trouble(1, backoff, ended("StartError", 128, "exec: \"x\": not found")).unwrap().0, Code::BadCommand);
+        assert_eq!(
+            trouble(1, backoff, ended("StartError", 128, "exec: \"x\": not found")).unwrap().0,
+            Code::BadCommand
+        );
         assert_eq!(trouble(0, ended("Error", 1, ""), json!({})), None, "the first end may be an accident");
         assert_eq!(trouble(1, ended("Error", 1, ""), json!({})).unwrap().0, Code::CrashLoop);
         assert_eq!(trouble(0, ended("StartError", 128, ""), json!({})).unwrap().0, Code::BadCommand);

@@ -3,6 +3,7 @@
 //! A watch that breaks lists again. What the new list does not have is asked for by name before it is told as gone: an
 //! API server that answers an empty list after an outage must not take everything down.
 
+use super::gate::{self, Gate, Place};
 use super::instance;
 use crate::fleet::{Code, Event, FunctionUid, InstanceId, Trouble, Workload};
 use crate::labels;
@@ -56,11 +57,29 @@ pub(super) trait Seen:
     fn seen(self) -> Option<Event>;
     /// What is told when it is gone.
     fn gone(&self) -> Option<Event>;
+    /// Tells the gate that it is there.
+    fn show(&self, _: &Gate) {}
+    /// How the gate knows it.
+    fn place(&self) -> Option<Place> {
+        None
+    }
 }
 
 impl Seen for Pod {
+    /// One at the gate is no instance: it may be taken back before anybody starts it.
     fn seen(self) -> Option<Event> {
+        if gate::is_waiting(&self) {
+            return None;
+        }
         instance::read(&self).map(Event::Instance)
+    }
+
+    fn show(&self, gate: &Gate) {
+        gate.pod(self);
+    }
+
+    fn place(&self) -> Option<Place> {
+        Some(Place::Pod(labels::owner(self.metadata.labels.as_ref())?, InstanceId::from(self.uid()?)))
     }
 
     fn gone(&self) -> Option<Event> {
@@ -69,13 +88,22 @@ impl Seen for Pod {
 }
 
 impl Seen for Deployment {
+    fn show(&self, gate: &Gate) {
+        if let Some(key) = labels::owner(self.metadata.labels.as_ref()) {
+            gate.deployment(key, replicas(self));
+        }
+    }
+
+    fn place(&self) -> Option<Place> {
+        labels::owner(self.metadata.labels.as_ref()).map(Place::Deployment)
+    }
+
     fn seen(self) -> Option<Event> {
         let (function, revision) = labels::owner(self.metadata.labels.as_ref())?;
         if self.metadata.deletion_timestamp.is_some() {
             return Some(Event::WorkloadGone(function, revision));
         }
-        let replicas = u32::try_from(self.spec.replicas.unwrap_or(1)).unwrap_or(0);
-        Some(Event::Workload(Workload { function, revision, replicas, trouble: refused(&self) }))
+        Some(Event::Workload(Workload { function, revision, replicas: replicas(&self), trouble: refused(&self) }))
     }
 
     fn gone(&self) -> Option<Event> {
@@ -84,10 +112,15 @@ impl Seen for Deployment {
     }
 }
 
+fn replicas(deployment: &Deployment) -> u32 {
+    u32::try_from(deployment.spec.replicas.unwrap_or(1)).unwrap_or(0)
+}
+
 /// Why a Deployment cannot make pods, as its ReplicaSet told it.
 fn refused(deployment: &Deployment) -> Option<Trouble> {
     let conditions = deployment.status.as_ref()?.conditions.as_ref()?;
-    let is_failure = |type_: Option<&str>, status: Option<&str>| type_ == Some("ReplicaFailure") && status == Some("True");
+    let is_failure =
+        |type_: Option<&str>, status: Option<&str>| type_ == Some("ReplicaFailure") && status == Some("True");
     let condition = conditions.iter().find(|c| is_failure(c.type_.as_deref(), c.status.as_deref()))?;
     let message = condition.message.clone().unwrap_or_default();
     let code = if message.contains("exceeded quota") { Code::QuotaExceeded } else { Code::AdmissionRefused };
@@ -113,14 +146,14 @@ impl Seen for DeserializeGuard<Function> {
 }
 
 /// Watches what we made.
-pub(super) async fn owned<K: Seen>(api: Api<K>, client: Client, port: Port) {
+pub(super) async fn owned<K: Seen>(api: Api<K>, client: Client, port: Port, gate: Gate) {
     let config = watcher::Config::default().labels(labels::OURS);
-    Follower::<K>::new(client, port).run(watcher(api, config)).await;
+    Follower::<K>::new(client, port, gate).run(watcher(api, config)).await;
 }
 
 /// Watches Functions.
-pub(super) async fn functions(api: Api<DeserializeGuard<Function>>, client: Client, port: Port) {
-    Follower::new(client, port).run(watcher(api, watcher::Config::default())).await;
+pub(super) async fn functions(api: Api<DeserializeGuard<Function>>, client: Client, port: Port, gate: Gate) {
+    Follower::new(client, port, gate).run(watcher(api, watcher::Config::default())).await;
 }
 
 /// An object that was told.
@@ -129,24 +162,27 @@ struct Told {
     name: String,
     /// What is told when it is gone.
     gone: Event,
+    /// How the gate knows it.
+    place: Option<Place>,
 }
 
 /// One watch.
 struct Follower<K> {
     client: Client,
     port: Port,
+    gate: Gate,
     /// What was told, by uid.
     told: HashMap<String, Told>,
+    kind: PhantomData<fn() -> K>,
     /// Uids in the list that is being read; `None` between lists.
     listing: Option<HashSet<String>>,
     /// True once a whole list was read.
     complete: bool,
-    kind: PhantomData<fn() -> K>,
 }
 
 impl<K: Seen> Follower<K> {
-    fn new(client: Client, port: Port) -> Self {
-        Self { client, port, told: HashMap::new(), listing: None, complete: false, kind: PhantomData }
+    fn new(client: Client, port: Port, gate: Gate) -> Self {
+        Self { client, port, gate, told: HashMap::new(), kind: PhantomData, listing: None, complete: false }
     }
 
     async fn run(mut self, stream: impl Stream<Item = watcher::Result<watcher::Event<K>>> + Send) {
@@ -155,8 +191,8 @@ impl<K: Seen> Follower<K> {
             match event {
                 Ok(watcher::Event::Apply(object)) => self.seen(object).await,
                 Ok(watcher::Event::Delete(object)) => {
-                    if let Some(told) = object.uid().and_then(|uid| self.told.remove(&uid)) {
-                        self.port.send(told.gone).await;
+                    if let Some(uid) = object.uid() {
+                        self.gone(&uid).await;
                     }
                 }
                 Ok(watcher::Event::Init) => self.listing = Some(HashSet::new()),
@@ -177,21 +213,28 @@ impl<K: Seen> Follower<K> {
         meta.managed_fields = None;
         let (namespace, name) = (meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default());
         if let (Some(uid), Some(gone)) = (object.uid(), object.gone()) {
-            self.told.insert(uid, Told { namespace, name, gone });
+            self.told.insert(uid, Told { namespace, name, gone, place: object.place() });
         }
+        object.show(&self.gate);
         if let Some(event) = object.seen() {
             self.port.send(event).await;
         }
+    }
+
+    async fn gone(&mut self, uid: &str) {
+        let Some(Told { gone, place, .. }) = self.told.remove(uid) else { return };
+        if let Some(place) = place {
+            self.gate.hide(place);
+        }
+        self.port.send(gone).await;
     }
 
     async fn listed(&mut self) {
         let listing = self.listing.take().unwrap_or_default();
         let missing: Vec<String> = self.told.keys().filter(|uid| !listing.contains(*uid)).cloned().collect();
         for uid in missing {
-            if self.is_gone(&uid).await
-                && let Some(told) = self.told.remove(&uid)
-            {
-                self.port.send(told.gone).await;
+            if self.is_gone(&uid).await {
+                self.gone(&uid).await;
             }
         }
         if !self.complete {
@@ -229,9 +272,7 @@ mod tests {
 
     #[test]
     fn a_deployment_says_why_it_has_no_pods() {
-        let failure = |message: &str| {
-            json!({"conditions": [{"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": message}]})
-        };
+        let failure = |message: &str| json!({"conditions": [{"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": message}]});
         let code = |status| match deployment(status).seen() {
             Some(Event::Workload(w)) => (w.replicas, w.trouble.map(|t| t.code)),
             other => panic!("{other:?}"),

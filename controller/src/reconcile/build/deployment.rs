@@ -7,15 +7,16 @@
 //! No probes: activators dial.
 
 use crate::fleet::Target;
+use crate::fleet::kubernetes::gate::GATE;
 use crate::labels;
 use dormouse_core::function::{EnvFrom, EnvVar, Function};
 use dormouse_core::valid::ValidFunction;
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment};
 use k8s_openapi::api::core::v1::{
     Capabilities, ConfigMapEnvSource, ConfigMapKeySelector, Container, ContainerPort, EnvFromSource,
-    EnvVar as PodEnvVar, EnvVarSource, Lifecycle, LifecycleHandler, LocalObjectReference, PodSecurityContext, PodSpec,
-    PodTemplateSpec, ResourceRequirements, SeccompProfile, SecretEnvSource, SecretKeySelector, SecurityContext,
-    SleepAction,
+    EnvVar as PodEnvVar, EnvVarSource, Lifecycle, LifecycleHandler, LocalObjectReference, PodSchedulingGate,
+    PodSecurityContext, PodSpec, PodTemplateSpec, ResourceRequirements, SeccompProfile, SecretEnvSource,
+    SecretKeySelector, SecurityContext, SleepAction,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
@@ -97,6 +98,7 @@ fn pod(valid: &ValidFunction, target: &Target, rules: PodRules) -> PodSpec {
             ..PodSecurityContext::default()
         }),
         termination_grace_period_seconds: Some(timeout + STOP_MARGIN),
+        scheduling_gates: Some(vec![PodSchedulingGate { name: GATE.into() }]),
         containers: vec![container(valid, target, timeout)],
         ..PodSpec::default()
     }
