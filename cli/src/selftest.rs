@@ -4,26 +4,29 @@
 //! ledger, deleted. Every step says what it saw; the first that fails ends the test, and the function is removed all
 //! the same.
 
-mod web;
-
 use crate::exit::{Failure, Outcome};
 use crate::say;
+use crate::target::door::Door;
+use bytes::Bytes;
 use clap::Args;
 use dormouse_core::function::Function;
-use http::StatusCode;
+use http::{HeaderMap, Request, StatusCode};
+use http_body_util::{BodyExt, Full, Limited};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::time::Duration;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 /// The function's name; the chart's Role names it too.
 const NAME: &str = "dormouse-selftest";
 /// Between two looks at the same thing.
 const PAUSE: Duration = Duration::from_millis(200);
-/// Pages of records that are read in one look: 100 x 1000 records of the last minutes.
+/// Most of the function's answer that is read: the sample's is below 1 KiB.
+const MAX_ANSWER: usize = 64 << 10;
+/// Pages of records that are read in one look; the function has few records, but a page may be short.
 const MAX_PAGES: usize = 100;
 
 #[derive(Args, Debug)]
@@ -68,7 +71,8 @@ enum Look<T> {
 
 struct Selftest<'a> {
     args: &'a SelftestArgs,
-    token: Option<String>,
+    activator: Door,
+    usage: Door,
     functions: Api<Function>,
     pods: Api<Pod>,
 }
@@ -81,19 +85,12 @@ struct Call {
 
 /// Runs every step; the function is removed whatever happened.
 pub(crate) async fn run(args: &SelftestArgs) -> Outcome {
+    dormouse_daemon::install_tls_provider();
     let client = kube::Client::try_default().await.map_err(|e| Failure::failed(format!("no cluster to ask: {e}")))?;
-    let token = match &args.token_file {
-        Some(file) => Some(
-            std::fs::read_to_string(file)
-                .map_err(|e| Failure::failed(format!("cannot read the token in {}: {e}", file.display())))?
-                .trim()
-                .to_owned(),
-        ),
-        None => args.token.clone(),
-    };
     let test = Selftest {
         args,
-        token,
+        activator: Door::at(&args.activator_url, None)?,
+        usage: Door::at(&args.usage_url, token(args)?)?,
         functions: Api::namespaced(client.clone(), &args.namespace),
         pods: Api::namespaced(client, &args.namespace),
     };
@@ -102,6 +99,13 @@ pub(crate) async fn run(args: &SelftestArgs) -> Outcome {
         let _ = test.delete().await;
     }
     result
+}
+
+fn token(args: &SelftestArgs) -> Result<Option<String>, Failure> {
+    let Some(file) = &args.token_file else { return Ok(args.token.clone()) };
+    let text = std::fs::read_to_string(file)
+        .map_err(|e| Failure::failed(format!("cannot read the token in {}: {e}", file.display())))?;
+    Ok(Some(text.trim().to_owned()))
 }
 
 impl Selftest<'_> {
@@ -190,43 +194,50 @@ impl Selftest<'_> {
 
     /// The call from zero: answered 200 and cold.
     async fn call(&self) -> Result<Call, Failure> {
-        let url = format!("{}/fn/{}/{NAME}/", self.args.activator_url.trim_end_matches('/'), self.args.namespace);
+        let path = format!("/fn/{}/{NAME}/", self.args.namespace);
         let (began, started) = (Timestamp::now(), Instant::now());
         let limit = Duration::from_secs(self.args.step_timeout_seconds);
-        let answer = web::get(&url, None, limit).await?;
-        let (status, body) = (answer.status, answer.text());
+        let answer = timeout(limit, self.get(&path)).await;
+        let no_answer = |_| Failure::timed_out(format!("GET {path}: no answer within {} s", limit.as_secs()));
+        let (status, headers, body) = answer.map_err(no_answer)??;
+        let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
         if status != StatusCode::OK {
-            let reason = answer.header("dormouse-reason").unwrap_or("the function's own answer");
-            return Err(Failure::failed(format!("GET {url}: {status}, {reason}: {body}")));
+            return Err(Failure::failed(format!("GET {path}: {status} {}: {body}", header("dormouse-reason"))));
         }
-        let timing = answer.header("server-timing").unwrap_or_default();
-        if !web::duration(timing, "start").is_some_and(|ms| ms > 0.0) {
-            return Err(Failure::failed(format!("GET {url}: not a cold call; Server-Timing: {timing}")));
+        let timing = header("server-timing");
+        if !duration(timing, "start").is_some_and(|ms| ms > 0.0) {
+            return Err(Failure::failed(format!("GET {path}: not a cold call; Server-Timing: {timing:?}")));
         }
-        let request_id = answer.header("dormouse-request-id").unwrap_or_default().to_owned();
+        let request_id = header("dormouse-request-id").to_owned();
         if request_id.is_empty() {
-            return Err(Failure::failed(format!("GET {url}: an answer without Dormouse-Request-Id")));
+            return Err(Failure::failed(format!("GET {path}: an answer without Dormouse-Request-Id")));
         }
         passed("a call wakes it", started, &format!("200, {timing}, request {request_id}: {}", body.trim_end()));
         Ok(Call { request_id, began })
     }
 
-    /// The call's record, among those since a minute before the call: clocks differ.
+    async fn get(&self, path: &str) -> Result<(StatusCode, HeaderMap, String), Failure> {
+        let request = Request::get(path).body(Full::<Bytes>::default()).map_err(Failure::usage)?;
+        let (head, body) = self.activator.send(request).await?.into_parts();
+        let body = Limited::new(body, MAX_ANSWER).collect().await;
+        let body = body.map_err(|e| Failure::failed(format!("GET {path}: the answer broke off: {e}")))?.to_bytes();
+        Ok((head.status, head.headers, String::from_utf8_lossy(&body).into_owned()))
+    }
+
+    /// The call's record, among the function's since a minute before the call: clocks differ.
     async fn record(&self, call: &Call) -> Result<Look<String>, Failure> {
         let minute = SignedDuration::from_secs(60);
         let (from, to) = (call.began - minute, Timestamp::now() + minute);
-        let base = self.args.usage_url.trim_end_matches('/');
-        let query = format!("{base}/v1/records?from={from:.0}&to={to:.0}&limit=1000");
+        let query = format!("/v1/records?from={from:.0}&to={to:.0}&namespace={}&function={NAME}", self.args.namespace);
         let (mut cursor, mut seen) = (String::new(), 0);
         for _ in 0..MAX_PAGES {
-            let answer = web::get(&format!("{query}{cursor}"), self.token.as_deref(), Duration::from_secs(10)).await?;
-            match answer.status {
-                StatusCode::OK => {}
-                StatusCode::SERVICE_UNAVAILABLE => return Ok(Look::NotYet(answer.text())),
-                status => return Err(Failure::failed(format!("GET {query}: {status}: {}", answer.text()))),
-            }
-            let page: Value = serde_json::from_slice(&answer.body).map_err(Failure::failed)?;
-            let records = page.get("records").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+            // A ledger that is being opened answers soon; anything else is told when the step's time is over.
+            let page = match self.usage.get(&format!("{query}{cursor}")).await {
+                Ok(page) => page,
+                Err(failure) => return Ok(Look::NotYet(failure.message().to_owned())),
+            };
+            let page: Value = serde_json::from_slice(&page).map_err(Failure::failed)?;
+            let records = page.get("rows").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
             let own = records.iter().find(|r| r.get("request_id").and_then(Value::as_str) == Some(&call.request_id));
             if let Some(record) = own {
                 return Ok(Look::Seen(record.to_string()));
@@ -262,4 +273,25 @@ impl Selftest<'_> {
 
 fn passed(what: &str, began: Instant, seen: &str) {
     say::out(format_args!("ok  {what} ({:.1} s): {seen}", began.elapsed().as_secs_f64()));
+}
+
+/// A duration of a Server-Timing header in milliseconds.
+fn duration(timing: &str, name: &str) -> Option<f64> {
+    let entry = timing.split(',').map(str::trim).find(|entry| entry.split(';').next() == Some(name))?;
+    entry.split(';').find_map(|part| part.trim().strip_prefix("dur="))?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::duration;
+
+    #[test]
+    fn server_timing_is_read_by_name() {
+        let timing = "wait;dur=1.5, start;dur=203.125, run;dur=0.8";
+        assert_eq!(duration(timing, "start"), Some(203.125));
+        assert_eq!(duration(timing, "run"), Some(0.8));
+        assert_eq!(duration(timing, "art"), None);
+        assert_eq!(duration("start", "start"), None);
+        assert_eq!(duration("start;dur=x", "start"), None);
+    }
 }
