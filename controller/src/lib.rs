@@ -18,6 +18,7 @@ use fleet::Fleet;
 use ledger::LedgerDoor;
 use metrics::Metrics;
 use office::{Office, Parts};
+use prometheus_client::registry::Registry;
 use reconcile::plan::Urls;
 use routes::Routes;
 use std::net::SocketAddr;
@@ -51,8 +52,6 @@ pub struct Config {
     pub urls: Urls,
     /// Where readiness is told.
     pub health: Health,
-    /// Where numbers are counted.
-    pub metrics: Metrics,
 }
 
 /// A controller whose ports are bound.
@@ -87,23 +86,23 @@ pub enum ControllerError {
 }
 
 impl<F: Fleet> Controller<F> {
-    /// Binds the ports; nothing is done yet.
+    /// Binds the ports; nothing is done yet. The controller's numbers are told by `registry`.
     ///
     /// # Errors
     /// When a port is taken, or the fleet is.
-    pub async fn bind(config: Config, fleet: F) -> Result<Self, ControllerError> {
+    pub async fn bind(config: Config, fleet: Arc<F>, registry: &mut Registry) -> Result<Self, ControllerError> {
         let grpc = listen(config.grpc, "activators").await?;
         let usage = listen(config.usage, "the usage API").await?;
         let events = fleet.events().ok_or(ControllerError::FleetTaken)?;
         let routes = Routes::default();
         config.health.expect(LEDGER_CHECK);
         let (office, post) = Office::new(Parts {
-            fleet: Arc::new(fleet),
+            fleet,
             events,
             routes: routes.clone(),
             urls: config.urls.clone(),
             health: config.health.clone(),
-            metrics: config.metrics.clone(),
+            metrics: Metrics::register(registry),
         });
         Ok(Self { office, post, routes, grpc, usage, config })
     }

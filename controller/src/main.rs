@@ -7,7 +7,6 @@ use args::{Cli, Command, Run};
 use clap::Parser;
 use dormouse_controller::fleet::kubernetes::{Kubernetes, Options};
 use dormouse_controller::ledger::{Filesystem, LedgerDoor};
-use dormouse_controller::metrics::Metrics;
 use dormouse_controller::reconcile::build::deployment::PodRules;
 use dormouse_controller::reconcile::plan::Urls;
 use dormouse_controller::{Config, Controller};
@@ -17,6 +16,7 @@ use dormouse_daemon::{Health, admin, shutdown};
 use kube::CustomResourceExt;
 use prometheus_client::registry::Registry;
 use std::io::Write;
+use std::sync::Arc;
 use tokio::net::TcpListener;
 
 #[global_allocator]
@@ -56,11 +56,10 @@ async fn run(args: Run) -> anyhow::Result<()> {
         ledger: LedgerDoor::new(&args.ledger_dir, plan, Filesystem::Checked),
         urls: Urls { domain: args.domain.clone(), activator: args.activator_url()? },
         health: health.clone(),
-        metrics: Metrics::register(&mut registry),
     };
     let admin_port =
         TcpListener::bind(args.admin).await.with_context(|| format!("cannot listen on {} for health", args.admin))?;
-    let controller = Controller::bind(config, Kubernetes::start(client, options)).await?;
+    let controller = Controller::bind(config, Arc::new(Kubernetes::start(client, options)), &mut registry).await?;
     tracing::info!(grpc = %controller.grpc_addr()?, usage = %controller.usage_addr()?, "the controller runs");
     let admin = tokio::spawn(admin::serve(admin_port, health, registry, stop.clone()));
     controller.run(stop.clone()).await?;
