@@ -20,6 +20,7 @@ use dormouse_controller::ledger::{Filesystem, LedgerDoor};
 use dormouse_controller::reconcile::plan::Urls;
 use dormouse_controller::{Controller, ControllerError};
 use dormouse_core::FunctionKey;
+use dormouse_core::function::EnvVar;
 use dormouse_core::price::PricePlan;
 use dormouse_daemon::telemetry::{self, LogFormat};
 use dormouse_daemon::{Health, shutdown};
@@ -28,6 +29,7 @@ use keeper::Keeper;
 use reload::{Changes, Watch};
 use state::{DevFile, StateDir};
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -39,6 +41,10 @@ use tokio_util::sync::CancellationToken;
 /// Functions are called at `NAME.NAMESPACE.localhost`: browsers and curl take every name below `localhost` to be this
 /// machine.
 const DOMAIN: &str = "localhost";
+/// The variable that changes with the files that a command names.
+const CODE: &str = "DORMOUSE_CODE";
+/// A function with so many variables has no room for another one.
+const MAX_ENV: usize = 128;
 /// Lines that wait to be printed.
 const LINES: usize = 1024;
 /// At the end: how long running calls may take before they are broken off.
@@ -113,7 +119,7 @@ fn loopback(port: u16) -> SocketAddr {
 
 /// The folder itself, or that of the one manifest.
 fn home(folder: &Path) -> PathBuf {
-    if folder.is_dir() { folder.to_path_buf() } else { reload::folder_of(folder) }
+    if folder.is_dir() { folder.to_path_buf() } else { manifest::folder_of(folder) }
 }
 
 fn counted(n: usize, what: &str) -> String {
@@ -225,11 +231,17 @@ impl Dev {
     /// Until a signal comes, or the controller breaks.
     async fn work(mut self, stop: CancellationToken) -> Outcome {
         let mut watch = Watch::begin(&self.folder)?;
+        // What changed while everything was started.
+        self.reload();
+        watch.follow(&self.reading);
         let broken = loop {
             tokio::select! {
                 () = stop.cancelled() => break None,
                 ended = &mut self.controller.task => break Some(format!("{ended:?}")),
-                () = watch.changed() => self.reload(),
+                () = watch.changed() => {
+                    self.reload();
+                    watch.follow(&self.reading);
+                }
             }
         };
         drop(watch);
@@ -301,7 +313,14 @@ fn locals(state: &StateDir, reading: &Reading) -> Result<Vec<Local>, Failure> {
     let local = |manifest: &Manifest| {
         let mut function = manifest.function.clone();
         function.metadata.uid = uids.get(&manifest.key.to_string()).cloned();
-        Local { function, command: manifest.command.clone(), folder: reload::folder_of(&manifest.file) }
+        if !manifest.code.is_empty() && function.spec.env.len() < MAX_ENV {
+            // Part of the environment and so of the revision: changed code rolls like a changed image.
+            let mut hasher = DefaultHasher::new();
+            manifest.code.hash(&mut hasher);
+            let value = Some(format!("{:016x}", hasher.finish()));
+            function.spec.env.push(EnvVar { name: CODE.into(), value, value_from: None });
+        }
+        Local { function, command: manifest.command.clone(), folder: manifest.folder() }
     };
     Ok(reading.manifests.iter().map(local).collect())
 }

@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 use tree::Document;
 
 /// Largest manifest file: etcd takes objects up to 1.5 MiB, and a file may hold several small ones.
@@ -26,6 +27,36 @@ pub(crate) struct Manifest {
     pub(crate) command: Vec<String>,
     pub(crate) file: PathBuf,
     pub(crate) line: u64,
+    /// The files that the command names, and what they looked like.
+    pub(crate) code: Vec<(PathBuf, Stamp)>,
+}
+
+/// What a file looks like from outside: changed when it was written.
+pub(crate) type Stamp = (u64, Option<SystemTime>);
+
+impl Manifest {
+    /// The folder that its processes run in.
+    pub(crate) fn folder(&self) -> PathBuf {
+        folder_of(&self.file)
+    }
+}
+
+/// The folder of a manifest, where its processes run.
+pub(crate) fn folder_of(file: &Path) -> PathBuf {
+    let folder = file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    folder.canonicalize().unwrap_or_else(|_| folder.into())
+}
+
+/// The files below the manifest's folder that the words of a command name.
+fn code(command: &[String], file: &Path) -> Vec<(PathBuf, Stamp)> {
+    let folder = folder_of(file);
+    let found =
+        command.iter().map(|word| folder.join(word)).filter(|path| path.starts_with(&folder) && *path != folder);
+    let stamped = found.filter_map(|path| {
+        let meta = std::fs::metadata(&path).ok().filter(std::fs::Metadata::is_file)?;
+        Some((path, (meta.len(), meta.modified().ok())))
+    });
+    stamped.collect()
 }
 
 /// Something wrong, and where.
@@ -130,8 +161,9 @@ impl Reading {
         match ValidFunction::from_value(&document.value) {
             Ok((function, valid)) if local.is_empty() => {
                 let command = valid.local_command.as_deref().and_then(|c| command::words(c).ok()).unwrap_or_default();
+                let code = code(&command, file);
                 let (file, line) = (file.to_path_buf(), document.line);
-                self.manifests.push(Manifest { key: valid.key, function, command, file, line });
+                self.manifests.push(Manifest { key: valid.key, function, command, file, line, code });
             }
             read => {
                 let faults = read.err().into_iter().flatten().chain(local);

@@ -94,8 +94,16 @@ impl Process {
     ///
     /// # Errors
     /// When it has not ended within `limit` (then it is killed).
-    pub fn end(mut self, limit: Duration) -> Result<ExitStatus> {
+    pub fn end(self, limit: Duration) -> Result<ExitStatus> {
         signal(self.pid(), Signal::SIGTERM)?;
+        self.wait(limit)
+    }
+
+    /// Waits until it has ended.
+    ///
+    /// # Errors
+    /// When it has not within `limit` (then it is killed).
+    pub fn wait(mut self, limit: Duration) -> Result<ExitStatus> {
         let began = Instant::now();
         while began.elapsed() < limit {
             if let Some(status) = self.child.try_wait()? {

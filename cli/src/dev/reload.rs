@@ -3,19 +3,27 @@
 use crate::exit::Failure;
 use crate::manifest::{self, Finding, Reading};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
+use parking_lot::Mutex;
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 /// An editor writes a file in several steps: read once it has been quiet for so long.
 const QUIET: Duration = Duration::from_millis(150);
+/// Most folders that are watched for the files that commands name.
+const MAX_FOLDERS: usize = 1000;
 
-/// Tells when manifests may have changed.
+/// Tells when manifests, or files that their commands name, may have changed.
 pub(crate) struct Watch {
     /// Ends when dropped.
-    _watcher: RecommendedWatcher,
+    watcher: RecommendedWatcher,
     changed: mpsc::Receiver<()>,
+    /// Files besides manifests that matter.
+    code: Arc<Mutex<HashSet<PathBuf>>>,
+    folders: HashSet<PathBuf>,
 }
 
 impl Watch {
@@ -25,10 +33,13 @@ impl Watch {
         let failed = |e: notify::Error| Failure::failed(format!("cannot watch {} for changes: {e}", folder.display()));
         // One mark is enough: it says "look again", not what changed.
         let (tell, changed) = mpsc::channel(1);
+        let code = Arc::new(Mutex::new(HashSet::new()));
+        let files = code.clone();
         let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
             let relevant = match event {
                 Ok(event) => {
-                    !matches!(event.kind, EventKind::Access(_)) && event.paths.iter().any(|p| manifest::is_manifest(p))
+                    let matters = |p: &PathBuf| manifest::is_manifest(p) || files.lock().contains(p);
+                    !matches!(event.kind, EventKind::Access(_)) && event.paths.iter().any(matters)
                 }
                 // Events may be lost: look.
                 Err(_) => true,
@@ -38,8 +49,22 @@ impl Watch {
             }
         })
         .map_err(failed)?;
-        watcher.watch(folder, RecursiveMode::NonRecursive).map_err(failed)?;
-        Ok(Self { _watcher: watcher, changed })
+        // Events then name files as the manifests' code is named.
+        let folder = folder.canonicalize().unwrap_or_else(|_| folder.into());
+        watcher.watch(&folder, RecursiveMode::NonRecursive).map_err(failed)?;
+        Ok(Self { watcher, changed, code, folders: HashSet::from([folder.clone()]) })
+    }
+
+    /// From now on these are the files that commands name.
+    pub(crate) fn follow(&mut self, reading: &Reading) {
+        let files: HashSet<PathBuf> = reading.manifests.iter().flat_map(|m| &m.code).map(|(p, _)| p.clone()).collect();
+        for folder in files.iter().filter_map(|f| f.parent()) {
+            if self.folders.len() < MAX_FOLDERS && self.folders.insert(folder.into()) {
+                // A folder that cannot be watched only means that a change in it is not seen.
+                let _ = self.watcher.watch(folder, RecursiveMode::NonRecursive);
+            }
+        }
+        *self.code.lock() = files;
     }
 
     /// Waits for a change, and then until it is quiet.
@@ -66,7 +91,9 @@ impl Changes {
         for manifest in &new.manifests {
             match old.manifests.iter().find(|m| m.key == manifest.key) {
                 None => changes.added.push(manifest.key.to_string()),
-                Some(before) if before.function != manifest.function => changes.changed.push(manifest.key.to_string()),
+                Some(before) if before.function != manifest.function || before.code != manifest.code => {
+                    changes.changed.push(manifest.key.to_string());
+                }
                 Some(_) => {}
             }
         }
@@ -88,10 +115,4 @@ impl Changes {
 pub(crate) fn faults(faults: &[Finding]) -> String {
     let lines: Vec<String> = faults.iter().map(|f| format!("  {f}")).collect();
     lines.join("\n")
-}
-
-/// The folder that a manifest's processes run in.
-pub(crate) fn folder_of(file: &Path) -> PathBuf {
-    let folder = file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    folder.canonicalize().unwrap_or_else(|_| folder.into())
 }

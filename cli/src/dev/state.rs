@@ -54,6 +54,8 @@ impl StateDir {
             Err(TryLockError::WouldBlock) => return Err(in_use(&path)),
             Err(TryLockError::Error(e)) => return Err(failed(e)),
         }
+        // Left by one that was killed.
+        let _ = fs::remove_file(path.join(DEV));
         let ignore = path.join(".gitignore");
         if !ignore.exists() {
             fs::write(&ignore, "*\n").map_err(failed)?;

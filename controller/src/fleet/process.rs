@@ -11,7 +11,8 @@ pub mod leftover;
 mod queue;
 
 use super::{
-    Event, Fleet, FleetError, FunctionUid, Instance, InstanceId, MAX_EVENTS, Note, Phase, Target, Victim, Workload,
+    Event, FINALIZER, Fleet, FleetError, FunctionUid, Instance, InstanceId, MAX_EVENTS, Note, Phase, Target, Victim,
+    Workload,
 };
 use dormouse_core::function::{Function, FunctionStatus};
 use dormouse_core::revision::Revision;
@@ -265,6 +266,8 @@ fn key(function: &Function) -> FunctionKey {
 fn prepared(mut function: Function, command: Vec<String>) -> Function {
     let meta = &mut function.metadata;
     meta.namespace.get_or_insert_with(|| "default".into());
+    // Drained before it goes, as in a cluster; nobody else could take it away, so it is there from the start.
+    meta.finalizers = Some(vec![FINALIZER.into()]);
     function.spec.command = command;
     function.spec.args = Vec::new();
     function.status = None;
