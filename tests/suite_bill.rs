@@ -35,13 +35,13 @@ fn subject() -> Subject {
 
 /// Calls `numbers` of `n` that are spread evenly over a month, as one activator's frame.
 fn frame(activator: u64, numbers: Range<u64>, hours: &Range<u32>, n: u64) -> Frame {
-    let span_us = (hours.len() as i64) * HOUR_US;
+    let pause_us = (hours.len() as i64) * HOUR_US / n as i64;
     let mut packer = Packer::default();
     for call in numbers.clone() {
         packer.push(&CallRecord {
             subject: 0,
             call,
-            received_at_us: i64::from(hours.start) * HOUR_US + (call as i64 - 1) * span_us / n as i64,
+            received_at_us: i64::from(hours.start) * HOUR_US + (call as i64 - 1) * pause_us,
             wait_us: 120,
             start_us: 0,
             // 99.001 to 100 ms: what is billed is 100 ms each.

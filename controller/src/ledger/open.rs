@@ -1,7 +1,7 @@
 //! Opening sled's folder, and everything that may stand in the way, said with the file and what to do.
 
 use super::key;
-use super::{CorruptValue, ReadError};
+use super::ReadError;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
@@ -249,12 +249,6 @@ fn damaged(dir: &Path, error: sled::Error) -> OpenError {
     }
 }
 
-impl From<CorruptValue> for OpenError {
-    fn from(value: CorruptValue) -> Self {
-        Self::Damaged { dir: PathBuf::new(), what: value.to_string() }
-    }
-}
-
 /// Who holds the lock of a file, from /proc/locks: lines such as `1: FLOCK ADVISORY WRITE 4242 fe:00:131 0 EOF`.
 fn lock_holder(file: &Path) -> Option<String> {
     let inode = format!(":{}", fs::metadata(file).ok()?.ino());
@@ -311,10 +305,9 @@ fn write_once(dir: &Path, name: &str, content: &[u8]) -> io::Result<()> {
 fn sync_folders(dir: &Path) -> io::Result<()> {
     File::open(dir.join(SLED).join("conf"))?.sync_all()?;
     let parent = dir.canonicalize()?.parent().map(Path::to_owned);
-    for folder in [Some(dir.join(SLED).join("blobs")), Some(dir.join(SLED)), Some(dir.to_owned()), parent] {
-        if let Some(folder) = folder {
-            File::open(folder)?.sync_all()?;
-        }
+    let own = [dir.join(SLED).join("blobs"), dir.join(SLED), dir.to_owned()];
+    for folder in own.into_iter().chain(parent) {
+        File::open(folder)?.sync_all()?;
     }
     Ok(())
 }
