@@ -141,7 +141,7 @@ pub fn apply<F: Fleet>(
 }
 
 /// Tells activators, and remembers since which version they are told what of each instance.
-fn publish(observed: &mut Observed, routes: &Routes, route: Option<v1::Function>) -> bool {
+pub(super) fn publish(observed: &mut Observed, routes: &Routes, route: Option<v1::Function>) -> bool {
     let Some(route) = route else {
         routes.remove(&observed.uid);
         return false;

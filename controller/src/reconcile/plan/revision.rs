@@ -23,17 +23,11 @@ impl Draft<'_> {
         // Those named in a scale-down that was written, while there are more instances than it left.
         let surplus = number(live.len()) > replicas;
         let condemned = |i: &InstanceSeen| surplus && i.condemned;
+        // First those that are going anyway, then those that take no calls yet, then the choice made before, so that it
+        // does not change with every call; the longest idle of the rest.
         live.sort_by_key(|i| {
-            let unopened = !i.open && i.in_flight == 0;
-            (
-                Reverse(condemned(i)),
-                Reverse(i.retired),
-                Reverse(is_draining(i)),
-                Reverse(unopened),
-                i.in_flight,
-                i.idle_since,
-                i.seen.id.clone(),
-            )
+            let first = Reverse((condemned(i), i.retired, !i.is_open() && i.in_flight == 0, is_draining(i)));
+            (first, i.in_flight, i.idle_since, i.seen.id.clone())
         });
         let to_replace = number(live.iter().filter(|i| i.retired && !condemned(i)).count());
         let drain = live.len().saturating_sub(usize::try_from(target).unwrap_or(usize::MAX));
