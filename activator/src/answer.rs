@@ -116,11 +116,26 @@ impl Refusal {
         Self::new("ShuttingDown", StatusCode::SERVICE_UNAVAILABLE, "shutting down").retry().close()
     }
 
+    fn json(&self, id: &str) -> String {
+        serde_json::json!({ "error": self.code, "message": self.message, "request_id": id }).to_string() + "\n"
+    }
+
+    /// The same as [`Refusal::response`] in bytes, for a connection that ends with it.
+    pub(crate) fn raw(&self, id: RequestId) -> String {
+        let body = self.json(&id.to_string());
+        format!(
+            "HTTP/1.1 {}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n{REASON}: {}\r\n{REQUEST_ID}: {id}\r\n\
+             connection: close\r\n\r\n{body}",
+            self.status,
+            body.len(),
+            self.code
+        )
+    }
+
     /// The response that tells it.
     pub(crate) fn response(&self, id: RequestId, in_call: InCall) -> Response<OutBody> {
         let id = id.to_string();
-        let body = serde_json::json!({ "error": self.code, "message": self.message, "request_id": id }).to_string();
-        let mut response = Response::new(OutBody::whole(Bytes::from(body + "\n"), in_call));
+        let mut response = Response::new(OutBody::whole(Bytes::from(self.json(&id)), in_call));
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -138,5 +153,25 @@ impl Refusal {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         response
+    }
+}
+
+/// Beginning of the answers that hyper gives on its own; ours and those of functions have other headers first.
+const OF_PARSER: &str = "\r\nconnection: close\r\ncontent-length: 0\r\ndate: ";
+
+/// What hyper means by an answer of its own; `None` for anything else.
+pub(crate) fn of_parser(data: &[u8]) -> Option<Refusal> {
+    let text = std::str::from_utf8(data).ok()?.strip_prefix("HTTP/1.1 ")?;
+    let (status, _) = text.split_once(OF_PARSER)?;
+    match status.get(..3)? {
+        "400" => Some(Refusal::bad_request("the request is not HTTP/1.1")),
+        "414" => {
+            Some(Refusal::new("HeadersTooLarge", StatusCode::URI_TOO_LONG, "the request target is too long").close())
+        }
+        "431" => {
+            let why = "the request head has too many or too long lines";
+            Some(Refusal::new("HeadersTooLarge", StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, why).close())
+        }
+        _ => None,
     }
 }

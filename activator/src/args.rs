@@ -54,6 +54,9 @@ pub(crate) struct Args {
     /// Seconds that running calls have after that.
     #[arg(long, env = "DORMOUSE_DRAIN_LIMIT_SECONDS", default_value_t = 30)]
     drain_limit_seconds: u64,
+    /// Seconds that records have after that to leave for the ledger.
+    #[arg(long, env = "DORMOUSE_SHIP_LIMIT_SECONDS", default_value_t = 5)]
+    ship_limit_seconds: u64,
 }
 
 impl Args {
@@ -76,6 +79,7 @@ impl Args {
         config.limits.head_bytes = self.max_head_bytes;
         config.drain_delay = Duration::from_secs(self.drain_delay_seconds);
         config.drain_limit = Duration::from_secs(self.drain_limit_seconds);
+        config.ship_limit = Duration::from_secs(self.ship_limit_seconds);
         Ok(config)
     }
 }

@@ -17,7 +17,7 @@ pub(crate) fn host(head: &Parts) -> Result<Option<&str>, Refusal> {
         (None, None) => return Err(Refusal::bad_request("no Host header")),
         (Some(host), None) => Some(host.to_str().ok().filter(|h| is_host(h)).ok_or(BAD_HOST)),
     };
-    let host = host.transpose().map_err(|why| Refusal::bad_request(why))?;
+    let host = host.transpose().map_err(Refusal::bad_request)?;
     let Some(authority) = head.uri.authority() else { return Ok(host) };
     let agrees = host.is_some_and(|h| same_host(h, authority.as_str(), head.uri.scheme_str()));
     if agrees { Ok(host) } else { Err(Refusal::bad_request("the request target and the Host header disagree")) }

@@ -35,6 +35,7 @@ impl Parts {
 }
 
 /// How a flight ended without a response.
+#[expect(clippy::large_enum_variant, reason = "only handed on in a box")]
 pub(crate) enum Lost {
     /// No byte left us: the call may be sent again.
     NotSent(Request<SentBody>, Parts),

@@ -10,6 +10,7 @@ mod clock;
 mod dial;
 mod drain;
 mod feed;
+mod files;
 mod flight;
 mod forward;
 mod func;
@@ -30,6 +31,7 @@ mod spool;
 mod trust;
 mod wire;
 
+pub use files::raise_file_limit;
 pub use link::LinkError;
 pub use server::Limits;
 pub use spool::{Identity, SpoolError};
@@ -75,6 +77,9 @@ pub struct Config {
     pub drain_delay: Duration,
     /// After that: how long running calls may take before they are broken off.
     pub drain_limit: Duration,
+    /// When everything else has ended: how long records may take to leave. As long as the spool lasts no longer than the
+    /// process (a pod's emptyDir), what has not left by then is lost.
+    pub ship_limit: Duration,
     /// Gets a copy of every record as its call ends; a full channel loses copies, never records.
     pub seen: Option<tokio::sync::mpsc::Sender<SeenCall>>,
 }
@@ -94,6 +99,7 @@ impl Config {
             trusted_proxies: Vec::new(),
             drain_delay: Duration::ZERO,
             drain_limit: Duration::from_secs(30),
+            ship_limit: Duration::from_secs(5),
             seen: None,
         }
     }
@@ -148,8 +154,6 @@ pub struct Activator {
 const BACKLOG: u32 = 4096;
 /// How often the spool is synced.
 const SYNC: Duration = Duration::from_secs(1);
-/// How long records may take to leave when everything else has ended.
-const SHIP_LIMIT: Duration = Duration::from_secs(5);
 /// Readiness checks.
 const CHECKS: [&str; 2] = ["routes", "spool"];
 
@@ -240,7 +244,7 @@ impl Activator {
         streams_end.cancel();
         let _ = tokio::join!(feed, knock);
         ship_end.cancel();
-        if tokio::time::timeout(SHIP_LIMIT, ship).await.is_err() {
+        if tokio::time::timeout(config.ship_limit, ship).await.is_err() {
             tracing::warn!("records stay in the spool: the ledger does not answer");
         }
         let _ = tokio::task::spawn_blocking(move || shared.spool.sync()).await;

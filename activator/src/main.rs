@@ -4,7 +4,7 @@ mod args;
 
 use anyhow::Context;
 use clap::Parser;
-use dormouse_activator::Activator;
+use dormouse_activator::{Activator, raise_file_limit};
 use dormouse_daemon::{admin, shutdown, telemetry};
 use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
@@ -16,6 +16,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 async fn main() -> anyhow::Result<()> {
     let args = args::Args::parse();
     telemetry::init(telemetry::LogFormat::Json, "info");
+    let files = raise_file_limit();
     let stop = shutdown::on_signal()?;
     let admin_addr = args.admin;
     let activator = Activator::bind(args.config()?).await?;
@@ -27,7 +28,7 @@ async fn main() -> anyhow::Result<()> {
     // The admin port outlives the traffic: "not ready" must be seen while calls drain.
     let admin_stop = CancellationToken::new();
     let admin = tokio::spawn(admin::serve(listener, activator.health(), registry, admin_stop.clone()));
-    tracing::info!(traffic = %activator.traffic_addr(), admin = %admin_addr, "serving");
+    tracing::info!(traffic = %activator.traffic_addr(), admin = %admin_addr, files, "serving");
     activator.run(stop).await;
     admin_stop.cancel();
     admin.await?.context("admin port")?;

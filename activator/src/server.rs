@@ -100,7 +100,7 @@ pub(crate) async fn run(listener: TcpListener, shared: Arc<Shared>, limits: Limi
 
 async fn connection(stream: TcpStream, addr: SocketAddr, shared: Arc<Shared>, limits: Limits, stop: CancellationToken) {
     let _ = stream.set_nodelay(true);
-    let peer = Peer::new(Arc::new(stream), addr, shared.clock);
+    let peer = Peer::new(Arc::new(stream), addr, shared.clone());
     if serve(&peer, &shared, &limits, &stop).await {
         peer.linger().await;
     }
@@ -110,7 +110,8 @@ async fn connection(stream: TcpStream, addr: SocketAddr, shared: Arc<Shared>, li
 async fn serve(peer: &Arc<Peer>, shared: &Arc<Shared>, limits: &Limits, stop: &CancellationToken) -> bool {
     let service = service_fn(|request| forward::serve(shared.clone(), peer.clone(), request));
     let mut builder = http1::Builder::new();
-    builder.max_headers(limits.header_lines).max_buf_size(limits.head_bytes).pipeline_flush(true);
+    // Not `pipeline_flush`: with it hyper closes without flushing its own 400 while unparsed bytes are left.
+    builder.max_headers(limits.header_lines).max_buf_size(limits.head_bytes).max_header_size(limits.head_bytes);
     let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(Wire(peer.clone())), service));
     let mut stopping = false;
     let mut look = tokio::time::interval_at(tokio::time::Instant::now() + LOOK, LOOK);

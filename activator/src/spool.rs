@@ -90,6 +90,13 @@ struct Segment {
     bytes: u64,
 }
 
+impl Segment {
+    /// Whose records it holds: writer and epoch.
+    fn of(&self) -> (u64, u32) {
+        (self.header.activator, self.header.epoch)
+    }
+}
+
 /// The spool.
 #[derive(Debug)]
 pub(crate) struct Spool {
@@ -273,7 +280,7 @@ impl Spool {
         let mut freed = 0;
         let mut gone = Vec::new();
         log.segments.retain(|s| {
-            let below = (s.header.activator, s.header.epoch) == (activator, epoch)
+            let below = s.of() == (activator, epoch)
                 && s.header.first_seq + s.count <= watermark + 1
                 && Some(&s.path) != current.as_ref();
             if below {

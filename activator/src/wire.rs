@@ -3,7 +3,7 @@
 //! hyper does not look at a socket while the body of a call is unread, so that a client which leaves a waiting room would
 //! not be noticed. The stream stands behind an [`Arc`]: the room awaits the socket's read-closed state on it.
 
-use crate::clock::Clock;
+use crate::{answer, shared::Shared};
 use futures::FutureExt;
 use socket2::SockRef;
 use std::{
@@ -41,7 +41,7 @@ pub(crate) enum Phase {
 pub(crate) struct Peer {
     stream: Arc<TcpStream>,
     pub(crate) addr: SocketAddr,
-    clock: Clock,
+    shared: Arc<Shared>,
     phase: AtomicU8,
     /// When the phase began, in milliseconds of the clock.
     since_ms: AtomicU64,
@@ -50,10 +50,10 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
-    pub(crate) fn new(stream: Arc<TcpStream>, addr: SocketAddr, clock: Clock) -> Arc<Self> {
-        let since_ms = AtomicU64::new(clock.now_ms());
+    pub(crate) fn new(stream: Arc<TcpStream>, addr: SocketAddr, shared: Arc<Shared>) -> Arc<Self> {
+        let since_ms = AtomicU64::new(shared.clock.now_ms());
         let (phase, until_ms) = (AtomicU8::new(Phase::Fresh as u8), AtomicU64::new(u64::MAX));
-        Arc::new(Self { stream, addr, clock, phase, since_ms, until_ms })
+        Arc::new(Self { stream, addr, shared, phase, since_ms, until_ms })
     }
 
     /// The phase and how long it lasts already.
@@ -64,12 +64,12 @@ impl Peer {
             2 => Phase::Head,
             _ => Phase::Call,
         };
-        let lasts = self.clock.now_ms().saturating_sub(self.since_ms.load(Relaxed));
+        let lasts = self.shared.clock.now_ms().saturating_sub(self.since_ms.load(Relaxed));
         (phase, Duration::from_millis(lasts))
     }
 
     fn enter(&self, phase: Phase) {
-        self.since_ms.store(self.clock.now_ms(), Relaxed);
+        self.since_ms.store(self.shared.clock.now_ms(), Relaxed);
         self.until_ms.store(u64::MAX, Relaxed);
         self.phase.store(phase as u8, Relaxed);
     }
@@ -81,7 +81,7 @@ impl Peer {
 
     /// How long the call is over its time.
     pub(crate) fn overdue(&self) -> Duration {
-        Duration::from_millis(self.clock.now_ms().saturating_sub(self.until_ms.load(Relaxed)))
+        Duration::from_millis(self.shared.clock.now_ms().saturating_sub(self.until_ms.load(Relaxed)))
     }
 
     /// Marks that a call is served until the guard is dropped.
@@ -185,6 +185,9 @@ impl AsyncRead for Wire {
 
 impl AsyncWrite for Wire {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        if self.tell_in_our_words(data) {
+            return Poll::Ready(Ok(data.len()));
+        }
         self.write_with(cx, |stream| stream.try_write(data))
     }
 
@@ -201,6 +204,11 @@ impl AsyncWrite for Wire {
         cx: &mut Context<'_>,
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if let [data] = parts
+            && self.tell_in_our_words(data)
+        {
+            return Poll::Ready(Ok(data.len()));
+        }
         self.write_with(cx, |stream| stream.try_write_vectored(parts))
     }
 
@@ -210,6 +218,16 @@ impl AsyncWrite for Wire {
 }
 
 impl Wire {
+    /// hyper answers a request that it cannot parse on its own, without a reason: ours is sent in its place, as far as
+    /// it goes without waiting (the connection ends with it). True when it was such an answer.
+    fn tell_in_our_words(&self, data: &[u8]) -> bool {
+        let shared = &self.0.shared;
+        let Some(refusal) = answer::of_parser(data).filter(|_| self.0.phase().0 == Phase::Head) else { return false };
+        shared.metrics.refused(&refusal.code);
+        let _ = self.0.stream.try_write(refusal.raw(shared.request_id(shared.next_call())).as_bytes());
+        true
+    }
+
     fn write_with(
         &self,
         cx: &mut Context<'_>,

@@ -140,8 +140,15 @@ async fn bad_requests_reach_no_function() {
     for (request, status) in cases {
         let answer = house.activator.call(&request).await;
         assert_eq!(answer.status, status, "{}", &request[..request.len().min(120)]);
+        let reason = match status {
+            404 => "UnknownFunction",
+            431 => "HeadersTooLarge",
+            501 => "UnsupportedTransferCoding",
+            _ => "BadRequest",
+        };
+        assert_eq!(answer.reason(), Some(reason));
+        assert!(answer.text().contains(&answer.headers["dormouse-request-id"]), "{answer:?}");
         if status == 404 {
-            assert_eq!(answer.reason(), Some("UnknownFunction"));
             assert!(answer.text().contains("nobody") && !answer.text().contains("hello"), "{answer:?}");
         }
     }

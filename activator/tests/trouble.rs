@@ -228,8 +228,9 @@ async fn failure_deletion_and_closing_release_who_waits_at_once() {
     for (change, status, reason) in answers {
         house.publish(function("hello")).await;
         let mut client = house.activator.client().await;
+        let mark = house.controller.mark();
         client.send(get("/")).await;
-        until("it waits", || (house.controller.demand("uid-hello") == Some((1, 0))).then_some(())).await;
+        house.controller.told(mark, "uid-hello", (1, 0)).await;
         house.publish(change).await;
         let answer = client.answer().await;
         assert_eq!((answer.status, answer.reason()), (status, Some(reason)));
@@ -237,8 +238,9 @@ async fn failure_deletion_and_closing_release_who_waits_at_once() {
     }
     house.publish(function("hello")).await;
     let mut client = house.activator.client().await;
+    let mark = house.controller.mark();
     client.send(get("/")).await;
-    until("it waits", || (house.controller.demand("uid-hello") == Some((1, 0))).then_some(())).await;
+    house.controller.told(mark, "uid-hello", (1, 0)).await;
     house.controller.remove("uid-hello");
     assert_eq!(client.answer().await.reason(), Some("FunctionDeleted"));
     assert_eq!(house.activator.call(&get("/")).await.status, 404);
@@ -258,6 +260,27 @@ async fn an_instance_that_vanishes_keeps_its_running_call() {
     go.notify_one();
     assert_eq!(client.answer().await.text(), "late");
     assert_eq!(house.records(1).await[0].1.outcome, Outcome::Ok);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_is_kept_only_as_long_as_the_instance_surely_keeps_it() {
+    let house = House::new().await;
+    let origin = Origin::start(|mut line| async move {
+        while let Some(head) = line.head().await {
+            let more = if head.contains("/short") { "Keep-Alive: timeout=1\r\n" } else { "" };
+            line.send(format!("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n{more}\r\nok")).await;
+        }
+    })
+    .await;
+    house.publish(ready("hello", origin.addr, 1)).await;
+    for (path, connections) in [("/short", 1), ("/short", 2), ("/long", 3), ("/long", 3)] {
+        assert_eq!(house.activator.call(&get(path)).await.status, 200);
+        assert_eq!(origin.seen.connections.load(SeqCst), connections, "{path}");
+    }
+    // Nothing is advertised: kept for less than a second.
+    tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
+    assert_eq!(house.activator.call(&get("/long")).await.status, 200);
+    assert_eq!(origin.seen.connections.load(SeqCst), 4);
 }
 
 #[tokio::test(flavor = "multi_thread")]

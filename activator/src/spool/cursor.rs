@@ -38,8 +38,8 @@ impl Batch {
 /// Where reading stands.
 #[derive(Debug, Default)]
 pub(crate) struct Cursor {
-    /// Writer and epoch that are read, and the next record of it.
-    at: Option<(u64, u32, u64)>,
+    /// The next record to read of each writer and epoch; as many as have segments.
+    at: HashMap<(u64, u32), u64>,
     open: Option<Open>,
 }
 
@@ -55,10 +55,12 @@ struct Open {
 impl Cursor {
     /// The next records, or nothing when all there is was read. Blocks on the disk.
     pub(crate) fn next(&mut self, spool: &Spool) -> io::Result<Option<Batch>> {
-        for segment in spool.segments() {
+        let segments = spool.segments();
+        self.at.retain(|of, _| segments.iter().any(|s| s.of() == *of));
+        for segment in segments {
             let Some(from) = self.wanted(&segment) else { continue };
             if let Some(batch) = self.read(&segment, from)? {
-                self.at = Some((batch.activator, batch.epoch, batch.last_seq() + 1));
+                self.at.insert(segment.of(), batch.last_seq() + 1);
                 return Ok(Some(batch));
             }
         }
@@ -67,28 +69,22 @@ impl Cursor {
 
     /// Goes on at another record of an epoch.
     pub(crate) fn seek(&mut self, activator: u64, epoch: u32, seq: u64) {
-        self.at = Some((activator, epoch, seq));
+        self.at.insert((activator, epoch), seq);
         self.open = None;
     }
 
     /// Whether the spool still has a record of the batch's epoch.
     pub(crate) fn holds(&self, spool: &Spool, batch: &Batch, seq: u64) -> bool {
-        let of_epoch = |s: &Segment| (s.header.activator, s.header.epoch) == (batch.activator, batch.epoch);
+        let of_epoch = |s: &Segment| s.of() == (batch.activator, batch.epoch);
         let holds = |s: &Segment| s.header.first_seq <= seq && seq < s.header.first_seq + s.count;
         spool.segments().iter().any(|s| of_epoch(s) && holds(s))
     }
 
     /// The first record to read in a segment; `None` when there is nothing in it for us.
     fn wanted(&self, segment: &Segment) -> Option<u64> {
-        let header = &segment.header;
-        let end = header.first_seq + segment.count;
-        let from = match self.at {
-            Some((activator, epoch, seq)) if (activator, epoch) == (header.activator, header.epoch) => seq,
-            // Segments come oldest first: one of another epoch was read to its end, or not at all.
-            Some((activator, epoch, _)) if activator == header.activator && header.epoch < epoch => return None,
-            _ => header.first_seq,
-        };
-        (from < end).then_some(from.max(header.first_seq))
+        let first = segment.header.first_seq;
+        let from = self.at.get(&segment.of()).map_or(first, |&next| next.max(first));
+        (from < first + segment.count).then_some(from)
     }
 
     fn read(&mut self, segment: &Segment, from: u64) -> io::Result<Option<Batch>> {
@@ -133,7 +129,6 @@ impl Open {
     }
 
     /// One read's worth of records from `from` on, with the subjects they name.
-    #[expect(clippy::type_complexity, reason = "taken apart at once by its only caller")]
     fn records(&mut self, segment: &Segment, from: u64) -> io::Result<(Vec<CallRecord>, Vec<Arc<Subject>>, u64)> {
         let len = segment.bytes.saturating_sub(self.position).min(MAX_READ);
         let mut bytes = vec![0; usize::try_from(len).map_err(io::Error::other)?];

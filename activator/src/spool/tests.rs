@@ -154,3 +154,16 @@ fn reading_goes_on_where_it_is_told() {
     let again = cursor.next(&spool).unwrap().unwrap();
     assert_eq!((again.first_seq, again.records[0].call, again.last_seq()), (4, 4, 11));
 }
+
+#[test]
+fn what_a_lost_identity_left_behind_is_read_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let spool = Spool::open(folder.path(), 1 << 20).unwrap();
+    add(&spool, &subject("a"), 1);
+    drop(spool);
+    fs::remove_file(folder.path().join("identity")).unwrap();
+    let spool = Spool::open(folder.path(), 1 << 20).unwrap();
+    add(&spool, &subject("b"), 1);
+    let names: std::collections::BTreeSet<_> = all(&spool).into_iter().map(|r| r.2).collect();
+    assert_eq!((all(&spool).len(), names.into_iter().collect::<String>()), (2, "ab".into()));
+}

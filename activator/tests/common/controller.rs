@@ -137,6 +137,21 @@ impl Controller {
         told.last().map(|f| (f.queued, f.running))
     }
 
+    /// How much was told by now.
+    pub fn mark(&self) -> usize {
+        self.service.0.lock().reports.len()
+    }
+
+    /// Waits until as many calls of a function were told to wait and run after `mark`.
+    pub async fn told(&self, mark: usize, uid: &str, demand: (u32, u32)) {
+        until(&format!("{demand:?} of {uid}"), || {
+            let state = self.service.0.lock();
+            let mut told = state.reports.iter().skip(mark).flat_map(|r| &r.functions).filter(|f| f.uid == uid);
+            told.any(|f| (f.queued, f.running) == demand).then_some(())
+        })
+        .await;
+    }
+
     /// What was last told of an instance.
     pub fn instance(&self, id: &str) -> Option<v1::InstanceDemand> {
         let state = self.service.0.lock();
