@@ -119,7 +119,7 @@ mod tests {
             "Manifest      function.yaml:1\n",
             "Ready       True     Serving     60s   m\n",
             "hello-1    Running   bcdf       -           7          0   -\n",
-            "Normal    30s   Checked   port open\n",
+            "Normal   30s   Checked   port open\n",
         ] {
             assert!(page.contains(part), "{part}\n{page}");
         }

@@ -189,6 +189,7 @@ on: 1.5
 empty:
 ";
 
+    /// A bare `yes` is a boolean to kubectl as well: a variable's value needs quotes around it.
     #[test]
     fn values_are_those_of_kubectl() {
         let documents = documents(TEXT).unwrap();
@@ -196,7 +197,7 @@ empty:
         let wanted = serde_json::json!({
             "kind": "Function",
             "metadata": {"name": "hello", "annotations": {"dormouse.dev/local-command": "run"}},
-            "spec": {"port": 8080, "env": [{"name": "A", "value": "1"}, {"name": "B", "value": "yes"}]}
+            "spec": {"port": 8080, "env": [{"name": "A", "value": "1"}, {"name": "B", "value": true}]}
         });
         assert_eq!(documents[0].value, wanted);
         assert_eq!(documents[1].value, serde_json::json!({"kind": "Other", "on": 1.5, "empty": null}));

@@ -19,16 +19,29 @@ pub(crate) async fn config(args: &WhereArgs) -> Result<Config, KubeconfigError> 
     let options = KubeConfigOptions { context: args.context.clone(), ..KubeConfigOptions::default() };
     let kubeconfig = match &args.kubeconfig {
         Some(path) => Kubeconfig::read_from(path)?,
-        None => Kubeconfig::read()?,
+        None => match (Kubeconfig::read(), Config::incluster()) {
+            // In a pod, without a kubeconfig: the pod's own rights.
+            (Err(_), Ok(config)) if args.context.is_none() => return Ok(config),
+            (read, _) => read?,
+        },
     };
     Config::from_custom_kubeconfig(kubeconfig, &options).await
+}
+
+/// What the API server said, without the object around it.
+pub(crate) fn words(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => status.message.clone(),
+        other => other.to_string(),
+    }
 }
 
 /// The token of the usage API.
 pub(crate) async fn token(client: &Client, namespace: &str) -> Result<String, Failure> {
     let secret = Api::<Secret>::namespaced(client.clone(), namespace).get("dormouse-token").await.map_err(|e| {
         Failure::failed(format!(
-            "cannot read the Secret dormouse-token in namespace {namespace}: {e}; give the token with --token or DORMOUSE_TOKEN, or the namespace with --system-namespace"
+            "cannot read the Secret dormouse-token in namespace {namespace}: {}; give the token with --token or DORMOUSE_TOKEN, or the namespace with --system-namespace",
+            words(&e)
         ))
     })?;
     let bytes = secret.data.and_then(|mut data| data.remove("token"));
@@ -47,7 +60,8 @@ pub(crate) async fn functions(client: &Client, namespace: Option<&str>) -> Resul
     let mut views = Vec::new();
     let mut params = ListParams::default().limit(PAGE);
     loop {
-        let page = api.list(&params).await.map_err(|e| Failure::failed(format!("cannot list functions: {e}")))?;
+        let page =
+            api.list(&params).await.map_err(|e| Failure::failed(format!("cannot list functions: {}", words(&e))))?;
         views.extend(page.items.into_iter().map(|function| View {
             function,
             instances: Vec::new(),
@@ -64,7 +78,8 @@ pub(crate) async fn functions(client: &Client, namespace: Option<&str>) -> Resul
 /// One function, with what rights allow to see of its pods and events.
 pub(crate) async fn function(client: &Client, namespace: &str, name: &str) -> Result<Option<View>, Failure> {
     let api = Api::<Function>::namespaced(client.clone(), namespace);
-    let found = api.get_opt(name).await.map_err(|e| Failure::failed(format!("cannot read the function: {e}")))?;
+    let found =
+        api.get_opt(name).await.map_err(|e| Failure::failed(format!("cannot read the function: {}", words(&e))))?;
     let Some(function) = found else { return Ok(None) };
     let uid = function.metadata.uid.clone().unwrap_or_default();
     let pods = Api::<Pod>::namespaced(client.clone(), namespace);

@@ -1,5 +1,6 @@
 //! One HTTP/1.1 server that a command asks: by address, or through the API server's port-forward to a pod.
 
+use super::cluster::words;
 use crate::exit::Failure;
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, HOST};
@@ -138,14 +139,15 @@ fn refused(status: StatusCode, body: &[u8]) -> Failure {
 async fn forward(client: &kube::Client, namespace: &str, name: &str, port: u16) -> Result<Box<dyn Stream>, Failure> {
     let service = Api::<Service>::namespaced(client.clone(), namespace).get(name).await.map_err(|e| {
         Failure::failed(format!(
-            "cannot see the Service {name} in namespace {namespace}: {e}; if Dormouse is installed elsewhere, name that with --system-namespace"
+            "cannot see the Service {name} in namespace {namespace}: {}; if Dormouse is installed elsewhere, name that with --system-namespace",
+            words(&e)
         ))
     })?;
     let selector = service.spec.and_then(|s| s.selector).unwrap_or_default();
     let labels: Vec<String> = selector.iter().map(|(k, v)| format!("{k}={v}")).collect();
     let pods = Api::<Pod>::namespaced(client.clone(), namespace);
     let found = pods.list(&ListParams::default().labels(&labels.join(","))).await;
-    let found = found.map_err(|e| Failure::failed(format!("cannot list the pods of {name}: {e}")))?;
+    let found = found.map_err(|e| Failure::failed(format!("cannot list the pods of {name}: {}", words(&e))))?;
     let ready = found.items.iter().find(|pod| {
         let conditions = pod.status.iter().flat_map(|s| s.conditions.iter().flatten());
         conditions.into_iter().any(|c| c.type_ == "Ready" && c.status == "True")
@@ -153,7 +155,10 @@ async fn forward(client: &kube::Client, namespace: &str, name: &str, port: u16) 
     let pod = ready.and_then(|p| p.metadata.name.clone());
     let pod = pod.ok_or_else(|| Failure::failed(format!("no pod of {name} in namespace {namespace} is ready")))?;
     let mut forwarder = pods.portforward(&pod, &[port]).await.map_err(|e| {
-        Failure::failed(format!("no port-forward to {pod}: {e}; give the address with --usage-url or --activator-url"))
+        Failure::failed(format!(
+            "no port-forward to {pod}: {}; give the address with --usage-url or --activator-url",
+            words(&e)
+        ))
     })?;
     let stream = forwarder.take_stream(port).ok_or_else(|| Failure::failed(format!("no port-forward to {pod}")))?;
     // The forwarder's task ends with the stream.

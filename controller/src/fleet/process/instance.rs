@@ -271,8 +271,7 @@ impl Output {
         let Some(stream) = stream else { return };
         let mut reader = BufReader::with_capacity(MAX_LINE, stream);
         let mut line = Vec::new();
-        loop {
-            let Ok(chunk) = reader.fill_buf().await else { break };
+        while let Ok(chunk) = reader.fill_buf().await {
             if chunk.is_empty() {
                 break;
             }
