@@ -11,6 +11,7 @@ mod codec;
 mod dict;
 mod door;
 mod frame;
+mod growth;
 mod key;
 mod open;
 mod records;
@@ -90,6 +91,9 @@ pub enum ReadError {
     /// The ledger knows no usage of this tenant.
     #[error("tenant {0:?} has no usage in this ledger")]
     UnknownTenant(String),
+    /// The file grew far more than what was put in.
+    #[error("sled no longer cleans its file: it must be opened again")]
+    Outgrown,
     /// The writer is gone.
     #[error("the ledger is closed: {0}")]
     Closed(String),

@@ -16,7 +16,7 @@ mod tests;
 
 use crate::ledger::{Ledger, LedgerDoor, ReadError, RecordsQuery, UsageQuery, month_hours};
 use axum::Router;
-use axum::extract::rejection::QueryRejection;
+use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
@@ -142,12 +142,16 @@ async fn records(State(api): State<Api>, headers: HeaderMap, pairs: Pairs) -> Re
 
 async fn statement(
     State(api): State<Api>,
-    Path((tenant, period)): Path<(String, String)>,
+    path: Result<Path<(String, String)>, PathRejection>,
     headers: HeaderMap,
     pairs: Pairs,
 ) -> Result<Response, ApiError> {
     let mut params = Params::new(pairs, &params::STATEMENT)?;
     let format = Format::of(&mut params, &headers);
+    let Ok(Path((tenant, period))) = path else {
+        params.fault("path", "must be /v1/statements/TENANT/YYYY-MM in UTF-8");
+        return Err(ApiError::BadRequest(params.faults()));
+    };
     let fixed = params.fixed_server();
     let month = times::month(&period).and_then(|(year, month)| month_hours(year, month));
     if month.is_none() {

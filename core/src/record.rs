@@ -103,7 +103,7 @@ pub enum PackedError {
 }
 
 /// Appends records to a packed run; `last_received_us` carries the difference base from one record to the next.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Packer {
     bytes: Vec<u8>,
     count: u32,

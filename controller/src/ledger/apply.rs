@@ -4,6 +4,7 @@ use super::block::{OpenBlock, hour_of};
 use super::codec::{decode_rule, decode_sum, encode_rule, encode_sum};
 use super::dict::{Known, Numbers};
 use super::frame::Checked;
+use super::growth::Growth;
 use super::key::{self, BlockId, EpochId, RollupId};
 use super::open::Store;
 use super::{AppendOutcome, Appended, CorruptValue, ReadError};
@@ -19,6 +20,8 @@ const MAX_BATCH: usize = 16_384;
 const MAX_SUMS: usize = 16_384;
 /// Watermarks kept in memory: about 40 B each.
 const MAX_WATERMARKS: usize = 16_384;
+/// Short blocks kept to go on with: at most 1 KiB and their index each.
+const MAX_TAILS: usize = 1_024;
 
 /// The writer's state. What it caches is what was written: it may be forgotten between batches.
 pub(super) struct Applier {
@@ -28,6 +31,9 @@ pub(super) struct Applier {
     numbers: Numbers,
     watermarks: HashMap<EpochId, u64>,
     sums: HashMap<RollupId, UsageSum>,
+    /// The last block of each epoch, while it takes more.
+    tails: HashMap<EpochId, OpenBlock>,
+    growth: Growth,
     open: Pending,
     /// Something was written since the last commit.
     unsynced: bool,
@@ -37,9 +43,8 @@ pub(super) struct Applier {
 #[derive(Default)]
 struct Pending {
     batch: sled::Batch,
-    blocks: HashMap<EpochId, OpenBlock>,
     sums: HashSet<RollupId>,
-    watermarks: HashSet<EpochId>,
+    epochs: HashSet<EpochId>,
     records: usize,
 }
 
@@ -48,8 +53,9 @@ impl Applier {
         let mut open = Pending::default();
         let rule = rule_number(&store, &mut open.batch, &metering)?;
         let numbers = Numbers::open(&store)?;
-        let (watermarks, sums) = (HashMap::new(), HashMap::new());
-        Ok(Self { store, metering, rule, numbers, watermarks, sums, open, unsynced: false })
+        let growth = Growth::new(store.size_on_disk());
+        let (watermarks, sums, tails) = (HashMap::new(), HashMap::new(), HashMap::new());
+        Ok(Self { store, metering, rule, numbers, watermarks, sums, tails, growth, open, unsynced: false })
     }
 
     pub(super) fn store(&self) -> &Arc<Store> {
@@ -94,20 +100,19 @@ impl Applier {
             self.store.commit()?;
             self.unsynced = false;
         }
+        if self.growth.must_look() && self.growth.is_too_much(self.store.size_on_disk()) {
+            return Err(ReadError::Outgrown);
+        }
         Ok(())
     }
 
     fn record(&mut self, epoch: EpochId, seq: u64, record: &CallRecord, known: Known) -> Result<(), ReadError> {
-        let block = match self.open.blocks.remove(&epoch) {
-            Some(block) if block.has_room() => block,
-            full => {
-                if let Some(full) = full {
-                    full.write(&mut self.open.batch);
-                }
-                OpenBlock::new(BlockId { epoch, first_seq: seq }, self.rule)
-            }
-        };
-        let block = self.open.blocks.entry(epoch).insert_entry(block).into_mut();
+        if let Some(full) = self.tails.get(&epoch).filter(|block| !block.has_room()) {
+            full.write(&mut self.open.batch);
+            self.tails.remove(&epoch);
+        }
+        let new = || OpenBlock::new(BlockId { epoch, first_seq: seq }, self.rule);
+        let block = self.tails.entry(epoch).or_insert_with(new);
         block.push(&CallRecord { subject: known.subject, ..*record }, known.function);
         let id = RollupId { function: known.function, hour: hour_of(record.received_at_us), rule: self.rule };
         if !self.sums.contains_key(&id) {
@@ -119,7 +124,7 @@ impl Applier {
             sum.add(record, known.memory_mib, &self.metering);
         }
         self.open.sums.insert(id);
-        self.open.watermarks.insert(epoch);
+        self.open.epochs.insert(epoch);
         self.watermarks.insert(epoch, seq);
         self.open.records += 1;
         Ok(())
@@ -139,28 +144,33 @@ impl Applier {
         if self.open.records == 0 {
             return Ok(());
         }
-        let Pending { mut batch, blocks, sums, watermarks, records: _ } = std::mem::take(&mut self.open);
-        for block in blocks.into_values() {
-            block.write(&mut batch);
-        }
+        let Pending { mut batch, sums, epochs, records } = std::mem::take(&mut self.open);
         for id in sums {
             if let Some(sum) = self.sums.get(&id) {
                 batch.insert(&id.key(), encode_sum(sum));
             }
         }
-        for epoch in watermarks {
+        for epoch in epochs {
+            if let Some(block) = self.tails.get(&epoch) {
+                block.write(&mut batch);
+            }
             if let Some(watermark) = self.watermarks.get(&epoch) {
                 batch.insert(&epoch.watermark(), &watermark.to_be_bytes());
             }
         }
         self.store.db.apply_batch(batch)?;
         self.unsynced = true;
+        self.growth.wrote(records);
         self.trim();
         Ok(())
     }
 
     fn trim(&mut self) {
         self.numbers.trim();
+        self.tails.retain(|_, block| block.is_short());
+        if self.tails.len() > MAX_TAILS {
+            self.tails.clear();
+        }
         if self.watermarks.len() > MAX_WATERMARKS {
             self.watermarks.clear();
         }

@@ -30,7 +30,7 @@ pub(super) fn mask_of(function: u32) -> u128 {
     1 << (function % 128)
 }
 
-/// A block that still takes records.
+/// A block that still takes records. It may be written many times, each time with more of them.
 pub(super) struct OpenBlock {
     id: BlockId,
     rule: u16,
@@ -55,6 +55,13 @@ impl OpenBlock {
         Self { id, rule, packer: Packer::default(), first_us: i64::MAX, last_us: i64::MIN, hours: BTreeMap::new() }
     }
 
+    /// Whether it is so short that the next batch should go on with it: a quiet activator's frames hold a record or
+    /// two, and a block for each would take five times the space. A longer one would cost more to write again than
+    /// the space is worth.
+    pub(super) fn is_short(&self) -> bool {
+        self.packer.len() < MAX_BLOCK / 4
+    }
+
     /// Whether any record fits.
     pub(super) fn has_room(&self) -> bool {
         HEADER + self.packer.len() + MAX_PACKED_LEN <= MAX_BLOCK
@@ -69,17 +76,16 @@ impl OpenBlock {
     }
 
     /// The block and its entries in the hour index.
-    pub(super) fn write(self, batch: &mut sled::Batch) {
+    pub(super) fn write(&self, batch: &mut sled::Batch) {
         for (&hour, mask) in &self.hours {
             batch.insert(&self.id.in_hour(hour), &mask.to_be_bytes());
         }
-        let key = self.id.key();
-        batch.insert(&key, self.finish());
+        batch.insert(&self.id.key(), self.value());
     }
 
-    fn finish(self) -> Vec<u8> {
+    fn value(&self) -> Vec<u8> {
         let count = self.packer.count() as u16; // At least 10 bytes a record: at most 409.
-        let body = self.packer.finish();
+        let body = self.packer.clone().finish();
         let mut value = Vec::with_capacity(HEADER + body.len());
         value.push(VERSION);
         value.extend_from_slice(&self.rule.to_be_bytes());
@@ -145,7 +151,7 @@ mod tests {
                 pushed.push(record(at, big));
                 open.push(&pushed[pushed.len() - 1], 9);
             }
-            let mut value = open.finish();
+            let mut value = open.value();
             assert!(value.len() <= MAX_BLOCK && value.len() > MAX_BLOCK - 2 * MAX_PACKED_LEN, "{}", value.len());
             let block = Block::read(&value).unwrap();
             assert_eq!((block.rule, block.first_us, block.last_us), (7, i64::MIN, i64::MAX));

@@ -3,7 +3,7 @@
 
 use super::{Filesystem, Ledger, OpenError};
 use dormouse_core::price::PricePlan;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,6 +24,8 @@ struct Inner {
     plan: PricePlan,
     filesystem: Filesystem,
     state: RwLock<DoorState>,
+    /// Held while opening, so that two who open at once do not meet at the file lock.
+    opening: Mutex<()>,
 }
 
 /// What is behind the door.
@@ -40,7 +42,7 @@ impl LedgerDoor {
     #[must_use]
     pub fn new(dir: &Path, plan: PricePlan, filesystem: Filesystem) -> Self {
         let state = RwLock::new(DoorState::Closed("it is not open yet".to_owned()));
-        Self { inner: Arc::new(Inner { dir: dir.to_owned(), plan, filesystem, state }) }
+        Self { inner: Arc::new(Inner { dir: dir.to_owned(), plan, filesystem, state, opening: Mutex::new(()) }) }
     }
 
     /// Opens it now. Blocks while sled recovers.
@@ -48,8 +50,9 @@ impl LedgerDoor {
     /// # Errors
     /// When the ledger cannot be opened; the door then tells the same to whoever asks.
     pub fn open(&self) -> Result<Ledger, OpenError> {
-        if let DoorState::Open(ledger) = &*self.inner.state.read() {
-            return Ok(ledger.clone());
+        let _alone = self.inner.opening.lock();
+        if let Ok(ledger) = self.ledger() {
+            return Ok(ledger);
         }
         let opened = Ledger::open_on(&self.inner.dir, self.inner.plan.clone(), self.inner.filesystem);
         *self.inner.state.write() = match &opened {

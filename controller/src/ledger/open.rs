@@ -1,7 +1,7 @@
 //! Opening sled's folder, and everything that may stand in the way, said with the file and what to do.
 
-use super::key;
 use super::ReadError;
+use super::key;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
@@ -16,7 +16,7 @@ const SLED: &str = "sled";
 const FORMAT_FILE: &str = "FORMAT";
 /// Space that is given back when the disk is full, because sled cannot even open on a full disk.
 const BALLAST_FILE: &str = "ballast";
-/// Two of sled's segments of 512 KiB, doubled twice.
+/// Eight of sled's segments of 512 KiB.
 const BALLAST: usize = 4 * 1024 * 1024;
 /// Pages that sled keeps in memory.
 const CACHE: u64 = 16 * 1024 * 1024;
@@ -120,15 +120,17 @@ impl Store {
         check_format_file(dir)?;
         fs::create_dir_all(dir).map_err(io)?;
         check_filesystem(dir, filesystem)?;
-        let db = open_or_make_room(dir)?;
+        let (db, room_made) = open_or_make_room(dir)?;
         let file = File::open(dir.join(SLED).join("db")).map_err(io)?;
+        write_through(dir, &file);
         let store = Self { dir: dir.to_owned(), db, file };
         store.check_format_key()?;
         if fresh {
             store.commit().map_err(|e| damaged(dir, e))?;
         }
         write_once(dir, FORMAT_FILE, format!("dormouse-ledger {FORMAT}\n").as_bytes()).map_err(io)?;
-        if write_once(dir, BALLAST_FILE, &vec![0x5a; BALLAST]).is_err() {
+        // A full disk keeps the space until the next start.
+        if !room_made && write_once(dir, BALLAST_FILE, &vec![0x5a; BALLAST]).is_err() {
             tracing::warn!(dir = %dir.display(), "no space for the ledger's ballast file");
         }
         if fresh {
@@ -208,15 +210,15 @@ fn check_stray(dir: &Path) -> Result<(), OpenError> {
 }
 
 /// Opens sled; on a full disk once more after giving the ballast back.
-fn open_or_make_room(dir: &Path) -> Result<sled::Db, OpenError> {
+fn open_or_make_room(dir: &Path) -> Result<(sled::Db, bool), OpenError> {
     match open_sled(dir) {
         Err(OpenError::Io { source, .. })
             if source.kind() == io::ErrorKind::StorageFull && fs::remove_file(dir.join(BALLAST_FILE)).is_ok() =>
         {
             tracing::warn!(dir = %dir.display(), "the ledger's disk is full: its ballast file was given up, make space");
-            open_sled(dir)
+            open_sled(dir).map(|db| (db, true))
         }
-        result => result,
+        result => result.map(|db| (db, false)),
     }
 }
 
@@ -299,6 +301,18 @@ fn write_once(dir: &Path, name: &str, content: &[u8]) -> io::Result<()> {
         let _ = fs::remove_file(&draft);
     }
     written.and_then(|()| fs::rename(&draft, &path))
+}
+
+/// Has every write to sled's file synced by the kernel (the inode's `S` attribute, kept with the file). sled frees and
+/// overwrites a segment once it takes what replaces it for stable, that is written back: where the file grew since the
+/// last sync that is not durable yet. With this, sled's order is the disk's order.
+fn write_through(dir: &Path, file: &File) {
+    use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};
+    let set = ioctl_getflags(file).and_then(|flags| ioctl_setflags(file, flags | IFlags::SYNC));
+    if let Err(error) = set {
+        let dir = dir.display();
+        tracing::warn!(%dir, %error, "the file system cannot write through: a power cut under load may damage the ledger");
+    }
 }
 
 /// A new file is only there after a crash if its folder was synced, and so up to what existed before.

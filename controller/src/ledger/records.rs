@@ -81,11 +81,13 @@ pub(super) fn query(store: &Store, query: &RecordsQuery) -> Result<Page<RecordRo
         let (key, mask) = entry?;
         let (hour, id) = BlockId::read_in_hour(&key).ok_or(CorruptValue("hour index"))?;
         let mask = u128::from_be_bytes((*mask).try_into().map_err(|_| CorruptValue("hour index"))?);
+        // How far the block was seen: it may get more records later, and they come on a later page.
+        let mut seen = 0;
         if mask & reader.mask == 0 {
             skipped += 1;
         } else {
             read += 1;
-            reader.block(hour, id)?;
+            seen = reader.block(hour, id)?;
         }
         if let Some(&next) = reader.keys.get(query.limit.saturating_sub(1)).filter(|_| reader.rows.len() > query.limit)
         {
@@ -94,8 +96,7 @@ pub(super) fn query(store: &Store, query: &RecordsQuery) -> Result<Page<RecordRo
         }
         if read >= MAX_BLOCKS || skipped >= MAX_SKIPPED {
             let EpochId { activator, epoch } = id.epoch;
-            // Behind every record of this block, and before the next one.
-            let next = RecordKey { hour, activator, epoch, block: id.first_seq, seq: u64::MAX };
+            let next = RecordKey { hour, activator, epoch, block: id.first_seq, seq: seen };
             return Ok(Page { rows: reader.rows, next: Some(next) });
         }
     }
@@ -141,12 +142,13 @@ impl<'a> Reader<'a> {
         Ok(Self { store, query, functions, mask, rules, subjects, names, rows: Vec::new(), keys: Vec::new() })
     }
 
-    /// Takes what is asked for out of one block; stops one row beyond the limit.
-    fn block(&mut self, hour: u32, id: BlockId) -> Result<(), ReadError> {
+    /// Takes what is asked for out of one block and returns its last sequence; stops one row beyond the limit.
+    fn block(&mut self, hour: u32, id: BlockId) -> Result<u64, ReadError> {
         let value = self.store.db.get(id.key())?.ok_or(CorruptValue("block"))?;
         let block = Block::read(&value)?;
+        let last = id.first_seq + u64::from(block.count).saturating_sub(1);
         if block.last_us < self.query.times_us.start || block.first_us >= self.query.times_us.end {
-            return Ok(());
+            return Ok(last);
         }
         let metering = *self.rules.get(&block.rule).ok_or(CorruptValue("metering rule"))?;
         for (seq, record) in (id.first_seq..).zip(block.records()?) {
@@ -166,7 +168,7 @@ impl<'a> Reader<'a> {
                 break;
             }
         }
-        Ok(())
+        Ok(last)
     }
 
     /// What a number means, when its function is asked for.

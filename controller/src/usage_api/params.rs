@@ -78,6 +78,11 @@ impl Params {
         self.faults.push(Fault { parameter, problem: problem.to_owned() });
     }
 
+    /// The faults so far.
+    pub(super) fn faults(self) -> Vec<Fault> {
+        self.faults
+    }
+
     /// Every fault, if there are any.
     pub(super) fn done(self) -> Result<(), ApiError> {
         if self.faults.is_empty() { Ok(()) } else { Err(ApiError::BadRequest(self.faults)) }
