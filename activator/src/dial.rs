@@ -66,15 +66,35 @@ pub(crate) fn watch_port(func: &Arc<Func>, seat: SeatNo, instance: &Arc<Instance
 
 /// `None`: the address must not be dialled any more until the routes confirm it.
 async fn try_port(instance: &Arc<Instance>, shared: &Shared) -> Option<Lane> {
-    for tries in 0_usize.. {
+    // An instance that accepts and closes at once is not tried in a busy loop.
+    let before = instance.failures.load(Relaxed);
+    for tries in before.. {
+        if tries > 0 {
+            tokio::time::sleep(pause(tries - 1)).await;
+        }
         if !shared.may_dial(instance) {
             return None;
         }
         if let Ok(lane) = open(instance, TRY_TIMEOUT).await {
             return Some(lane);
         }
-        let fast = PAUSES_MS.get(tries).or(PAUSES_MS.last()).map_or(SLOW_PAUSE, |&ms| Duration::from_millis(ms));
-        tokio::time::sleep(if tries < FAST_TRIES { fast } else { SLOW_PAUSE }).await;
     }
     None
+}
+
+/// How long to wait after so many tries before.
+fn pause(tries: usize) -> Duration {
+    let fast = PAUSES_MS.get(tries).or(PAUSES_MS.last()).map_or(SLOW_PAUSE, |&ms| Duration::from_millis(ms));
+    if tries < FAST_TRIES { fast } else { SLOW_PAUSE }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_and_stay() {
+        let ms: Vec<_> = [0, 1, 2, 3, 4, 5, 5_999, 6_000].map(|tries| pause(tries).as_millis()).into();
+        assert_eq!(ms, [1, 2, 4, 8, 10, 10, 10, 100]);
+    }
 }

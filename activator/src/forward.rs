@@ -107,10 +107,14 @@ async fn call(
         peer.set_deadline(shared.clock.now() + timeout);
         match Flight::start(Parts { lane, meter, deadline }, request, shared).await {
             Ok((response, parts)) => return answer(response, parts, shared).await,
-            Err(lost) => match retry(*lost)? {
-                Some((again, back, place)) => (request, received, seat) = (again, back, place),
-                None => return Err(Out::Gone),
-            },
+            Err(lost) => {
+                let again = retry(*lost)?;
+                (request, received, seat) = (again.request, again.received, again.seat);
+                if again.was_fresh {
+                    seat.instance().note_unreachable();
+                    seat = seat.put_back(peer).await?;
+                }
+            }
         }
     }
 }
@@ -124,24 +128,35 @@ async fn lane(seat: &Seat, shared: &Arc<Shared>) -> Option<Lane> {
     if !shared.may_dial(instance) {
         return None;
     }
-    let mut lane = match dial::connect(instance).await {
-        Ok(lane) => lane,
-        Err(e) => {
-            tracing::debug!(function = %seat.func().key, instance = instance.id, "not reached: {e}");
-            instance.note_unreachable();
-            return None;
+    match dial::connect(instance).await {
+        Ok(mut lane) => {
+            if poll_fn(|cx| lane.poll_free(cx)).await {
+                return Some(lane);
+            }
+            tracing::debug!(function = %seat.func().key, instance = instance.id, "closed at once");
         }
-    };
-    poll_fn(|cx| lane.poll_free(cx)).await.then_some(lane)
+        Err(e) => tracing::debug!(function = %seat.func().key, instance = instance.id, "not reached: {e}"),
+    }
+    instance.note_unreachable();
+    None
 }
 
-type Again = (Request<SentBody>, Received, Seat);
+/// A call of which no byte left.
+struct Again {
+    request: Request<SentBody>,
+    received: Received,
+    seat: Seat,
+    /// The connection was a new one: the next one would do the same.
+    was_fresh: bool,
+}
 
 /// What follows from a call that got no response: it goes again if no byte of it left, else its caller is told.
-fn retry(lost: Lost) -> Result<Option<Again>, Out> {
+fn retry(lost: Lost) -> Result<Again, Out> {
     let (mut meter, lane, outcome, refusal) = match lost {
         Lost::NotSent(request, parts) => {
-            return Ok(parts.meter.undo().map(|(received, seat, _)| (request, received, seat)));
+            let was_fresh = !parts.lane.used;
+            let (received, seat, _) = parts.meter.undo().ok_or(Out::Gone)?;
+            return Ok(Again { request, received, seat, was_fresh });
         }
         Lost::Died(parts) => (parts.meter, parts.lane, Outcome::FunctionError, Refusal::instance_died()),
         Lost::UploadBroke(parts) => {
@@ -179,6 +194,8 @@ async fn answer(response: Response<Incoming>, mut parts: Parts, shared: &Arc<Sha
     let closes =
         head.headers.get(http::header::CONNECTION).is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"close"));
     parts.lane.ends_orderly = closes || head.version == http::Version::HTTP_10;
+    parts.lane.used = true;
+    parts.meter.note_response();
     parts.lane.keep = pool::keep_for(headers::keep_alive_seconds(&head.headers));
     headers::to_client(&mut head.headers);
     server_timing(&mut head.headers, parts.meter.times());

@@ -108,7 +108,7 @@ impl Func {
 
     fn update_instance(self: &Arc<Self>, inner: &mut Inner, told: &v1::Instance, plan: &Plan, shared: &Arc<Shared>) {
         let state = told.state();
-        let known = inner.seats.iter().find(|(_, i)| i.id == told.id).cloned();
+        let known = inner.seats.iter().find(|(_, i)| i.is(told)).cloned();
         let (seat, instance) = match known {
             Some(known) => known,
             None => {
@@ -151,7 +151,7 @@ impl Inner {
     /// Instances that the routes no longer name take no more calls.
     fn drop_missing(&mut self, told: &[v1::Instance]) {
         for (seat, instance) in &self.seats {
-            if !told.iter().any(|t| t.id == instance.id) {
+            if !told.iter().any(|t| instance.is(t)) {
                 self.room.remove(*seat);
                 instance.forget();
             }

@@ -7,7 +7,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     },
 };
 use tokio_util::sync::CancellationToken;
@@ -32,6 +32,9 @@ pub(crate) struct Instance {
     pub(crate) broken: AtomicBool,
     /// A task tries its port.
     pub(crate) dialled: AtomicBool,
+    /// Connections that could not be had, or ended before a call was sent, since the last response: they lengthen the
+    /// pause before the next try.
+    pub(crate) failures: AtomicUsize,
     /// Cancelled when the routes no longer name it.
     pub(crate) forgotten: CancellationToken,
 }
@@ -49,6 +52,7 @@ impl Instance {
             retired: AtomicBool::new(false),
             broken: AtomicBool::new(false),
             dialled: AtomicBool::new(false),
+            failures: AtomicUsize::new(0),
             forgotten: CancellationToken::new(),
         }
     }
@@ -57,6 +61,18 @@ impl Instance {
     pub(crate) fn forget(&self) {
         self.forgotten.cancel();
         self.pool.close();
+    }
+
+    /// True when this is what the routes mean.
+    pub(crate) fn is(&self, told: &v1::Instance) -> bool {
+        self.id == told.id && told.address.parse() == Ok(self.addr)
+    }
+
+    /// It answered.
+    pub(crate) fn note_response(&self) {
+        if self.failures.load(Relaxed) > 0 {
+            self.failures.store(0, Relaxed);
+        }
     }
 
     /// A call was given to it; true for the first one.

@@ -82,6 +82,13 @@ impl Meter {
         rest.seat.retire_instance();
     }
 
+    /// Its instance answered.
+    pub(crate) fn note_response(&self) {
+        if let Some(rest) = &self.rest {
+            rest.seat.instance().note_response();
+        }
+    }
+
     /// Keeps a connection that the call is done with.
     pub(crate) fn keep(&self, lane: Lane) {
         if let Some(rest) = &self.rest {

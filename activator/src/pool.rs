@@ -49,6 +49,8 @@ pub(crate) struct Lane {
     pub(crate) keep: Duration,
     /// The instance said that it closes after this call, or we do: the end is no breakage.
     pub(crate) ends_orderly: bool,
+    /// It has carried a call.
+    pub(crate) used: bool,
     instance: Weak<Instance>,
     live: Arc<AtomicUsize>,
 }
@@ -65,6 +67,7 @@ impl Lane {
             connection: Some(Box::new(connection)),
             keep: IDLE,
             ends_orderly: false,
+            used: false,
             instance: Arc::downgrade(instance),
             live,
         })

@@ -83,6 +83,7 @@ impl Func {
 impl Instance {
     /// A connect to it failed. While the controller is silent that is the end of what is known about its address.
     pub(crate) fn note_unreachable(&self) {
+        self.failures.fetch_add(1, Relaxed);
         if self.pool.is_bare() {
             self.broken.store(true, Relaxed);
         }

@@ -29,7 +29,11 @@ pub(crate) async fn run(shared: Arc<Shared>, link: Link, stop: CancellationToken
                 Ok(()) => backoff.reset(),
                 Err(e) if stopping => return tracing::warn!("records stay in the spool: {e}"),
                 Err(e) => {
-                    tracing::debug!("ledger: {e}");
+                    if matches!(e, ShipError::Gap { .. }) {
+                        tracing::error!("the ledger has lost records: {e}");
+                    } else {
+                        tracing::debug!("ledger: {e}");
+                    }
                     cursor.seek(batch.activator, batch.epoch, batch.first_seq);
                     backoff.wait(&stop).await;
                 }

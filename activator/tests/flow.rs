@@ -125,17 +125,17 @@ async fn bad_requests_reach_no_function() {
     let long = "x".repeat(100_000);
     let h = "Host: hello.ns.example.com\r\n";
     let cases = [
-        (format!("GET / HTTP/1.1\r\n\r\n"), 400),
+        ("GET / HTTP/1.1\r\n\r\n".to_owned(), 400),
         (format!("GET / HTTP/1.1\r\n{h}{h}\r\n"), 400),
-        (format!("GET / HTTP/1.1\r\nHost: me@hello.ns.example.com\r\n\r\n"), 400),
+        ("GET / HTTP/1.1\r\nHost: me@hello.ns.example.com\r\n\r\n".to_owned(), 400),
         (format!("GET http://other/ HTTP/1.1\r\n{h}\r\n"), 400),
         (format!("CONNECT hello.ns.example.com:80 HTTP/1.1\r\n{h}\r\n"), 400),
         (format!("POST / HTTP/1.1\r\n{h}Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n"), 501),
         (format!("POST / HTTP/1.1\r\n{h}Content-Length: 1\r\nContent-Length: 2\r\n\r\nab"), 400),
         (format!("GET / HTTP/1.1\r\n{h}{many}\r\n"), 431),
         (format!("GET / HTTP/1.1\r\n{h}X: {long}\r\n\r\n"), 431),
-        (format!("GET / HTTP/1.1\r\nHost: nobody.example.com\r\n\r\n"), 404),
-        (format!("GET /fn/ns/nobody/x HTTP/1.1\r\nHost: x\r\n\r\n"), 404),
+        ("GET / HTTP/1.1\r\nHost: nobody.example.com\r\n\r\n".to_owned(), 404),
+        ("GET /fn/ns/nobody/x HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(), 404),
     ];
     for (request, status) in cases {
         let answer = house.activator.call(&request).await;
