@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
+use tonic::transport::server::{Router, TcpIncoming};
 use tonic::{Request, Response, Status, Streaming};
 
 /// Longest name of an activator: a pod's name.
@@ -70,34 +70,48 @@ impl std::fmt::Debug for Token {
 ///
 /// # Errors
 /// When the listener breaks.
-pub async fn serve(
-    listener: TcpListener,
-    token: Token,
-    routes: Routes,
-    post: mpsc::Sender<Mail>,
-    ledger: LedgerDoor,
-    stop: CancellationToken,
-) -> Result<(), tonic::transport::Error> {
-    let check = move |request: Request<()>| {
-        let shown = request.metadata().get(AUTHORIZATION);
-        match shown.is_some_and(|shown| token.opens(shown.as_bytes())) {
-            true => Ok(request),
-            false => Err(Status::unauthenticated("the shared token is missing or wrong")),
-        }
-    };
-    let door = RoutesDoor { routes, stop: stop.clone() };
-    let desk = DemandDoor { post, streams: AtomicU64::new(0), stop: stop.clone() };
-    Server::builder()
-        .http2_keepalive_interval(Some(PING))
-        .http2_keepalive_timeout(Some(PING_ANSWER))
-        .add_service(InterceptedService::new(RoutesServer::new(door), check.clone()))
-        .add_service(InterceptedService::new(
-            DemandServer::new(desk).max_decoding_message_size(MAX_REPORT),
-            check.clone(),
-        ))
-        .add_service(InterceptedService::new(ledger::service(ledger), check))
-        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), stop.cancelled_owned())
-        .await
+pub async fn serve(listener: TcpListener, doors: Doors) -> Result<(), tonic::transport::Error> {
+    let stop = doors.stop.clone();
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    doors.router().serve_with_incoming_shutdown(incoming, stop.cancelled_owned()).await
+}
+
+/// What the doors open to.
+#[derive(Clone)]
+pub struct Doors {
+    /// Asked of every request.
+    pub token: Token,
+    /// What is told.
+    pub routes: Routes,
+    /// Where reports go.
+    pub post: mpsc::Sender<Mail>,
+    /// Where records go.
+    pub ledger: LedgerDoor,
+    /// Ends every stream.
+    pub stop: CancellationToken,
+}
+
+impl Doors {
+    /// The three services behind the token.
+    #[must_use]
+    pub fn router(self) -> Router {
+        let Self { token, routes, post, ledger, stop } = self;
+        let check = move |request: Request<()>| {
+            let shown = request.metadata().get(AUTHORIZATION);
+            match shown.is_some_and(|shown| token.opens(shown.as_bytes())) {
+                true => Ok(request),
+                false => Err(Status::unauthenticated("the shared token is missing or wrong")),
+            }
+        };
+        let routes = RoutesServer::new(RoutesDoor { routes, stop: stop.clone() });
+        let demand = DemandServer::new(DemandDoor { post, streams: AtomicU64::new(0), stop });
+        Server::builder()
+            .http2_keepalive_interval(Some(PING))
+            .http2_keepalive_timeout(Some(PING_ANSWER))
+            .add_service(InterceptedService::new(routes, check.clone()))
+            .add_service(InterceptedService::new(demand.max_decoding_message_size(MAX_REPORT), check.clone()))
+            .add_service(InterceptedService::new(ledger::service(ledger), check))
+    }
 }
 
 fn named(name: &str) -> Result<&str, Status> {

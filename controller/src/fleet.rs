@@ -147,10 +147,16 @@ impl Trouble {
     #[must_use]
     pub fn new(code: Code, message: impl Into<String>) -> Self {
         let mut message = message.into();
-        if message.len() > MAX_MESSAGE {
-            message.truncate(message.floor_char_boundary(MAX_MESSAGE));
-        }
+        cut(&mut message, MAX_MESSAGE);
         Self { code, message }
+    }
+}
+
+/// Cuts a text to at most `max` bytes, at a character.
+pub(crate) fn cut(text: &mut String, max: usize) {
+    if text.len() > max {
+        let end = (0..=max).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+        text.truncate(end);
     }
 }
 

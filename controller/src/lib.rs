@@ -12,7 +12,7 @@ pub mod reconcile;
 pub mod routes;
 pub mod usage_api;
 
-use doors::Token;
+use doors::{Doors, Token};
 use dormouse_daemon::Health;
 use fleet::Fleet;
 use ledger::LedgerDoor;
@@ -134,7 +134,8 @@ impl<F: Fleet> Controller<F> {
         let keeper = tokio::spawn(ledger.clone().keep_open(all.clone()));
         let teller = tokio::spawn(tell_ledger(ledger.clone(), health, all.clone()));
         let office = tokio::spawn(office.run(all.clone()));
-        let doors = doors::serve(grpc, token, routes, post, ledger.clone(), all.clone());
+        let doors = Doors { token, routes, post, ledger: ledger.clone(), stop: all.clone() };
+        let doors = doors::serve(grpc, doors);
         let shown = usage_token.as_ref().map(Token::as_str);
         let api = usage_api::with(usage_api::router(ledger, shown), beside_usage, shown);
         let api = axum::serve(usage, api).with_graceful_shutdown(all.clone().cancelled_owned());

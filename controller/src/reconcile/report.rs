@@ -6,7 +6,7 @@
 
 use super::observe::{InstanceSeen, Object, Observed};
 use super::plan::{self, CHECK_LIMIT, Check, Context, Roles};
-use crate::fleet::{InstanceId, Note, NoteKind, Phase, Trouble};
+use crate::fleet::{InstanceId, Note, NoteKind, Phase, Trouble, cut};
 use dormouse_core::function::{Address, FunctionStatus, InstanceCounts, State};
 use dormouse_core::revision::Revision;
 use jiff::Timestamp;
@@ -105,7 +105,7 @@ struct Says {
 impl Says {
     fn new(type_: &'static str, status: &'static str, reason: &'static str, message: impl Into<String>) -> Self {
         let mut message = message.into();
-        message.truncate(message.floor_char_boundary(MAX_TEXT));
+        cut(&mut message, MAX_TEXT);
         Self { type_, status, reason, message }
     }
 }

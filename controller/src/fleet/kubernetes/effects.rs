@@ -1,7 +1,7 @@
 //! The writes, each with its time limit, each the same when done twice.
 
 use super::{Kubernetes, MANAGER, SCALER};
-use crate::fleet::{FINALIZER, FleetError, Note, NoteKind, Target, Victim};
+use crate::fleet::{FINALIZER, FleetError, Note, NoteKind, Target, Victim, cut};
 use crate::labels;
 use crate::reconcile::apply::SHORT_GRACE;
 use crate::reconcile::build::deployment;
@@ -157,7 +157,7 @@ impl Kubernetes {
 
     pub(super) async fn write_event(&self, function: &Function, note: &Note) -> Result<(), FleetError> {
         let mut words = note.message.clone();
-        words.truncate(words.floor_char_boundary(MAX_NOTE));
+        cut(&mut words, MAX_NOTE);
         let type_ = match note.kind {
             NoteKind::Normal => EventType::Normal,
             NoteKind::Warning => EventType::Warning,

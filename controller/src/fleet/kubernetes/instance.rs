@@ -107,11 +107,11 @@ fn of_end(ended: &ContainerStateTerminated, restarts: i32) -> Trouble {
         }
         Some("OOMKilled") => Trouble::new(
             Code::OutOfMemory,
-            format!("used more memory than its limit, {restarts} times started anew{said}"),
+            format!("used more memory than its limit, restarted {restarts} times{said}"),
         ),
         _ => Trouble::new(
             Code::CrashLoop,
-            format!("ended with exit code {}, {restarts} times started anew{said}", ended.exit_code),
+            format!("ended with exit code {}, restarted {restarts} times{said}", ended.exit_code),
         ),
     }
 }
@@ -176,7 +176,7 @@ mod tests {
         let ended = |reason: &str, exit: i32, message: &str| json!({"terminated": {"reason": reason, "exitCode": exit, "message": message}});
         assert_eq!(
             trouble(3, backoff.clone(), ended("Error", 7, "first line\nno such table\n")),
-            Some((Code::CrashLoop, "ended with exit code 7, 3 times started anew: no such table".into()))
+            Some((Code::CrashLoop, "ended with exit code 7, restarted 3 times: no such table".into()))
         );
         assert_eq!(trouble(3, backoff.clone(), ended("OOMKilled", 137, "")).unwrap().0, Code::OutOfMemory);
         assert_eq!(
