@@ -211,7 +211,7 @@ mod tests {
             "imagePullSecrets": [{"name": "pull"}], "serviceAccountName": "runner",
             "securityContext": {"runAsNonRoot": true}, "timeoutSeconds": 5
         }));
-        assert_eq!(Revision::of(&large).as_str(), "GOLDEN2");
+        assert_eq!(Revision::of(&large).as_str(), "s2wxhwfq");
     }
 
     #[test]
