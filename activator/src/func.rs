@@ -126,6 +126,13 @@ impl Func {
         inner.room.set(seat, told.slots, taking);
         // The routes name it now: the address is its own.
         instance.broken.store(false, Relaxed);
+        if state == InstanceState::Starting && instance.told_ready.swap(false, Relaxed) {
+            // Its process started anew: what was open is not.
+            inner.room.shut(seat);
+            instance.port_open.store(false, Relaxed);
+            instance.pool.clear();
+            self.note(shared, false);
+        }
         let became_ready = state == InstanceState::Ready && !instance.told_ready.swap(true, Relaxed);
         if became_ready {
             inner.room.open(seat, shared.clock.now());

@@ -22,6 +22,8 @@ use tokio_util::sync::CancellationToken;
 
 /// Changes for which nobody waits are gathered that long.
 const GATHER: Duration = Duration::from_millis(100);
+/// How long the end of the stream may take.
+const FAREWELL: Duration = Duration::from_secs(1);
 /// Reports under way at once; behind them changes are gathered, not queued.
 const UNDER_WAY: usize = 4;
 
@@ -69,34 +71,38 @@ impl Board {
 pub(crate) async fn run(shared: Arc<Shared>, link: Link, name: String, stop: CancellationToken) {
     let mut backoff = Backoff::default();
     while !stop.is_cancelled() {
-        let result = tokio::select! {
-            result = report(&shared, &link, &name, &mut backoff) => result,
-            () = stop.cancelled() => return,
-        };
-        if let Err(e) = result {
+        if let Err(e) = report(&shared, &link, &name, &mut backoff, &stop).await {
             tracing::debug!("demand: {}", e.message());
         }
         backoff.wait(&stop).await;
     }
 }
 
-async fn report(shared: &Arc<Shared>, link: &Link, name: &str, backoff: &mut Backoff) -> Result<(), tonic::Status> {
+async fn report(
+    shared: &Arc<Shared>,
+    link: &Link,
+    name: &str,
+    backoff: &mut Backoff,
+    stop: &CancellationToken,
+) -> Result<(), tonic::Status> {
     // Demand before routes would be of functions that the controller cannot know to be ours.
     while !shared.routes.load().known {
-        shared.board.urgent.notified().await;
+        if stop.run_until_cancelled(shared.board.urgent.notified()).await.is_none() {
+            return Ok(());
+        }
     }
     let (sender, receiver) = mpsc::channel(UNDER_WAY);
     let mut client = DemandClient::with_interceptor(link.channel(), link.token());
-    let stream = async {
+    let mut stream = std::pin::pin!(async {
         client.report(ReceiverStream::new(receiver)).await?;
         Ok(())
-    };
-    let feed = async {
+    });
+    let feed = async move {
         let mut whole = true;
         loop {
-            let Ok(place) = sender.reserve().await else { return };
-            if !whole {
-                shared.board.changed().await;
+            let Some(Ok(place)) = stop.run_until_cancelled(sender.reserve()).await else { return };
+            if !whole && stop.run_until_cancelled(shared.board.changed()).await.is_none() {
+                return;
             }
             let report = collect(shared, name, whole);
             whole = false;
@@ -104,7 +110,12 @@ async fn report(shared: &Arc<Shared>, link: &Link, name: &str, backoff: &mut Bac
         }
     };
     let started = tokio::time::Instant::now();
-    let result = tokio::select! { result = stream => result, () = feed => Ok(()) };
+    let result = tokio::select! {
+        result = &mut stream => result,
+        // The feed ends when we do: the stream then ends properly, which tells the controller that nothing of ours runs
+        // any more. One that breaks instead is believed to go on by its last routes.
+        () = feed => tokio::time::timeout(FAREWELL, stream).await.unwrap_or(Ok(())),
+    };
     // A stream that lived for a while was no failure to connect.
     if started.elapsed() > Duration::from_secs(5) {
         backoff.reset();

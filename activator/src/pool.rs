@@ -188,10 +188,13 @@ impl Pool {
 
     /// Ends the idle connections, and keeps none any more.
     pub(crate) fn close(&self) {
-        let mut state = self.state.lock();
-        state.closed = true;
-        let idle = std::mem::take(&mut state.idle);
-        drop(state);
+        self.state.lock().closed = true;
+        self.clear();
+    }
+
+    /// Ends the idle connections.
+    pub(crate) fn clear(&self) {
+        let idle = std::mem::take(&mut self.state.lock().idle);
         drop(idle);
     }
 

@@ -10,7 +10,7 @@ use common::{
 use dormouse_core::record::Outcome;
 use dormouse_proto::v1::{
     Failure, Function,
-    InstanceState::{Draining, Ready},
+    InstanceState::{Draining, Ready, Starting},
 };
 use std::sync::{Arc, atomic::Ordering::SeqCst};
 use tokio::{io::AsyncWriteExt, sync::Notify};
@@ -378,6 +378,26 @@ async fn stopping_finishes_what_runs_and_ships_what_is_spooled() {
     assert_eq!((answer.text(), answer.headers["connection"].as_str()), ("late", "close"));
     house.activator.stop().await;
     assert_eq!(house.controller.records().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_that_starts_anew_gets_no_call_before_its_port_is_open_again() {
+    let house = House::new().await;
+    let origin = Origin::echo().await;
+    let addr = origin.addr;
+    house.publish(ready("hello", addr, 1)).await;
+    assert_eq!(house.activator.call(&get("/")).await.status, 200);
+    drop(origin);
+    house.publish(Function { instances: vec![instance("i1", addr, Starting, 1)], ..function("hello") }).await;
+    until("it is told", || house.controller.instance("i1").filter(|i| !i.port_open)).await;
+    let mut client = house.activator.client().await;
+    client.send(get("/")).await;
+    until("it waits", || (house.controller.demand("uid-hello") == Some((1, 0))).then_some(())).await;
+    let _again = Origin::start_at(addr, common::origin::echo).await;
+    assert_eq!(client.answer().await.status, 200);
+    let records = house.records(2).await;
+    assert!(records[1].1.cold);
+    until("it is told", || house.controller.instance("i1").filter(|i| i.port_open)).await;
 }
 
 /// Calls come, leave, and are served while the instance is drained and brought back: nothing is lost or doubled.
