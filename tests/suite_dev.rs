@@ -2,6 +2,8 @@
 //!
 //! Counts, order and messages are asserted, never times.
 
+#![expect(clippy::unwrap_used, reason = "a test ends where it fails")]
+
 use dormouse_controller::fleet::process::leftover;
 use dormouse_tests::env::Env;
 use dormouse_tests::proc::{self, Process, Program};

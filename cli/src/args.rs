@@ -1,6 +1,6 @@
 //! The command line.
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 used wrongly, 3 not found, 4 not in time.";
@@ -11,6 +11,15 @@ const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed, 2 used wrongly, 3 not fo
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
+}
+
+/// Reads the command line; help and mistakes end the process. Installed as `kubectl-dormouse` it is a plugin of
+/// kubectl, and help says so.
+pub(crate) fn parse() -> Cli {
+    let called = std::env::args_os().next().map(PathBuf::from).unwrap_or_default();
+    let plugin = called.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.starts_with("kubectl-"));
+    let command = Cli::command().bin_name(if plugin { "kubectl dormouse" } else { "dormouse" });
+    Cli::from_arg_matches(&command.get_matches()).unwrap_or_else(|e| e.exit())
 }
 
 #[derive(Debug, Subcommand)]
@@ -288,7 +297,6 @@ pub(crate) struct BillArgs {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_command_line_is_sound() {

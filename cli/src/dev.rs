@@ -174,6 +174,7 @@ impl Dev {
         ledger: LedgerDoor,
     ) -> Result<Self, Failure> {
         let program = std::env::current_exe()?;
+        let console = Console::new(plan, &ledger);
         let mark = state.mark()?;
         let (keeper, left) = Keeper::start(&program, &mark).await?;
         let (seen, lines) = mpsc::channel(LINES);
@@ -222,7 +223,7 @@ impl Dev {
             ));
         }
         banner(&dev, &reading, &state);
-        let console = tokio::spawn(Console::new(plan).run(lines, calls));
+        let console = tokio::spawn(console.run(lines, calls));
         let controller = Part::start(|stop| controller.run(stop));
         let activator = Part::start(|stop| activator.run(stop));
         Ok(Self { folder: args.folder.clone(), reading, state, fleet, places, keeper, controller, activator, console })
@@ -362,6 +363,6 @@ fn banner(dev: &DevFile, reading: &Reading, state: &StateDir) {
         "usage API", dev.usage_url
     ));
     say::out(
-        "Each function is started once to see that it opens its port, then sleeps until it is called. Ctrl-C ends.",
+        "A new function is started once to see that it opens its port (startCheck), then sleeps until it is called. Ctrl-C ends.",
     );
 }

@@ -16,8 +16,7 @@ mod target;
 mod usage;
 mod view;
 
-use args::{Cli, Command};
-use clap::Parser;
+use args::Command;
 use exit::{Failure, Outcome};
 use std::process::ExitCode;
 use tokio::runtime::{Builder, Runtime};
@@ -26,7 +25,7 @@ use tokio::runtime::{Builder, Runtime};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = args::parse();
     match run(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {

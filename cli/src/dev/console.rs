@@ -4,10 +4,12 @@ use crate::say;
 use dormouse_activator::SeenCall;
 use dormouse_controller::fleet::NoteKind;
 use dormouse_controller::fleet::process::Seen;
+use dormouse_controller::ledger::{Filter, Granularity, GroupBy, LedgerDoor, UsageQuery, month_hours};
 use dormouse_core::FunctionKey;
 use dormouse_core::price::{Exact, PricePlan};
 use dormouse_core::record::CallRecord;
-use jiff::Zoned;
+use jiff::tz::TimeZone;
+use jiff::{Timestamp, Zoned};
 use std::io::IsTerminal;
 use tokio::sync::mpsc;
 
@@ -16,7 +18,7 @@ const NAME: usize = 12;
 /// Longest path that is printed whole.
 const MAX_PATH: usize = 60;
 
-/// The printer, and what all calls have cost since the start.
+/// The printer, and what all calls of this month have cost.
 pub(crate) struct Console {
     plan: PricePlan,
     cost: Exact,
@@ -24,9 +26,11 @@ pub(crate) struct Console {
 }
 
 impl Console {
-    pub(crate) fn new(plan: PricePlan) -> Self {
+    /// Goes on from what the ledger says of this month.
+    pub(crate) fn new(plan: PricePlan, ledger: &LedgerDoor) -> Self {
+        let cost = this_month(&plan, ledger).unwrap_or_default();
         let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-        Self { plan, cost: Exact::whole(0), colour }
+        Self { plan, cost, colour }
     }
 
     /// Prints until both sources have closed.
@@ -85,6 +89,22 @@ impl Console {
     fn paint(&self, code: &str, text: &str) -> String {
         if self.colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.into() }
     }
+}
+
+/// What the ledger has of this month. Calls that a killed `dev` left in the spool are not in it yet.
+fn this_month(plan: &PricePlan, ledger: &LedgerDoor) -> Option<Exact> {
+    let today = Timestamp::now().to_zoned(TimeZone::UTC).date();
+    let query = UsageQuery {
+        hours: month_hours(today.year(), today.month())?,
+        granularity: Granularity::Total,
+        group_by: GroupBy::default(),
+        filter: Filter::default(),
+        after: None,
+        limit: 1,
+    };
+    let page = ledger.ledger().ok()?.usage(&query).ok()?;
+    let billed = page.rows.first()?.usage.billed(plan);
+    Some(plan.cost(billed.calls, billed.mib_ms))
 }
 
 /// The status that the caller was given, or why there is none.
