@@ -57,7 +57,8 @@ refused() {
 }
 for value in unknown=1 activator.replica=1 controller.image.tga=x activator.service.type=Node pricePlan.perCall=1 pricePlan.perCall=1e-7 \
   pricePlan.bill.starts=true token=short domain=Upper.Case activator.resources.limit.memory=1Gi ingress.tls[0].host=a \
-  controller.image.digest=latest commonLabels.app\\.kubernetes\\.io/name=x activator.replicas=2 persistence.size=big; do
+  controller.image.digest=latest commonLabels.app\\.kubernetes\\.io/name=x activator.replicas=2 persistence.size=big \
+  activator.extraEnv[0].name=RUST_LOG functions.name=x publicUrl=example.com; do
   refused "$value"
 done
 echo "chart: good" >&2

@@ -16,12 +16,15 @@ app.kubernetes.io/part-of: dormouse
 {{- end }}
 {{- end -}}
 
-{{/* Labels of a component's pods: none that changes without need, since each change replaces the pods. */}}
+{{/*
+Labels of a component's pods: none that changes without need, since each change replaces the pods.
+Call with (list . "component" labels-of-its-values).
+*/}}
 {{- define "dormouse.podLabels" -}}
 {{- $root := index . 0 -}}
 app.kubernetes.io/part-of: dormouse
 {{ include "dormouse.selector" . }}
-{{- with $root.Values.commonLabels }}
+{{- with merge (dict) (index . 2) $root.Values.commonLabels }}
 {{ toYaml . }}
 {{- end }}
 {{- end -}}
