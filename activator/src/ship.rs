@@ -3,7 +3,7 @@
 use crate::{
     link::{Backoff, Link},
     shared::Shared,
-    spool::{Batch, Cursor},
+    spool::{Batch, Cursor, Home},
 };
 use dormouse_core::record::Packer;
 use dormouse_proto::v1::{self, appended, ledger_client::LedgerClient};
@@ -29,11 +29,7 @@ pub(crate) async fn run(shared: Arc<Shared>, link: Link, stop: CancellationToken
                 Ok(()) => backoff.reset(),
                 Err(e) if stopping => return tracing::warn!("records stay in the spool: {e}"),
                 Err(e) => {
-                    if matches!(e, ShipError::Gap { .. }) {
-                        tracing::error!("the ledger has lost records: {e}");
-                    } else {
-                        tracing::debug!("ledger: {e}");
-                    }
+                    tracing::debug!("ledger: {e}");
                     cursor.seek(batch.activator, batch.epoch, batch.first_seq);
                     backoff.wait(&stop).await;
                 }
@@ -70,38 +66,45 @@ type Client =
     LedgerClient<tonic::service::interceptor::InterceptedService<tonic::transport::Channel, crate::link::Token>>;
 
 async fn send(client: &mut Client, batch: &Batch, cursor: &mut Cursor, shared: &Shared) -> Result<(), ShipError> {
-    let request = tokio::time::timeout(ANSWER_TIMEOUT, client.append(frame(batch)));
+    let home = shared.spool.home(batch);
+    let request = tokio::time::timeout(ANSWER_TIMEOUT, client.append(frame(batch, home)));
     let answer = request.await.map_err(|_| ShipError::Silent)??.into_inner();
-    shared.spool.trim(batch.activator, batch.epoch, answer.watermark);
-    let next = answer.watermark + 1;
+    let watermark = answer.watermark + home.offset;
+    shared.spool.trim(batch.activator, batch.epoch, watermark);
+    let next = watermark + 1;
     match answer.outcome() {
         appended::Outcome::Applied | appended::Outcome::Duplicate if next > batch.last_seq() => {
             shared.metrics.records_shipped.inc_by(batch.records.len() as u64);
-            Ok(())
         }
         // It has some of them, or less than we thought: it says where to go on.
-        appended::Outcome::Applied | appended::Outcome::Duplicate => {
+        appended::Outcome::Applied | appended::Outcome::Duplicate => cursor.seek(batch.activator, batch.epoch, next),
+        appended::Outcome::Gap if cursor.holds(&shared.spool, batch, next) => {
             cursor.seek(batch.activator, batch.epoch, next);
-            Ok(())
         }
-        appended::Outcome::Gap if next < batch.first_seq && cursor.holds(&shared.spool, batch, next) => {
-            cursor.seek(batch.activator, batch.epoch, next);
-            Ok(())
+        appended::Outcome::Gap => {
+            let first = batch.first_seq;
+            tracing::error!(
+                watermark,
+                first,
+                "the ledger has lost acknowledged records: what follows gets a new identity"
+            );
+            shared.spool.move_home(batch)?;
+            cursor.seek(batch.activator, batch.epoch, first);
         }
-        appended::Outcome::Gap => Err(ShipError::Gap { first: batch.first_seq, watermark: answer.watermark }),
-        appended::Outcome::Unspecified => Err(ShipError::Unclear),
+        appended::Outcome::Unspecified => return Err(ShipError::Unclear),
     }
+    Ok(())
 }
 
-fn frame(batch: &Batch) -> v1::Frame {
+fn frame(batch: &Batch, home: Home) -> v1::Frame {
     let mut packer = Packer::default();
     batch.records.iter().for_each(|r| packer.push(r));
     let count = packer.count();
     let records = bytes::Bytes::from(packer.finish());
     v1::Frame {
-        activator: batch.activator,
-        epoch: batch.epoch,
-        first_seq: batch.first_seq,
+        activator: home.activator,
+        epoch: home.epoch,
+        first_seq: batch.first_seq - home.offset,
         count,
         subjects: batch.subjects.iter().map(|s| s.as_ref().into()).collect(),
         crc32c: crc32c::crc32c(&records),
@@ -115,8 +118,8 @@ enum ShipError {
     Silent,
     #[error("{}", .0.message())]
     Refused(#[from] tonic::Status),
-    #[error("it wants records that are trimmed: it has up to {watermark}, the spool begins at {first}")]
-    Gap { first: u64, watermark: u64 },
+    #[error("spool: {0}")]
+    Spool(#[from] std::io::Error),
     #[error("an answer without outcome")]
     Unclear,
 }

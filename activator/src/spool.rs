@@ -5,14 +5,17 @@
 //! before they are dispatched. See [`segment`] for the file format, [`identity`] for who writes it.
 
 mod cursor;
+mod home;
 mod identity;
 mod segment;
 
 pub(crate) use cursor::{Batch, Cursor};
+pub(crate) use home::Home;
 pub use identity::Identity;
 
 use crate::answer::Refusal;
 use dormouse_core::record::{CallRecord, Subject};
+use home::Homes;
 use parking_lot::Mutex;
 use segment::{Header, Writer};
 use std::{
@@ -110,6 +113,7 @@ pub(crate) struct Spool {
     failed: AtomicBool,
     unsynced: AtomicBool,
     written: Notify,
+    homes: Homes,
     /// Held for as long as the folder is ours.
     _lock: File,
 }
@@ -152,6 +156,7 @@ impl Spool {
             failed: AtomicBool::new(false),
             unsynced: AtomicBool::new(true),
             written: Notify::new(),
+            homes: Homes::open(folder).map_err(at)?,
             _lock: lock,
         })
     }
@@ -296,6 +301,17 @@ impl Spool {
                 tracing::warn!(path = %path.display(), "an acknowledged segment stays: {e}");
             }
         }
+    }
+
+    /// Under which identity a batch is shipped.
+    pub(crate) fn home(&self, batch: &Batch) -> Home {
+        self.homes.of((batch.activator, batch.epoch))
+    }
+
+    /// The ledger has lost what came before a batch: from there on its epoch is shipped under a new identity.
+    pub(crate) fn move_home(&self, batch: &Batch) -> io::Result<Home> {
+        let living: Vec<_> = self.segments().iter().map(Segment::of).collect();
+        self.homes.move_on((batch.activator, batch.epoch), batch.first_seq, &living)
     }
 
     fn segments(&self) -> Vec<Segment> {

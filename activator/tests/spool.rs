@@ -68,3 +68,32 @@ async fn the_record_is_in_the_file_before_the_response_ends() {
         before = now;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ledger_that_lost_its_memory_gets_what_is_left_and_nothing_twice() {
+    // Segments of 4 KiB: those that are acknowledged are trimmed.
+    let house = House::with(|c| c.spool_max_bytes = 32 << 10).await;
+    let origin = Origin::echo().await;
+    house.publish(ready("hello", origin.addr, 1)).await;
+    for n in 1..=400 {
+        assert_eq!(house.activator.call(&get("/")).await.status, 200);
+        if n % 100 == 0 {
+            house.records(n).await;
+        }
+    }
+    house.controller.forget();
+    for _ in 0..50 {
+        assert_eq!(house.activator.call(&get("/")).await.status, 200);
+    }
+    let records = until("the last call is recorded", || {
+        Some(house.controller.records()).filter(|r| r.iter().any(|(_, r)| r.call == 450))
+    })
+    .await;
+    let after: Vec<u64> = records[400..].iter().map(|(_, r)| r.call).collect();
+    assert!(after.windows(2).all(|w| w[1] == w[0] + 1) && after.ends_with(&[450]), "{after:?}");
+    let epochs = house.controller.epochs();
+    assert!(
+        epochs.iter().any(|e| e.0 != house.activator.identity.activator && e.2 == after.len() as u64),
+        "{epochs:?}"
+    );
+}

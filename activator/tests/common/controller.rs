@@ -93,6 +93,11 @@ impl Controller {
         self.service.0.lock().deaf = deaf;
     }
 
+    /// The ledger loses what it has of every epoch; what it was told stays in `records`.
+    pub fn forget(&self) {
+        self.service.0.lock().watermarks.clear();
+    }
+
     pub fn set(&self, function: v1::Function) -> u64 {
         let mut state = self.service.0.lock();
         state.functions.insert(function.uid.clone(), function.clone());
