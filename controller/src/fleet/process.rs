@@ -8,23 +8,23 @@
 pub mod command;
 mod instance;
 pub mod leftover;
+mod object;
 mod queue;
+mod seen;
 
-use super::{
-    Event, FINALIZER, Fleet, FleetError, FunctionUid, Instance, InstanceId, MAX_EVENTS, Note, Phase, Target, Victim,
-    Workload,
-};
+pub use seen::{Seen, Shown, ToldAt};
+
+use super::{Event, Fleet, FleetError, FunctionUid, InstanceId, MAX_EVENTS, Note, Phase, Target, Victim, Workload};
 use dormouse_core::function::{Function, FunctionStatus};
 use dormouse_core::revision::Revision;
-use dormouse_core::valid::LOCAL_COMMAND;
 use dormouse_core::{FunctionKey, quantity};
 use instance::{Handle, Life, Runnable};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use object::{key, prepared, same, versioned};
 use parking_lot::Mutex;
 use queue::Queue;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,54 +44,6 @@ pub struct Config {
     pub seen: mpsc::Sender<Seen>,
 }
 
-/// Something that happened, for the console.
-#[derive(Clone, Debug)]
-pub enum Seen {
-    /// A process was started.
-    Started {
-        /// Whose.
-        key: FunctionKey,
-        /// The instance's name.
-        name: String,
-        /// Its process id.
-        pid: u32,
-        /// Where it is to listen.
-        address: SocketAddr,
-    },
-    /// A function wrote a line.
-    Line {
-        /// Whose.
-        key: FunctionKey,
-        /// The instance's name.
-        name: String,
-        /// The line, without its end.
-        text: String,
-    },
-    /// A process ended unasked.
-    Died {
-        /// Whose.
-        key: FunctionKey,
-        /// The instance's name.
-        name: String,
-        /// Exit status, time and last line.
-        how: String,
-    },
-    /// An instance that was told to end is gone.
-    Stopped {
-        /// Whose.
-        key: FunctionKey,
-        /// The instance's name.
-        name: String,
-    },
-    /// The office has something to tell.
-    Told {
-        /// About which function.
-        key: FunctionKey,
-        /// What.
-        note: Note,
-    },
-}
-
 /// A function as its manifest has it.
 #[derive(Clone, Debug)]
 pub struct Local {
@@ -101,26 +53,6 @@ pub struct Local {
     pub command: Vec<String>,
     /// The manifest's folder, where its processes run.
     pub folder: PathBuf,
-}
-
-/// A function as it is now, to be shown.
-#[derive(Clone, Debug)]
-pub struct Shown {
-    /// The object with its status.
-    pub function: Function,
-    /// Its instances, and the process ids of those that run.
-    pub instances: Vec<(Instance, Option<u32>)>,
-    /// What was told of it, oldest first.
-    pub notes: Vec<ToldAt>,
-}
-
-/// Something that the office told of a function.
-#[derive(Clone, Debug)]
-pub struct ToldAt {
-    /// When.
-    pub at: Timestamp,
-    /// What.
-    pub note: Note,
 }
 
 struct Known {
@@ -255,47 +187,6 @@ impl Processes {
             ended.await;
         }
     }
-}
-
-fn key(function: &Function) -> FunctionKey {
-    let meta = &function.metadata;
-    FunctionKey::new(meta.namespace.clone().unwrap_or_else(|| "default".into()), meta.name.clone().unwrap_or_default())
-}
-
-/// The object with what only locally is known: the command that runs in place of the image's own.
-fn prepared(mut function: Function, command: Vec<String>) -> Function {
-    let meta = &mut function.metadata;
-    meta.namespace.get_or_insert_with(|| "default".into());
-    // Drained before it goes, as in a cluster; nobody else could take it away, so it is there from the start.
-    meta.finalizers = Some(vec![FINALIZER.into()]);
-    function.spec.command = command;
-    function.spec.args = Vec::new();
-    function.status = None;
-    function
-}
-
-/// True when nothing that a person writes differs.
-fn same(old: &Function, new: &Function) -> bool {
-    old.spec == new.spec
-        && old.metadata.labels == new.metadata.labels
-        && annotations(old) == annotations(new)
-        && old.metadata.deletion_timestamp.is_none()
-}
-
-fn annotations(function: &Function) -> Vec<(&String, &String)> {
-    let all = function.metadata.annotations.iter().flatten();
-    all.filter(|(name, _)| *name != LOCAL_COMMAND).collect()
-}
-
-/// Generation as the API server counts it: one more for each change of the spec.
-fn versioned(mut function: Function, old: Option<&Function>) -> Function {
-    let meta = &mut function.metadata;
-    let made = old.and_then(|o| o.metadata.creation_timestamp.clone());
-    meta.creation_timestamp = Some(made.unwrap_or_else(|| Time(Timestamp::now())));
-    let before = old.and_then(|o| o.metadata.generation).unwrap_or(0);
-    let changed = old.is_none_or(|o| o.spec != function.spec);
-    meta.generation = Some(before + i64::from(changed));
-    function
 }
 
 impl Shared {

@@ -1,5 +1,5 @@
 use super::*;
-use crate::fleet::Code;
+use crate::fleet::{Code, Instance};
 use serde_json::json;
 
 const LIMIT: Duration = Duration::from_secs(30);
