@@ -20,10 +20,15 @@ pub const MAX_ACTIVATORS: usize = 64;
 /// Most functions or instances one report may speak of: as many as a cluster of 10,000 functions at 10 instances has.
 pub const MAX_ENTRIES: usize = 100_000;
 
+/// How long an activator that watches the routes may take to tell what it runs; one that only watches calls nobody.
+pub const EXPECTED: Duration = Duration::from_secs(10);
+
 /// All activators.
 #[derive(Debug, Default)]
 pub struct Demand {
     activators: BTreeMap<String, Activator>,
+    /// Those that were told routes and have not said what they run, since when.
+    expected: BTreeMap<String, Moment>,
 }
 
 #[derive(Debug, Default)]
@@ -70,6 +75,14 @@ pub enum DemandError {
 }
 
 impl Demand {
+    /// An activator watches the routes: it may send calls, and what it runs is not known.
+    pub fn expect(&mut self, name: &str, now: Moment) {
+        let known = self.activators.get(name).is_some_and(|a| a.silent_since.is_none());
+        if !known && self.expected.len() < MAX_ACTIVATORS {
+            self.expected.insert(name.to_owned(), now);
+        }
+    }
+
     /// An activator's stream began; one of the same name before it is replaced when it reports.
     ///
     /// # Errors
@@ -81,6 +94,7 @@ impl Demand {
         let activator = self.activators.entry(name.to_owned()).or_default();
         activator.stream = stream;
         activator.silent_since = None;
+        self.expected.remove(name);
         Ok(())
     }
 
@@ -101,7 +115,9 @@ impl Demand {
     pub fn expire(&mut self, now: Moment) -> Touched {
         let over = |a: &Activator| a.silent_since.is_some_and(|since| now >= since + SILENT);
         let names: Vec<String> = self.activators.iter().filter(|(_, a)| over(a)).map(|(n, _)| n.clone()).collect();
-        let mut touched = Touched::default();
+        let before = self.expected.len();
+        self.expected.retain(|_, since| now < *since + EXPECTED);
+        let mut touched = Touched { applied: self.expected.len() < before, ..Touched::default() };
         for name in names {
             tracing::warn!(activator = %name, "silent for {} s: what it ran is not counted any more", SILENT.as_secs());
             touched.add(self.forget(&name));
@@ -112,7 +128,8 @@ impl Demand {
     /// When [`Demand::expire`] has something to do.
     #[must_use]
     pub fn expires_at(&self) -> Option<Moment> {
-        self.activators.values().filter_map(|a| a.silent_since).min().map(|since| since + SILENT)
+        let silent = self.activators.values().filter_map(|a| a.silent_since).map(|since| since + SILENT);
+        silent.chain(self.expected.values().map(|since| *since + EXPECTED)).min()
     }
 
     fn forget(&mut self, name: &str) -> Touched {
@@ -215,6 +232,9 @@ impl Demand {
     /// The version of the routes that every activator acts by; one that has not told counts as acting by none.
     #[must_use]
     pub fn applied(&self) -> u64 {
+        if !self.expected.is_empty() {
+            return 0;
+        }
         self.activators.values().map(|a| if a.told { a.applied } else { 0 }).min().unwrap_or(u64::MAX)
     }
 
@@ -282,6 +302,20 @@ mod tests {
         assert_eq!(demand.report("b", 2, report(false, 9, 9)), Touched::default(), "a replaced stream says nothing");
         demand.leave("a", 1, true, Moment::from_secs(2));
         assert_eq!(demand.calls(&f, Calls::default()), Calls::default());
+    }
+
+    #[test]
+    fn who_watches_is_waited_for() {
+        let mut demand = Demand::default();
+        demand.expect("a", Moment::ZERO);
+        assert_eq!((demand.applied(), demand.expires_at()), (0, Some(EXPECTED)));
+        demand.join("a", 1).unwrap();
+        demand.report("a", 1, report(true, 0, 0));
+        assert_eq!((demand.applied(), demand.expires_at()), (7, None));
+        demand.expect("only-watches", Moment::ZERO);
+        assert_eq!(demand.applied(), 0);
+        assert!(demand.expire(EXPECTED).applied);
+        assert_eq!(demand.applied(), 7);
     }
 
     #[test]

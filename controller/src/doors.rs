@@ -103,7 +103,7 @@ impl Doors {
                 false => Err(Status::unauthenticated("the shared token is missing or wrong")),
             }
         };
-        let routes = RoutesServer::new(RoutesDoor { routes, stop: stop.clone() });
+        let routes = RoutesServer::new(RoutesDoor { routes, post: post.clone(), stop: stop.clone() });
         let demand = DemandServer::new(DemandDoor { post, streams: AtomicU64::new(0), stop });
         Server::builder()
             .http2_keepalive_interval(Some(PING))
@@ -123,6 +123,7 @@ fn named(name: &str) -> Result<&str, Status> {
 
 struct RoutesDoor {
     routes: Routes,
+    post: mpsc::Sender<Mail>,
     stop: CancellationToken,
 }
 
@@ -133,6 +134,7 @@ impl RoutesService for RoutesDoor {
     async fn watch(&self, request: Request<v1::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let name = named(&request.get_ref().name)?;
         tracing::info!(activator = name, "watches the routes");
+        self.post.send(Mail::Watch { name: name.to_owned() }).await.map_err(|_| shutting_down())?;
         let state = (self.routes.watch(name), self.stop.clone());
         Ok(Response::new(Box::pin(futures::stream::unfold(state, next_update))))
     }
@@ -143,6 +145,10 @@ type Watching = (Watcher, CancellationToken);
 async fn next_update((mut watcher, stop): Watching) -> Option<(Result<v1::RouteUpdate, Status>, Watching)> {
     let update = stop.run_until_cancelled(watcher.next()).await??;
     Some((Ok(update), (watcher, stop)))
+}
+
+fn shutting_down() -> Status {
+    Status::unavailable("the controller is shutting down")
 }
 
 struct DemandDoor {
@@ -173,7 +179,7 @@ impl Demand for DemandDoor {
         self.send(Mail::Report { name: name.clone(), stream, report: first }).await?;
         let clean = loop {
             let report = match self.stop.run_until_cancelled(reports.message()).await {
-                None => return Err(Status::unavailable("the controller is shutting down")),
+                None => return Err(shutting_down()),
                 Some(Ok(Some(report))) => report,
                 Some(Ok(None)) => break true,
                 Some(Err(error)) => {
@@ -190,7 +196,7 @@ impl Demand for DemandDoor {
 
 impl DemandDoor {
     async fn send(&self, mail: Mail) -> Result<(), Status> {
-        self.post.send(mail).await.map_err(|_| Status::unavailable("the controller is shutting down"))
+        self.post.send(mail).await.map_err(|_| shutting_down())
     }
 }
 

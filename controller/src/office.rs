@@ -5,7 +5,7 @@
 //! message touches is planned before the next message is read.
 
 use crate::demand::{Calls, Demand, Touched};
-use crate::fleet::{Event, Fleet, FleetError, FunctionUid, InstanceId, Phase};
+use crate::fleet::{Code, Event, Fleet, FleetError, FunctionUid, InstanceId, Phase, Trouble};
 use crate::metrics::Metrics;
 use crate::reconcile::apply::{self, Answer, Hands};
 use crate::reconcile::observe::{Lane, LaneState, Moment, Observed, WorkloadSeen, function_of};
@@ -40,6 +40,11 @@ const MAX_PROBE_PAUSE: Duration = Duration::from_secs(1);
 /// What reaches the office from the doors.
 #[derive(Debug)]
 pub enum Mail {
+    /// An activator is about to be told the routes.
+    Watch {
+        /// Its name.
+        name: String,
+    },
     /// An activator's demand stream began.
     Join {
         /// Its name.
@@ -235,6 +240,7 @@ impl<F: Fleet> Office<F> {
     fn read(&mut self, mail: Mail) {
         let now = self.now();
         let touched = match mail {
+            Mail::Watch { name } => return self.demand.expect(&name, now),
             Mail::Join { name, stream } => {
                 if let Err(error) = self.demand.join(&name, stream) {
                     tracing::warn!(activator = %name, %error, "activator not heard");
@@ -312,6 +318,7 @@ impl<F: Fleet> Office<F> {
                 if !matches!(lane, Lane::Probe(_)) {
                     tracing::warn!(function = %uid, ?lane, %error, failures, "an effect failed");
                 }
+                refused(observed, &lane, &error);
                 failed(observed, lane, &error, failures, now);
             }
         }
@@ -369,9 +376,11 @@ fn succeeded(observed: &mut Observed, lane: &Lane, done: apply::Done, now: Momen
             observed.lanes.insert(lane.clone(), LaneState::Done);
         }
         (Lane::Prepare(revision), _) => {
+            observed.refused = None;
             observed.workloads.entry(revision.clone()).or_insert_with(|| WorkloadSeen::new(0));
         }
         (Lane::Scale(revision), apply::Done::Scaled { replicas, victims }) => {
+            observed.refused = None;
             if let Some(workload) = observed.workloads.get_mut(revision) {
                 workload.wrote(replicas, now);
             }
@@ -392,6 +401,13 @@ fn succeeded(observed: &mut Observed, lane: &Lane, done: apply::Done, now: Momen
         }
         (Lane::Report, apply::Done::Reported(status)) => observed.status = *status,
         (Lane::Scale(_) | Lane::Report, _) => {}
+    }
+}
+
+/// What the cluster refuses is told to the function's owner and, when their time is over, to its callers.
+fn refused(observed: &mut Observed, lane: &Lane, error: &FleetError) {
+    if let (Lane::Prepare(_) | Lane::Scale(_), FleetError::Refused(why)) = (lane, error) {
+        observed.refused = Some(Trouble::new(Code::AdmissionRefused, why.clone()));
     }
 }
 

@@ -224,6 +224,7 @@ async fn a_waiting_call_becomes_an_instance_and_silence_ends_it() {
     assert!(first.snapshot);
     assert_eq!(first.functions[0].hosts, ["hello.default.localhost", "hello.default"]);
     assert_eq!([house.asked().await, house.asked().await], [Asked::Prepare, Asked::Report(Some(State::Idle))]);
+    assert_eq!(house.asked().await, Asked::Report(Some(State::Idle)), "prepared: no longer Unknown");
     house.see(workload(0)).await;
 
     demand.send(calls(3, 0)).await.unwrap();

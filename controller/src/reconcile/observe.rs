@@ -39,6 +39,8 @@ pub struct Observed {
     pub closing_since: Option<Moment>,
     /// Its status as last written or read.
     pub status: FunctionStatus,
+    /// Why the fleet refuses to make its workload or its instances.
+    pub refused: Option<Trouble>,
     /// What was asked of the fleet and not answered yet, and what has to wait after a failure.
     pub lanes: BTreeMap<Lane, LaneState>,
 }
@@ -202,6 +204,7 @@ impl Observed {
             checking: None,
             closing_since: None,
             status: FunctionStatus::default(),
+            refused: None,
             lanes: BTreeMap::new(),
         }
     }

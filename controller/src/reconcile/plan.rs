@@ -378,4 +378,5 @@ pub(super) fn waiting<'a>(observed: &'a Observed, revision: &Revision) -> Option
         .filter(|i| !i.is_open())
         .find_map(|i| i.seen.trouble.as_ref())
         .or_else(|| observed.workloads.get(revision).and_then(|w| w.trouble.as_ref()))
+        .or(observed.refused.as_ref())
 }

@@ -43,6 +43,8 @@ pub struct Standing<'a> {
     pub urls: (String, String),
     /// It is being deleted.
     pub closing: bool,
+    /// Its revision's workload was made.
+    pub prepared: bool,
 }
 
 /// Sums up what is observed and planned.
@@ -77,7 +79,7 @@ pub fn standing<'a>(
         ready,
         state,
         stuck: plan::stuck(observed, &roles.wanted),
-        waiting: if wanted > 0 { plan::waiting(observed, &roles.wanted) } else { None },
+        waiting: if wanted > 0 { plan::waiting(observed, &roles.wanted) } else { observed.refused.as_ref() },
         callers_fail: if ready == 0 { plan::stuck(observed, carrier) } else { None },
         callers_wait: plan::waiting(observed, carrier),
         digest: observed
@@ -91,6 +93,7 @@ pub fn standing<'a>(
             context.urls,
         ),
         closing,
+        prepared: observed.workloads.contains_key(&roles.wanted),
     }
 }
 
@@ -165,6 +168,10 @@ fn ready(standing: &Standing<'_>) -> Verdict {
         && let Some(trouble) = standing.waiting
     {
         return says("Unknown", trouble.code.name(), trouble.message.clone());
+    }
+    if !standing.prepared {
+        let message = format!("what carries revision {} is being made", roles.wanted);
+        return Verdict::AsBefore(Says::new("Ready", "Unknown", "Preparing", message));
     }
     if roles.serving.as_ref() == Some(&roles.wanted) {
         let (reason, message) = match standing.state {

@@ -20,6 +20,7 @@ use serde_json::json;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 /// The gate's name.
@@ -28,12 +29,12 @@ pub const GATE: &str = "dormouse.dev/start";
 /// How long a number that we wrote counts against an older one that the watch still tells.
 const WRITTEN_COUNTS: Duration = Duration::from_secs(2);
 
-/// Time limit of one write, and the pause before it is tried again.
+/// Time limit of one write, and the first and longest pause before it is tried again.
 const WRITE: Duration = Duration::from_secs(5);
-const AGAIN: Duration = Duration::from_millis(200);
+const AGAIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
-/// Tries to let one pod through; the next event of its revision tries again.
-const TRIES: u32 = 5;
+/// Pods let through at once: a burst of 500 takes 8 rounds of about 5 ms.
+const MAX_WRITES: usize = 64;
 
 pub(super) type Key = (FunctionUid, Revision);
 
@@ -50,6 +51,7 @@ pub(super) enum Place {
 #[derive(Clone)]
 pub(super) struct Gate {
     client: Client,
+    writes: Arc<Semaphore>,
     revisions: Arc<Mutex<HashMap<Key, Revisions>>>,
 }
 
@@ -94,7 +96,7 @@ pub(super) fn is_waiting(pod: &Pod) -> bool {
 
 impl Gate {
     pub(super) fn new(client: Client) -> Self {
-        Self { client, revisions: Arc::default() }
+        Self { client, writes: Arc::new(Semaphore::new(MAX_WRITES)), revisions: Arc::default() }
     }
 
     /// A revision is about to be given a number of instances; `ending` are being deleted.
@@ -170,19 +172,23 @@ impl Gate {
             "spec": {"schedulingGates": [{"$patch": "delete", "name": GATE}]},
         }));
         let params = PatchParams { field_manager: Some(super::SCALER.into()), ..PatchParams::default() };
-        for _ in 0..TRIES {
-            match tokio::time::timeout(WRITE, api.patch_metadata(&name, &params, &body)).await {
+        let mut pause = AGAIN.0;
+        // Until it is through or gone: a pod at the gate is a call that waits.
+        loop {
+            let permit = self.writes.acquire().await;
+            let result = tokio::time::timeout(WRITE, api.patch_metadata(&name, &params, &body)).await;
+            drop(permit);
+            match result {
                 Ok(Ok(_)) => return,
                 Ok(Err(kube::Error::Api(status))) if status.code == 404 || status.code == 409 => break,
                 Ok(Err(error)) => tracing::warn!(pod = %name, %error, "a pod was not let through"),
                 Err(_) => tracing::warn!(pod = %name, "letting a pod through took longer than {} s", WRITE.as_secs()),
             }
-            tokio::time::sleep(AGAIN).await;
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(AGAIN.1);
         }
-        // Gone, or not to be had: the place is free again.
-        self.change(key, |revision| {
-            revision.through.remove(&id);
-        });
+        // Gone: the place is free again.
+        self.hide(Place::Pod(key, id));
     }
 }
 
