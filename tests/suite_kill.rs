@@ -18,7 +18,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::json;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 /// Calls per second.
@@ -57,8 +57,9 @@ async fn survive(env: &Env, folder: &std::path::Path, seed: u64) -> Result<()> {
     let journal = Arc::new(Journal::to_file(&folder.join("journal"))?);
     // The first answer is waited for by a call of the journal, so that the journal has every call there ever was.
     until("the first call is answered", LIMIT, || async {
+        let began = Instant::now();
         let result = pair.target("/").call(0).await;
-        let entry = Entry::of(0, Duration::ZERO, Duration::ZERO, &result);
+        let entry = Entry::of(0, Duration::ZERO, began.elapsed(), &result);
         journal.add(entry.clone());
         anyhow::ensure!(entry.status == 200, "{entry:?}");
         Ok(())

@@ -56,8 +56,12 @@ pub(crate) async fn a_broken_image_is_told_and_mended(world: World) -> Result<()
             anyhow::ensure!([502, 503].contains(&code) && answer.reason() == "ImagePullFailed", "{answer}");
             anyhow::ensure!(!answer.text().contains("registry.invalid"), "callers get the code only: {answer}");
             anyhow::ensure!(began.elapsed() < LIMIT / 2, "told at the end of the wait, not at once");
-            let events = space.events("broken").await?;
-            anyhow::ensure!(events.iter().any(|e| e == "ImagePullFailed"), "no event says so: {events:?}");
+            until("an event says so", LIMIT / 4, || async {
+                let events = space.events("broken").await?;
+                anyhow::ensure!(events.iter().any(|e| e == "ImagePullFailed"), "{events:?}");
+                Ok(())
+            })
+            .await?;
 
             space.patch("broken", &json!({"spec": {"image": SAMPLE}})).await?;
             space.ready("broken", "True").await?;

@@ -41,7 +41,7 @@ async fn main() -> ExitCode {
             ExitCode::FAILURE
         }
         Err(error) => {
-            say(&format!("suite_cluster: {error:?}"));
+            say(&format!("suite_cluster: {error:#}"));
             ExitCode::FAILURE
         }
     }
@@ -93,7 +93,7 @@ async fn timed(name: &str, case: impl Future<Output = Result<()>>) -> Result<()>
     let seconds = began.elapsed().as_secs_f64();
     match &result {
         Ok(()) => say(&format!("test {name} ... ok ({seconds:.1} s)")),
-        Err(error) => say(&format!("test {name} ... FAILED ({seconds:.1} s)\n{error:?}\n")),
+        Err(error) => say(&format!("test {name} ... FAILED ({seconds:.1} s)\n    {error:#}\n")),
     }
     result
 }

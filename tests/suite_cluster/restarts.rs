@@ -25,7 +25,7 @@ pub(crate) async fn the_controller_goes_and_comes_back(world: World) -> Result<(
     world
         .alone("restart", |world, space| async move {
             space.apply(&function("warm", &["idleTimeoutSeconds: 120"]))?;
-            space.apply(&function("cold", &["queue: {maxWaitSeconds: 80}"]))?;
+            space.apply(&function("cold", &["idleTimeoutSeconds: 1", "queue: {maxWaitSeconds: 80}"]))?;
             space.ready("warm", "True").await?;
             space.ready("cold", "True").await?;
             space.pods_are("cold", 0).await?;

@@ -68,10 +68,11 @@ impl World {
     }
 }
 
-/// A function of the sample image; `spec` is further YAML lines of its spec.
+/// A function of the sample image, small so that many fit a small node; `spec` is further YAML lines of its spec.
 pub(crate) fn function(name: &str, spec: &[&str]) -> String {
     let mut yaml = format!(
-        "apiVersion: dormouse.dev/v1alpha1\nkind: Function\nmetadata: {{name: {name}}}\nspec:\n  image: {SAMPLE}\n"
+        "apiVersion: dormouse.dev/v1alpha1\nkind: Function\nmetadata: {{name: {name}}}\nspec:\n  image: {SAMPLE}\n  \
+         resources: {{memory: 32Mi, cpu: 10m}}\n"
     );
     for line in spec {
         yaml += &format!("  {line}\n");

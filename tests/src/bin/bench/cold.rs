@@ -46,7 +46,7 @@ async fn measure(space: Space, n: usize) -> Result<()> {
     let target = Target::new(activator, "bench", format!("/fn/{}/{FUNCTION}/", space.name));
     space.apply(&format!(
         "apiVersion: dormouse.dev/v1alpha1\nkind: Function\nmetadata: {{name: {FUNCTION}}}\nspec:\n  \
-         image: dormouse/sample:0.1.0\n  idleTimeoutSeconds: 1\n"
+         image: dormouse/sample:0.1.0\n  resources: {{memory: 32Mi, cpu: 10m}}\n  idleTimeoutSeconds: 1\n  timeoutSeconds: 1\n"
     ))?;
     space.ready(FUNCTION, "True").await?;
     scripted_twin(&space).await?;
