@@ -82,6 +82,7 @@ pub(crate) fn apply(shared: &Arc<Shared>, update: v1::RouteUpdate) {
         let table = next_table(&old, named, &update);
         let lives_on = |f: &Arc<Func>| table.by_uid.get(&f.uid).is_some_and(|now| Arc::ptr_eq(now, f));
         let gone: Vec<_> = old.by_uid.values().filter(|f| !lives_on(f)).cloned().collect();
+        gone.iter().for_each(|f| f.metrics.retire());
         // A name that lives on under another uid keeps its series.
         gone.iter().filter(|f| !table.has(&f.key)).for_each(|f| shared.metrics.forget(&f.key));
         shared.routes.store(Arc::new(table));

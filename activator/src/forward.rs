@@ -5,6 +5,7 @@ use crate::{
     body::{OutBody, Progress, SentBody},
     check, clock, dial,
     flight::{Flight, Lost, Parts},
+    func::Func,
     headers::{self, Caller},
     meter::{Meter, Received},
     metered::{self, Metered, outcome_of},
@@ -12,7 +13,7 @@ use crate::{
     room::{Out, Seat},
     route,
     shared::Shared,
-    wire::{InCall, Peer},
+    wire::Peer,
 };
 use bytes::Bytes;
 use dormouse_core::record::Outcome;
@@ -35,8 +36,8 @@ pub(crate) async fn serve(
     let in_call = peer.begin_call();
     let received = Received { call: shared.next_call(), at_us: clock::wall_us(), seen: None };
     let id = shared.request_id(received.call);
-    let result = call(&shared, &peer, request, received).await;
-    match result {
+    let mut func = None;
+    match call(&shared, &peer, request, received, &mut func).await {
         Ok(Answer { mut head, body }) => {
             if let Ok(value) = HeaderValue::from_str(&id.to_string()) {
                 head.headers.insert(REQUEST_ID, value);
@@ -47,14 +48,14 @@ pub(crate) async fn serve(
             };
             Ok(Response::from_parts(head, body))
         }
-        Err(Out::Refused(refusal)) => Ok(refuse(&shared, &refusal, id, in_call)),
+        Err(Out::Refused(refusal)) => {
+            shared
+                .metrics
+                .refused(func.as_deref().filter(|f: &&Func| !f.metrics.is_retired()).map(|f| &f.key), &refusal.code);
+            Ok(refusal.response(id, in_call))
+        }
         Err(Out::Gone) => Err(Hangup),
     }
-}
-
-fn refuse(shared: &Shared, refusal: &Refusal, id: dormouse_core::RequestId, in_call: InCall) -> Response<OutBody> {
-    shared.metrics.refused(&refusal.code);
-    refusal.response(id, in_call)
 }
 
 struct Answer {
@@ -63,15 +64,18 @@ struct Answer {
     body: Option<Metered>,
 }
 
+/// Everything up to the head of the response; `func` is told as soon as it is known.
 async fn call(
     shared: &Arc<Shared>,
     peer: &Arc<Peer>,
     request: Request<Incoming>,
     mut received: Received,
+    func: &mut Option<Arc<Func>>,
 ) -> Result<Answer, Out> {
     let (mut head, body) = request.into_parts();
     let host = check::host(&head)?;
     let found = shared.routes.load().find(host, head.uri.path())?;
+    let found_func = func.insert(found.func);
     let target =
         route::target(&head.uri, found.prefix).ok_or(Refusal::bad_request("the request target has no path"))?;
     if shared.seen.is_some() {
@@ -91,8 +95,8 @@ async fn call(
     let (body, upload) = SentBody::new(body);
     let mut request = Request::from_parts(head, body);
 
-    let timeout = found.func.plan().timeout;
-    let mut seat = found.func.admit(shared, peer).await?;
+    let timeout = found_func.plan().timeout;
+    let mut seat = found_func.admit(shared, peer).await?;
     loop {
         if peer.is_gone() {
             return Err(Out::Gone);

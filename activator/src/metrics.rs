@@ -7,7 +7,10 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge},
     registry::Registry,
 };
-use std::sync::OnceLock;
+use std::sync::{
+    OnceLock,
+    atomic::{AtomicBool, Ordering::Relaxed},
+};
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct OfFunction {
@@ -24,13 +27,16 @@ struct OfClass {
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct OfReason {
-    reason: String,
+    /// Empty, like `function`, when none was found for the call.
+    namespace: String,
+    function: String,
+    reason: &'static str,
 }
 
 /// Classes of status codes; a call whose caller got none is "none".
 const CLASSES: [&str; 6] = ["none", "1xx", "2xx", "3xx", "4xx", "5xx"];
-/// Reasons by which refusals are counted; others (the controller's) are counted as "Failed".
-const REASONS: [&str; 14] = [
+/// Reasons by which refusals are counted; the last one stands for the controller's codes.
+const REASONS: [&str; 15] = [
     "UnknownFunction",
     "BadRequest",
     "HeadersTooLarge",
@@ -45,6 +51,7 @@ const REASONS: [&str; 14] = [
     "ShuttingDown",
     "NotReady",
     "Connections",
+    "Failed",
 ];
 
 /// Everything that is counted.
@@ -90,6 +97,7 @@ impl Metrics {
             requests: self.requests.clone(),
             classes: Default::default(),
             labels,
+            gone: AtomicBool::new(false),
         }
     }
 
@@ -103,12 +111,17 @@ impl Metrics {
             let OfFunction { namespace, function } = labels.clone();
             self.requests.remove(&OfClass { namespace, function, code });
         }
+        for reason in REASONS {
+            let OfFunction { namespace, function } = labels.clone();
+            self.rejected.remove(&OfReason { namespace, function, reason });
+        }
     }
 
     /// A call was refused, or an error was told in the function's place.
-    pub(crate) fn refused(&self, code: &str) {
-        let reason = if REASONS.contains(&code) { code } else { "Failed" };
-        self.rejected.get_or_create(&OfReason { reason: reason.to_owned() }).inc();
+    pub(crate) fn refused(&self, key: Option<&FunctionKey>, code: &str) {
+        let reason = REASONS.iter().find(|r| **r == code).unwrap_or(&REASONS[REASONS.len() - 1]);
+        let (namespace, function) = key.map_or_else(Default::default, |k| (k.namespace.clone(), k.name.clone()));
+        self.rejected.get_or_create(&OfReason { namespace, function, reason }).inc();
     }
 }
 
@@ -121,11 +134,25 @@ pub(crate) struct FuncMetrics {
     requests: Family<OfClass, Counter>,
     classes: [OnceLock<Counter>; CLASSES.len()],
     labels: OfFunction,
+    /// Its series are dropped: what still happens to the function makes no new ones.
+    gone: AtomicBool,
 }
 
 impl FuncMetrics {
+    /// No series is made for it any more.
+    pub(crate) fn retire(&self) {
+        self.gone.store(true, Relaxed);
+    }
+
+    pub(crate) fn is_retired(&self) -> bool {
+        self.gone.load(Relaxed)
+    }
+
     /// A dispatched call is over.
     pub(crate) fn answered(&self, status: u16, outcome: Outcome) {
+        if self.is_retired() {
+            return;
+        }
         let given = status != 0 && outcome != Outcome::Aborted;
         let class = if given { usize::from(status / 100).min(CLASSES.len() - 1) } else { 0 };
         let counter = self.classes[class].get_or_init(|| {
@@ -133,5 +160,44 @@ impl FuncMetrics {
             self.requests.get_or_create_owned(&OfClass { namespace, function, code: CLASSES[class] })
         });
         counter.inc();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(metrics: &Metrics) -> String {
+        let (mut registry, mut text) = (Registry::default(), String::new());
+        metrics.register(&mut registry);
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        text
+    }
+
+    #[test]
+    fn series_have_their_names_and_go_with_their_function() {
+        let metrics = Metrics::default();
+        let of = metrics.of("ns", "hello");
+        of.answered(200, Outcome::Ok);
+        of.answered(0, Outcome::ClientGone);
+        of.queued.inc();
+        let key = FunctionKey::new("ns", "hello");
+        metrics.refused(Some(&key), "QueueFull");
+        metrics.refused(None, "UnknownFunction");
+        metrics.refused(Some(&key), "ImagePullFailed");
+        let labels = r#"namespace="ns",function="hello""#;
+        let before = text(&metrics);
+        for line in [
+            format!("dormouse_requests_total{{{labels},code=\"2xx\"}} 1"),
+            format!("dormouse_requests_total{{{labels},code=\"none\"}} 1"),
+            format!("dormouse_queue_depth{{{labels}}} 1"),
+            format!("dormouse_queue_rejected_total{{{labels},reason=\"QueueFull\"}} 1"),
+            format!("dormouse_queue_rejected_total{{{labels},reason=\"Failed\"}} 1"),
+        ] {
+            assert!(before.contains(&line), "{line} is not in {before}");
+        }
+        metrics.forget(&key);
+        let after = text(&metrics);
+        assert!(!after.contains("hello") && after.contains("UnknownFunction"), "{after}");
     }
 }

@@ -84,7 +84,7 @@ pub(crate) async fn run(listener: TcpListener, shared: Arc<Shared>, limits: Limi
             }
         };
         let Some(pass) = doors.enter(addr.ip(), &shared) else {
-            shared.metrics.refused("Connections");
+            shared.metrics.refused(None, "Connections");
             // As far as it goes without waiting.
             let _ = stream.try_write(TOO_MANY);
             continue;

@@ -223,7 +223,7 @@ impl Wire {
     fn tell_in_our_words(&self, data: &[u8]) -> bool {
         let shared = &self.0.shared;
         let Some(refusal) = answer::of_parser(data).filter(|_| self.0.phase().0 == Phase::Head) else { return false };
-        shared.metrics.refused(&refusal.code);
+        shared.metrics.refused(None, &refusal.code);
         let _ = self.0.stream.try_write(refusal.raw(shared.request_id(shared.next_call())).as_bytes());
         true
     }

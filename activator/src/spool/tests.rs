@@ -167,3 +167,25 @@ fn what_a_lost_identity_left_behind_is_read_once() {
     let names: std::collections::BTreeSet<_> = all(&spool).into_iter().map(|r| r.2).collect();
     assert_eq!((all(&spool).len(), names.into_iter().collect::<String>()), (2, "ab".into()));
 }
+
+proptest::proptest! {
+    #![proptest_config(proptest::test_runner::Config::with_cases(64))]
+
+    #[test]
+    fn harmed_bytes_cost_what_follows_them_and_no_panic(at in 0usize..600, flip in 1u8..=255) {
+        let folder = tempfile::tempdir().unwrap();
+        let spool = Spool::open(folder.path(), 1 << 20).unwrap();
+        let a = subject("a");
+        (1..=10).for_each(|call| add(&spool, &a, call));
+        let path = spool.segments()[0].path.clone();
+        drop(spool);
+        let mut bytes = fs::read(&path).unwrap();
+        let at = at % bytes.len();
+        bytes[at] ^= flip;
+        fs::write(&path, bytes).unwrap();
+        let spool = Spool::open(folder.path(), 1 << 20).unwrap();
+        let calls: Vec<u64> = all(&spool).iter().map(|r| r.3).collect();
+        proptest::prop_assert_eq!(&calls, &(1..=calls.len() as u64).collect::<Vec<_>>());
+        proptest::prop_assert!(calls.len() < 10);
+    }
+}
