@@ -4,6 +4,8 @@
 //! Plain `cargo test` runs a hundredth of it; the feature `suites` or `DORMOUSE_SUITES=1` runs it all. The apply rate is
 //! printed and never asserted.
 
+#![expect(clippy::print_stdout, reason = "the rates are read by people and by the benchmark script")]
+
 use dormouse_controller::ledger::{AppendOutcome, Frame, Ledger, month_hours};
 use dormouse_core::price::PricePlan;
 use dormouse_core::record::{CallRecord, Outcome, Packer, Subject};
