@@ -1,5 +1,7 @@
 //! HTTP as callers write it: bodies and none, old clients, slow clients, too many clients.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on ends")]
+
 mod common;
 
 use common::{

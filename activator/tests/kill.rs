@@ -1,5 +1,7 @@
 //! kill -9 of the process, again and again: whatever was answered is recorded, and nothing twice.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on ends")]
+
 mod common;
 
 use common::{Controller, Origin, client, free_addr, ready, until};
