@@ -27,7 +27,7 @@ metadata:
     dormouse.dev/local-command: '[\"dormouse\", \"sample\"]'
 spec:
   image: dormouse/sample:0.1.0
-  idleTimeoutSeconds: 1
+  idleTimeoutSeconds: 5
   resources: {memory: 128Mi}
   env:
     - {name: GREETING, value: first}

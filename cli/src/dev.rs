@@ -12,8 +12,9 @@ use crate::args::DevArgs;
 use crate::exit::{Failure, Outcome};
 use crate::manifest::{self, Manifest, Reading};
 use crate::say;
+use crate::target::door::Door;
 use console::Console;
-use dormouse_activator::{Activator, BindError};
+use dormouse_activator::Activator;
 use dormouse_controller::doors::Token;
 use dormouse_controller::fleet::process::{self, Local, Processes};
 use dormouse_controller::ledger::{Filesystem, LedgerDoor};
@@ -25,15 +26,20 @@ use dormouse_core::price::PricePlan;
 use dormouse_daemon::telemetry::{self, LogFormat};
 use dormouse_daemon::{Health, shutdown};
 use functions::Places;
+use http::header::HOST;
+use http::{Request, StatusCode};
+use http_body_util::Full;
 use keeper::Keeper;
+use port::Ports;
 use reload::{Changes, Watch};
 use state::{DevFile, StateDir};
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -47,6 +53,9 @@ const CODE: &str = "DORMOUSE_CODE";
 const MAX_ENV: usize = 128;
 /// Lines that wait to be printed.
 const LINES: usize = 1024;
+/// At the start: how long until calls are taken; usually some milliseconds.
+const READY: Duration = Duration::from_secs(20);
+const READY_PAUSE: Duration = Duration::from_millis(10);
 /// At the end: how long running calls may take before they are broken off.
 const DRAIN: Duration = Duration::from_secs(30);
 /// At the end: how long instances, idle by then, may take.
@@ -56,14 +65,25 @@ pub(crate) async fn run(args: &DevArgs) -> Outcome {
     telemetry::init(LogFormat::Text, "warn");
     let reading = first_reading(&args.folder)?;
     let plan = price_plan(args.price_plan.as_deref())?;
-    let ports = Ports { traffic: loopback(args.port), usage: loopback(args.usage_port) };
+    let ports = Ports::new(args.port, args.usage_port);
     // Before anything is touched; taken for good a moment later.
     ports.check()?;
     let place = args.state_dir.clone().unwrap_or_else(|| home(&args.folder).join(state::NAME));
     let state = StateDir::open(&place)?;
     let ledger = open_ledger(&state, &plan).await?;
     let stop = shutdown::on_signal()?;
+    on_hangup(stop.clone())?;
     Dev::start(args, reading, plan, ports, state, ledger).await?.work(stop).await
+}
+
+/// A terminal that is closed is the same as Ctrl-C.
+fn on_hangup(stop: CancellationToken) -> Outcome {
+    let mut hangup = signal(SignalKind::hangup())?;
+    tokio::spawn(async move {
+        hangup.recv().await;
+        stop.cancel();
+    });
+    Ok(())
 }
 
 /// The manifests as they are at the start: without a function, or with a fault, there is nothing to start.
@@ -113,10 +133,6 @@ async fn open_ledger(state: &StateDir, plan: &PricePlan) -> Result<LedgerDoor, F
     Ok(door)
 }
 
-fn loopback(port: u16) -> SocketAddr {
-    (Ipv4Addr::LOCALHOST, port).into()
-}
-
 /// The folder itself, or that of the one manifest.
 fn home(folder: &Path) -> PathBuf {
     if folder.is_dir() { folder.to_path_buf() } else { manifest::folder_of(folder) }
@@ -124,25 +140,6 @@ fn home(folder: &Path) -> PathBuf {
 
 fn counted(n: usize, what: &str) -> String {
     format!("{n} {what}{}", if n == 1 { "" } else { "s" })
-}
-
-struct Ports {
-    traffic: SocketAddr,
-    usage: SocketAddr,
-}
-
-impl Ports {
-    const FLAGS: [&str; 2] = ["--port", "--usage-port"];
-
-    fn check(&self) -> Outcome {
-        if self.traffic.port() != 0 && self.traffic == self.usage {
-            return Err(Failure::usage("--port and --usage-port are the same"));
-        }
-        for (address, flag) in [self.traffic, self.usage].into_iter().zip(Self::FLAGS) {
-            std::net::TcpListener::bind(address).map_err(|e| port::failure(address, flag, &e))?;
-        }
-        Ok(())
-    }
 }
 
 /// A running `dev`.
@@ -185,13 +182,13 @@ impl Dev {
         let secret = state::random_hex();
         let token = Token::new(&secret).ok_or_else(|| Failure::failed("no token could be made"))?;
         // Activator first: the addresses of functions have its port in them.
-        let grpc = std::net::TcpListener::bind(loopback(0)).and_then(|l| l.local_addr())?;
+        let grpc = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|l| l.local_addr())?;
         let mut config =
             dormouse_activator::Config::new(ports.traffic, format!("http://{grpc}"), secret.clone(), state.spool());
         config.name = "dev".into();
         config.drain_limit = DRAIN;
         config.seen = Some(seen_calls);
-        let activator = Activator::bind(config).await.map_err(|e| bind_failure(e, &ports))?;
+        let activator = Activator::bind(config).await.map_err(|e| ports.activator_failure(e))?;
         let address = activator.traffic_addr();
         let config = dormouse_controller::Config {
             grpc,
@@ -206,7 +203,7 @@ impl Dev {
         let controller =
             Controller::bind(config, Arc::new(fleet.clone()), &mut prometheus_client::registry::Registry::default())
                 .await
-                .map_err(|e| controller_failure(e, &ports))?;
+                .map_err(|e| ports.controller_failure(e))?;
         let dev = DevFile {
             pid: std::process::id(),
             folder: home(&args.folder).canonicalize()?,
@@ -214,6 +211,9 @@ impl Dev {
             usage_url: format!("http://{}", controller.usage_addr()?),
             token: secret,
         };
+        let controller = Part::start(|stop| controller.run(stop));
+        let activator = Part::start(|stop| activator.run(stop));
+        serves(&dev.activator_url).await?;
         state.announce(&dev)?;
         if left > 0 {
             say::note(format_args!(
@@ -224,8 +224,6 @@ impl Dev {
         }
         banner(&dev, &reading, &state);
         let console = tokio::spawn(console.run(lines, calls));
-        let controller = Part::start(|stop| controller.run(stop));
-        let activator = Part::start(|stop| activator.run(stop));
         Ok(Self { folder: args.folder.clone(), reading, state, fleet, places, keeper, controller, activator, console })
     }
 
@@ -307,6 +305,24 @@ impl<T: Send + 'static> Part<T> {
     }
 }
 
+/// Waits until the activator has its routes: it then knows that nobody answers to a name that cannot be.
+async fn serves(url: &str) -> Outcome {
+    let door = Door::at(url, None)?;
+    let begun = Instant::now();
+    loop {
+        let request =
+            Request::get("/").header(HOST, "nobody.invalid").body(Full::default()).map_err(Failure::failed)?;
+        let answer = door.send(request).await;
+        match answer {
+            Ok(answer) if answer.status() == StatusCode::NOT_FOUND => return Ok(()),
+            _ if begun.elapsed() > READY => {
+                return Err(Failure::timed_out(format!("nothing serves on {url} after {} s", READY.as_secs())));
+            }
+            _ => tokio::time::sleep(READY_PAUSE).await,
+        }
+    }
+}
+
 /// Manifests as the fleet takes them, with the uids by which the ledger knows them.
 fn locals(state: &StateDir, reading: &Reading) -> Result<Vec<Local>, Failure> {
     let keys: Vec<FunctionKey> = reading.manifests.iter().map(|m| m.key.clone()).collect();
@@ -328,24 +344,6 @@ fn locals(state: &StateDir, reading: &Reading) -> Result<Vec<Local>, Failure> {
 
 fn places_of(reading: &Reading) -> BTreeMap<String, String> {
     reading.manifests.iter().map(|m| (m.key.to_string(), format!("{}:{}", m.file.display(), m.line))).collect()
-}
-
-fn bind_failure(error: BindError, ports: &Ports) -> Failure {
-    match error {
-        BindError::Listen { addr, source } => {
-            port::failure(addr, Ports::FLAGS[usize::from(addr == ports.usage)], &source)
-        }
-        other => Failure::failed(other),
-    }
-}
-
-fn controller_failure(error: ControllerError, ports: &Ports) -> Failure {
-    match error {
-        ControllerError::Bind { address, source, .. } if address == ports.usage => {
-            port::failure(address, Ports::FLAGS[1], &source)
-        }
-        other => Failure::failed(other),
-    }
 }
 
 fn banner(dev: &DevFile, reading: &Reading, state: &StateDir) {

@@ -1,12 +1,58 @@
-//! Who has a port that we cannot have, as far as /proc tells.
+//! The two ports, and who has one that we cannot have, as far as /proc tells.
 
-use crate::exit::Failure;
+use crate::exit::{Failure, Outcome};
+use dormouse_activator::BindError;
+use dormouse_controller::ControllerError;
 use std::fs;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
+
+/// Where we listen; both on this machine only.
+pub(crate) struct Ports {
+    /// Calls.
+    pub(crate) traffic: SocketAddr,
+    /// The usage API.
+    pub(crate) usage: SocketAddr,
+}
+
+impl Ports {
+    const FLAGS: [&str; 2] = ["--port", "--usage-port"];
+
+    pub(crate) fn new(traffic: u16, usage: u16) -> Self {
+        let [traffic, usage] = [traffic, usage].map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+        Self { traffic, usage }
+    }
+
+    /// Whether they are to be had now; nothing is kept.
+    pub(crate) fn check(&self) -> Outcome {
+        if self.traffic.port() != 0 && self.traffic == self.usage {
+            return Err(Failure::usage("--port and --usage-port are the same"));
+        }
+        for (address, flag) in [self.traffic, self.usage].into_iter().zip(Self::FLAGS) {
+            std::net::TcpListener::bind(address).map_err(|e| failure(address, flag, &e))?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn activator_failure(&self, error: BindError) -> Failure {
+        match error {
+            BindError::Listen { addr, source } => failure(addr, Self::FLAGS[0], &source),
+            other => Failure::failed(other),
+        }
+    }
+
+    pub(crate) fn controller_failure(&self, error: ControllerError) -> Failure {
+        match error {
+            ControllerError::Bind { address, source, .. } if address == self.usage => {
+                failure(address, Self::FLAGS[1], &source)
+            }
+            other => Failure::failed(other),
+        }
+    }
+}
 
 /// Why a port could not be had, and what to do.
-pub(crate) fn failure(address: SocketAddr, flag: &str, error: &io::Error) -> Failure {
+fn failure(address: SocketAddr, flag: &str, error: &io::Error) -> Failure {
     let port = address.port();
     let next = port.checked_add(1).unwrap_or(0);
     match error.kind() {

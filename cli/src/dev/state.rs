@@ -105,8 +105,10 @@ impl StateDir {
         self.told.push(file);
         if let Some(registry) = registry() {
             let entry = registry.join(format!("{}.path", dev.pid));
-            write_private(&entry, self.path.as_os_str().as_encoded_bytes())?;
-            self.told.push(entry);
+            // Without it we are found by our folder only.
+            if write_private(&entry, self.path.as_os_str().as_encoded_bytes()).is_ok() {
+                self.told.push(entry);
+            }
         }
         Ok(())
     }
@@ -116,6 +118,10 @@ impl Drop for StateDir {
     fn drop(&mut self) {
         for file in &self.told {
             let _ = fs::remove_file(file);
+        }
+        // Only the last one's registry is empty.
+        if let Some(registry) = self.told.get(1).and_then(|entry| entry.parent()) {
+            let _ = fs::remove_dir(registry);
         }
     }
 }
