@@ -72,6 +72,10 @@ async fn scripted_twin(space: &Space) -> Result<()> {
     let made = space.deployments(FUNCTION).await?.pop().context("the function has no Deployment")?;
     let mut template = serde_json::to_value(made.spec.template)?;
     template["metadata"] = json!({"labels": {"scripted": "yes"}});
+    // The controller opens the gate of its own pods; nobody would open this one's.
+    if let Some(spec) = template["spec"].as_object_mut() {
+        spec.remove("schedulingGates");
+    }
     let twin: Deployment = serde_json::from_value(json!({
         "metadata": {"name": SCRIPTED},
         "spec": {"replicas": 0, "selector": {"matchLabels": {"scripted": "yes"}}, "template": template},
