@@ -1,6 +1,8 @@
 //! The office between a scripted fleet and a real gRPC client, in one process and in paused time: what an activator says
 //! becomes effects, what the fleet says becomes routes.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by it")]
+
 use dormouse_controller::doors::{Doors, Token};
 use dormouse_controller::fleet::{
     Event, Fleet, FleetError, FunctionUid, Instance, InstanceId, Note, Phase, Target, Victim, Workload,

@@ -33,18 +33,8 @@ impl Revision {
     /// The revision of a spec. Needs nothing of the spec to be valid.
     #[must_use]
     pub fn of(spec: &FunctionSpec) -> Self {
-        Self::hashed(&Runs::of(spec, None))
-    }
-
-    /// The same where there are no containers: there the command is what runs, so it is part of the revision.
-    #[must_use]
-    pub fn of_local(spec: &FunctionSpec, command: Option<&str>) -> Self {
-        Self::hashed(&Runs::of(spec, command))
-    }
-
-    fn hashed(runs: &Runs<'_>) -> Self {
         let mut hasher = Sha256::new();
-        hash_into(&mut hasher, &serde_json::to_value(runs).unwrap_or(Value::Null));
+        hash_into(&mut hasher, &serde_json::to_value(Runs::of(spec)).unwrap_or(Value::Null));
         let digest = hasher.finalize();
         let mut number = digest.iter().take(8).fold(0_u64, |n, byte| n << 8 | u64::from(*byte));
         let mut name = String::with_capacity(LENGTH);
@@ -103,8 +93,6 @@ struct Runs<'a> {
     memory: Size<'a>,
     cpu: Size<'a>,
     timeout_seconds: i32,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    local_command: Option<&'a str>,
 }
 
 /// A quantity by what it means (1Gi and 1024Mi are one size), or as written when it means nothing.
@@ -116,7 +104,7 @@ enum Size<'a> {
 }
 
 impl<'a> Runs<'a> {
-    fn of(spec: &'a FunctionSpec, local_command: Option<&'a str>) -> Self {
+    fn of(spec: &'a FunctionSpec) -> Self {
         let FunctionSpec {
             image,
             command,
@@ -156,7 +144,6 @@ impl<'a> Runs<'a> {
             memory: quantity::memory_mib(&resources.memory).map_or(Size::Text(&resources.memory), Size::Number),
             cpu: quantity::cpu_millis(&resources.cpu).map_or(Size::Text(&resources.cpu), Size::Number),
             timeout_seconds: *timeout_seconds,
-            local_command,
         }
     }
 }
@@ -220,13 +207,6 @@ mod tests {
         assert_eq!(of("1Gi"), of("1024Mi"));
         assert_ne!(of("1Gi"), of("1025Mi"));
         assert_ne!(of("nonsense"), of("other"));
-    }
-
-    #[test]
-    fn a_local_command_is_in_it_only_where_it_runs() {
-        let spec = spec(serde_json::json!({"image": "a"}));
-        assert_eq!(Revision::of(&spec), Revision::of_local(&spec, None));
-        assert_ne!(Revision::of_local(&spec, Some("a")), Revision::of_local(&spec, Some("b")));
     }
 
     #[test]
