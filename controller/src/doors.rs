@@ -177,20 +177,40 @@ impl Demand for DemandDoor {
         tracing::info!(activator = %name, stream, "reports its demand");
         self.send(Mail::Join { name: name.clone(), stream }).await?;
         self.send(Mail::Report { name: name.clone(), stream, report: first }).await?;
-        let clean = loop {
+        let mut leaving = Leaving { post: self.post.clone(), name: name.clone(), stream, clean: false };
+        loop {
             let report = match self.stop.run_until_cancelled(reports.message()).await {
                 None => return Err(shutting_down()),
                 Some(Ok(Some(report))) => report,
-                Some(Ok(None)) => break true,
+                Some(Ok(None)) => {
+                    leaving.clean = true;
+                    break;
+                }
                 Some(Err(error)) => {
                     tracing::debug!(activator = %name, %error, "the demand stream broke");
-                    break false;
+                    break;
                 }
             };
             self.send(Mail::Report { name: name.clone(), stream, report }).await?;
-        };
-        self.send(Mail::Leave { name, stream, clean }).await?;
+        }
         Ok(Response::new(v1::DemandClosed {}))
+    }
+}
+
+/// Tells the office that a stream is over, however it ended: the server drops the handler of a stream that is reset.
+struct Leaving {
+    post: mpsc::Sender<Mail>,
+    name: String,
+    stream: u64,
+    clean: bool,
+}
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        let mail = Mail::Leave { name: std::mem::take(&mut self.name), stream: self.stream, clean: self.clean };
+        let post = self.post.clone();
+        // The office may have closed: then nobody needs to know.
+        tokio::spawn(async move { post.send(mail).await });
     }
 }
 

@@ -133,7 +133,7 @@ impl<F: Fleet> Controller<F> {
         let all = stop.child_token();
         let keeper = tokio::spawn(ledger.clone().keep_open(all.clone()));
         let teller = tokio::spawn(tell_ledger(ledger.clone(), health, all.clone()));
-        let office = tokio::spawn(office.run(all.clone()));
+        let mut office = tokio::spawn(office.run(all.clone()));
         let doors = Doors { token, routes, post, ledger: ledger.clone(), stop: all.clone() };
         let doors = doors::serve(grpc, doors);
         let shown = usage_token.as_ref().map(Token::as_str);
@@ -142,12 +142,16 @@ impl<F: Fleet> Controller<F> {
         let result = tokio::select! {
             biased;
             () = stop.cancelled() => Ok(()),
-            ended = office => Err(ControllerError::Ended("office", ended.err().map_or("the fleet ended".into(), |e| e.to_string()))),
+            ended = &mut office => Err(ControllerError::Ended("office", ended.err().map_or("the fleet ended".into(), |e| e.to_string()))),
             ended = doors => Err(ControllerError::Ended("gRPC", ended.err().map_or("stopped".into(), |e| e.to_string()))),
             ended = api => Err(ControllerError::Ended("usage API", ended.err().map_or("stopped".into(), |e| e.to_string()))),
         };
         all.cancel();
         let _ = tokio::join!(keeper, teller);
+        if !office.is_finished() {
+            // What it asked of the fleet is answered before the process goes.
+            let _ = office.await;
+        }
         result
     }
 }

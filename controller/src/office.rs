@@ -146,8 +146,8 @@ impl<F: Fleet> Office<F> {
         loop {
             let next = [self.timers.first().map(|(at, _)| *at), self.demand.expires_at()].into_iter().flatten().min();
             let wake = next.map(|at| self.began + at);
+            // No order of preference: while calls queue there is always mail, and what was started must still be seen.
             tokio::select! {
-                biased;
                 () = stop.cancelled() => break,
                 mail = self.mail.recv() => if let Some(mail) = mail { self.read(mail) },
                 answer = self.answers.recv() => if let Some(answer) = answer { self.answered(answer) },
@@ -372,7 +372,7 @@ impl<F: Fleet> Office<F> {
 /// What an answered effect makes known before any event tells it.
 fn succeeded(observed: &mut Observed, lane: &Lane, done: apply::Done, now: Moment) {
     match (lane, done) {
-        (Lane::Adopt | Lane::Retire(_) | Lane::Release, _) => {
+        (Lane::Retire(_) | Lane::Release, _) => {
             observed.lanes.insert(lane.clone(), LaneState::Done);
         }
         (Lane::Prepare(revision), _) => {
@@ -384,14 +384,15 @@ fn succeeded(observed: &mut Observed, lane: &Lane, done: apply::Done, now: Momen
             if let Some(workload) = observed.workloads.get_mut(revision) {
                 workload.wrote(replicas, now);
             }
+            observed.answered(revision);
             for id in victims {
                 if let Some(instance) = observed.instances.get_mut(&id) {
                     instance.condemned = true;
                 }
             }
         }
-        (Lane::Remove(_), _) => {
-            // Its end is seen by an event; it is asked for again only if that never comes.
+        (Lane::Adopt | Lane::Remove(_), _) => {
+            // What follows is seen by an event; it is asked for again only if that never comes, or is undone.
             let until = now + MAX_PAUSE;
             observed.lanes.insert(lane.clone(), LaneState::Paused { until, failures: 0 });
         }
@@ -412,6 +413,9 @@ fn refused(observed: &mut Observed, lane: &Lane, error: &FleetError) {
 }
 
 fn failed(observed: &mut Observed, lane: Lane, error: &FleetError, failures: u32, now: Moment) {
+    if let Lane::Scale(revision) = &lane {
+        observed.answered(revision);
+    }
     match (&lane, error) {
         // What was to be ended is gone: that is what was wanted.
         (Lane::Retire(_) | Lane::Release, FleetError::Gone(_)) => {

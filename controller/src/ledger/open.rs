@@ -125,9 +125,9 @@ impl Store {
         write_through(dir, &file);
         let store = Self { dir: dir.to_owned(), db, file };
         store.check_format_key()?;
-        if fresh {
-            store.commit().map_err(|e| damaged(dir, e))?;
-        }
+        // Also what recovery read from the page cache of a process that died before its fdatasync: a frame that is sent
+        // again is acknowledged as a duplicate without another one.
+        store.commit().map_err(|e| damaged(dir, e))?;
         write_once(dir, FORMAT_FILE, format!("dormouse-ledger {FORMAT}\n").as_bytes()).map_err(io)?;
         // A full disk keeps the space until the next start.
         if !room_made && write_once(dir, BALLAST_FILE, &vec![0x5a; BALLAST]).is_err() {

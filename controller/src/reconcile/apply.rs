@@ -154,7 +154,8 @@ pub(super) fn publish(observed: &mut Observed, routes: &Routes, route: Option<v1
     let version = routes.publish(&observed.uid, route);
     let mut draining_somewhere = false;
     for (id, instance) in &mut observed.instances {
-        let Some(draining) = told.get(id).copied() else { continue };
+        // One that is no longer named takes no calls either.
+        let Some(draining) = told.get(id).copied().or(instance.published.map(|_| true)) else { continue };
         draining_somewhere |= draining;
         if instance.published.is_none_or(|p| p.draining != draining) {
             instance.published = Some(Published { draining, since: version });
@@ -177,6 +178,11 @@ fn ask<F: Fleet>(effects: Effects, observed: &mut Observed, hands: &mut Hands<F>
         let (fleet, target) = (hands.fleet.clone(), target(&observed.uid, &revision));
         let named: Vec<Victim> = victims.iter().filter_map(|id| victim(observed, id)).collect();
         tracing::debug!(function = %key, %revision, replicas, victims = victims.len(), "scale");
+        for id in &victims {
+            if let Some(instance) = observed.instances.get_mut(id) {
+                instance.asked = true;
+            }
+        }
         hands.ask(observed, Lane::Scale(revision), async move {
             fleet.scale(&target, replicas, &named).await.map(|()| Done::Scaled { replicas, victims })
         });

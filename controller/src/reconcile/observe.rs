@@ -116,6 +116,8 @@ pub struct InstanceSeen {
     pub published: Option<Published>,
     /// It was named as a victim of a scale-down that was written.
     pub condemned: bool,
+    /// It was named as a victim of a scale-down that was asked and is not answered: it may be ending already.
+    pub asked: bool,
     /// It was there before this controller started: activators that have not called back yet may be using it.
     pub found: bool,
 }
@@ -268,6 +270,7 @@ impl Observed {
                     retired: false,
                     published: None,
                     condemned: false,
+                    asked: false,
                     found,
                 };
                 self.instances.insert(id, known);
@@ -313,7 +316,7 @@ impl Observed {
 
     /// Takes note of what activators say of an instance.
     pub fn instance_demand(&mut self, id: &InstanceId, said: InstanceSaid, now: Moment) {
-        let Some(policy) = self.policy() else { return };
+        let policy = self.policy();
         let Some(known) = self.instances.get_mut(id) else { return };
         let opened = said.open && !known.open && known.seen.phase == Phase::Running;
         known.open = (known.open || said.open) && known.seen.phase != Phase::Starting;
@@ -323,9 +326,14 @@ impl Observed {
         }
         known.in_flight = said.in_flight;
         // Whatever it was started for, it idles out like one that took a call when its port opened.
-        if opened {
+        if let (true, Some(policy)) = (opened, policy) {
             self.scaler.touch(now, 1, &policy);
         }
+    }
+
+    /// A scale-down of a revision was answered: who ends is known from now on.
+    pub fn answered(&mut self, revision: &Revision) {
+        self.instances.values_mut().filter(|i| i.seen.revision == *revision).for_each(|i| i.asked = false);
     }
 
     /// Makes what follows from several observations together true: victims that outlived their scale-down are none.

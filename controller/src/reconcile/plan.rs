@@ -206,7 +206,9 @@ pub fn plan(observed: &Observed, decision: Decision, context: &Context<'_>) -> P
             draft.effects.prepare.extend(prepare.then(|| roles.wanted.clone()));
         }
     }
-    for revision in observed.workloads.keys() {
+    // A spec that is not valid and was not seen valid says nothing of how many: what runs is left to run.
+    let known = closing || object.valid.is_some();
+    for revision in observed.workloads.keys().filter(|_| known) {
         let target = targets.get(revision).copied().unwrap_or(0);
         let keep = !closing && (*revision == roles.wanted || roles.serving.as_ref() == Some(revision));
         draft.revision(revision, target, keep, forced);

@@ -191,7 +191,8 @@ fn ready(standing: &Standing<'_>) -> Verdict {
             "StartTimeout",
             format!("no instance of revision {} opened port {port} within {} s", roles.wanted, CHECK_LIMIT.as_secs()),
         )),
-        Check::Since(_) | Check::None => Verdict::Says(Says::new(
+        // Not over a failure that was told: between two crashes its process runs for a moment.
+        Check::Since(_) | Check::None => Verdict::AsBefore(Says::new(
             "Ready",
             "Unknown",
             "Starting",

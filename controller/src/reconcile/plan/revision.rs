@@ -20,9 +20,10 @@ impl Draft<'_> {
             }
             return;
         }
-        // Those named in a scale-down that was written, while there are more instances than it left.
+        // Those named in a scale-down that was asked, or written while there are more instances than it left: whoever
+        // sends them a call now sends it to a pod that is being deleted.
         let surplus = number(live.len()) > replicas;
-        let condemned = |i: &InstanceSeen| surplus && i.condemned;
+        let condemned = |i: &InstanceSeen| i.asked || surplus && i.condemned;
         // First those that are going anyway, then those that take no calls yet, then the choice made before, so that it
         // does not change with every call; the longest idle of the rest.
         live.sort_by_key(|i| {

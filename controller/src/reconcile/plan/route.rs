@@ -86,8 +86,9 @@ fn instance(seen: &InstanceSeen, valid: &ValidFunction, drained: bool) -> Option
         state: state.into(),
         slots: valid.concurrency,
         revision: seen.seen.revision.to_string(),
-        memory_mib: seen.seen.memory_mib,
-        cpu_millis: seen.seen.cpu_millis,
+        // A quantity that somebody rewrote into a form that cannot be read is billed as the function says.
+        memory_mib: if seen.seen.memory_mib == 0 { valid.memory_mib } else { seen.seen.memory_mib },
+        cpu_millis: if seen.seen.cpu_millis == 0 { valid.cpu_millis } else { seen.seen.cpu_millis },
     })
 }
 
