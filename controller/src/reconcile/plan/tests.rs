@@ -289,6 +289,33 @@ fn a_call_at_the_idle_edge_keeps_its_instance() {
 }
 
 #[test]
+fn a_call_that_comes_while_an_end_is_asked_gets_another_instance() {
+    let mut world = World::new(function(json!({})));
+    world.demand(1);
+    world.settle();
+    world.open_all();
+    world.demand(0);
+    world.settle();
+    world.acknowledge();
+    world.now = S(10);
+    world.settle();
+    world.acknowledge();
+    let scale = world.plan().effects.scale.remove(0);
+    assert_eq!((scale.replicas, scale.victims.len()), (0, 1));
+    // Asked, and not answered: the pod may be ending already.
+    world.observed.instances.get_mut(&scale.victims[0]).unwrap().asked = true;
+    world.observed.lanes.insert(Lane::Scale(scale.revision.clone()), LaneState::Busy { failures: 0 });
+    world.demand(1);
+    world.settle();
+    assert_eq!(world.states(), [("i1".into(), v1::InstanceState::Draining)]);
+    // Answered with a failure: it is still there, and serves.
+    world.observed.answered(&scale.revision);
+    world.observed.lanes.clear();
+    world.settle();
+    assert_eq!(world.states(), [("i1".into(), v1::InstanceState::Ready)]);
+}
+
+#[test]
 fn the_longest_idle_goes_and_the_busy_stays() {
     let mut world = World::new(function(json!({})));
     world.demand(6);
