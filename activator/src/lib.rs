@@ -222,7 +222,7 @@ impl Activator {
         let name = config.name.clone();
         let feed = tokio::spawn(feed::run(shared.clone(), link.clone(), name.clone(), streams_end.clone()));
         let knock = tokio::spawn(knock::run(shared.clone(), link.clone(), name, streams_end.clone()));
-        let ship = tokio::spawn(ship::run(shared.clone(), link, ship_end.clone()));
+        let mut ship = tokio::spawn(ship::run(shared.clone(), link, ship_end.clone()));
         let tend = tokio::spawn(tend(shared.clone(), health.clone()));
         let accept_end = CancellationToken::new();
         let server = tokio::spawn(server::run(listener, shared.clone(), config.limits, accept_end.clone()));
@@ -244,8 +244,11 @@ impl Activator {
         streams_end.cancel();
         let _ = tokio::join!(feed, knock);
         ship_end.cancel();
-        if tokio::time::timeout(config.ship_limit, ship).await.is_err() {
-            tracing::warn!("records stay in the spool: the ledger does not answer");
+        if tokio::time::timeout(config.ship_limit, &mut ship).await.is_err() {
+            tracing::warn!("records stay in the spool: the ledger does not take them");
+            // It would go on trying, and hold the spool's folder.
+            ship.abort();
+            let _ = ship.await;
         }
         let _ = tokio::task::spawn_blocking(move || shared.spool.sync()).await;
     }

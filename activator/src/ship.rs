@@ -15,7 +15,11 @@ const GATHER: Duration = Duration::from_millis(20);
 /// The ledger's answer is awaited that long.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Ships until the token is cancelled, then until the spool is empty or the ledger fails once.
+/// Pause before the next try while everything else has ended already: whoever stops us bounds the tries by time.
+const LAST_TRIES: Duration = Duration::from_millis(100);
+
+/// Ships until the token is cancelled, then until the spool is empty. A ledger that fails is tried again all the same:
+/// whoever cancels gives that a limit, and drops this when it is over.
 pub(crate) async fn run(shared: Arc<Shared>, link: Link, stop: CancellationToken) {
     let mut client = LedgerClient::with_interceptor(link.channel(), link.token());
     let mut cursor = Cursor::default();
@@ -25,17 +29,17 @@ pub(crate) async fn run(shared: Arc<Shared>, link: Link, stop: CancellationToken
         let (back, read) = next(cursor, &shared).await;
         cursor = back;
         match read {
-            Some(batch) => match send(&mut client, &batch, &mut cursor, &shared).await {
+            Read::Batch(batch) => match send(&mut client, &batch, &mut cursor, &shared).await {
                 Ok(()) => backoff.reset(),
-                Err(e) if stopping => return tracing::warn!("records stay in the spool: {e}"),
                 Err(e) => {
                     tracing::debug!("ledger: {e}");
                     cursor.seek(batch.activator, batch.epoch, batch.first_seq);
-                    backoff.wait(&stop).await;
+                    pause(&mut backoff, &stop).await;
                 }
             },
-            None if stopping => return,
-            None => {
+            Read::Failed => pause(&mut backoff, &stop).await,
+            Read::Empty if stopping => return,
+            Read::Empty => {
                 tokio::select! { () = shared.spool.written() => {}, () = stop.cancelled() => {} }
                 tokio::select! { () = tokio::time::sleep(GATHER) => {}, () = stop.cancelled() => {} }
             }
@@ -43,22 +47,40 @@ pub(crate) async fn run(shared: Arc<Shared>, link: Link, stop: CancellationToken
     }
 }
 
+/// Waits after a failure. A stop ends a pause, and the ones after it are short.
+async fn pause(backoff: &mut Backoff, stop: &CancellationToken) {
+    if stop.is_cancelled() {
+        tokio::time::sleep(LAST_TRIES).await;
+    } else {
+        backoff.wait(stop).await;
+    }
+}
+
+/// What reading the spool gave.
+enum Read {
+    Batch(Batch),
+    /// All there is was read.
+    Empty,
+    /// There may be more, but the disk did not give it.
+    Failed,
+}
+
 /// The next batch, read where blocking is allowed.
-async fn next(mut cursor: Cursor, shared: &Arc<Shared>) -> (Cursor, Option<Batch>) {
+async fn next(mut cursor: Cursor, shared: &Arc<Shared>) -> (Cursor, Read) {
     let reader = shared.clone();
     let read = tokio::task::spawn_blocking(move || {
         let result = cursor.next(&reader.spool);
         (cursor, result)
     });
     match read.await {
-        Ok((cursor, Ok(batch))) => (cursor, batch),
+        Ok((cursor, Ok(Some(batch)))) => (cursor, Read::Batch(batch)),
+        Ok((cursor, Ok(None))) => (cursor, Read::Empty),
         Ok((cursor, Err(e))) => {
             tracing::error!("spool cannot be read: {e}");
-            tokio::time::sleep(Duration::from_secs(1)).await;
-            (cursor, None)
+            (cursor, Read::Failed)
         }
-        // The runtime is ending.
-        Err(_) => (Cursor::default(), None),
+        // The runtime is ending, or reading panicked: from the beginning then.
+        Err(_) => (Cursor::default(), Read::Failed),
     }
 }
 

@@ -6,7 +6,7 @@ use common::{House, Origin, Running, client::get, ready, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn records_wait_for_the_ledger_and_outlive_the_activator() {
-    let house = House::new().await;
+    let house = House::with(|c| c.ship_limit = std::time::Duration::from_millis(300)).await;
     let origin = Origin::echo().await;
     house.publish(ready("hello", origin.addr, 1)).await;
     house.controller.deaf(true);
@@ -96,4 +96,24 @@ async fn a_ledger_that_lost_its_memory_gets_what_is_left_and_nothing_twice() {
         epochs.iter().any(|e| e.0 != house.activator.identity.activator && e.2 == after.len() as u64),
         "{epochs:?}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ledger_that_fails_at_the_end_is_tried_again_until_the_limit() {
+    let house = House::with(|c| c.ship_limit = std::time::Duration::from_secs(60)).await;
+    let origin = Origin::echo().await;
+    house.publish(ready("hello", origin.addr, 1)).await;
+    house.controller.deaf(true);
+    for _ in 0..5 {
+        assert_eq!(house.activator.call(&get("/")).await.status, 200);
+    }
+    house.activator.ask_to_stop();
+    let addr = house.activator.addr;
+    until("no calls are taken", || std::net::TcpStream::connect(addr).err()).await;
+    let before = house.controller.unheard();
+    until("it goes on trying", || (house.controller.unheard() >= before + 3).then_some(())).await;
+    house.controller.deaf(false);
+    let House { controller, activator, .. } = house;
+    activator.stop().await;
+    assert_eq!(controller.records().len(), 5);
 }

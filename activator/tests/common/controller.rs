@@ -28,6 +28,8 @@ struct State {
     watermarks: HashMap<(u64, u32), u64>,
     records: Vec<(Subject, CallRecord)>,
     deaf: bool,
+    /// Frames that came while deaf.
+    unheard: usize,
 }
 
 #[derive(Clone)]
@@ -91,6 +93,11 @@ impl Controller {
     /// The ledger answers nothing while deaf.
     pub fn deaf(&self, deaf: bool) {
         self.service.0.lock().deaf = deaf;
+    }
+
+    /// Frames that came while deaf.
+    pub fn unheard(&self) -> usize {
+        self.service.0.lock().unheard
     }
 
     /// The ledger loses what it has of every epoch; what it was told stays in `records`.
@@ -212,6 +219,7 @@ impl Ledger for Service {
     async fn append(&self, request: Request<v1::Frame>) -> Result<Response<v1::Appended>, Status> {
         let frame = request.into_inner();
         if self.0.lock().deaf {
+            self.0.lock().unheard += 1;
             return Err(Status::unavailable("deaf"));
         }
         assert_eq!(frame.crc32c, crc32c::crc32c(&frame.records));
