@@ -83,17 +83,18 @@ impl Func {
         for told in &wire.instances {
             self.update_instance(&mut inner, told, &plan, shared);
         }
-        let refusal = if plan.closing {
-            Some(Refusal::deleted())
-        } else {
-            plan.failure.filter(|_| !inner.room.has_open()).map(|(code, status)| Refusal::failed(&code, status))
-        };
-        let refused = if refusal.is_some() { inner.room.clear() } else { Vec::new() };
-        self.settle(inner, shared);
-        if let Some(refusal) = refusal {
-            Waker::refuse(refused, &refusal);
-        }
+        self.settle_or_refuse(inner, shared);
         hosts_changed
+    }
+
+    /// Why nobody may wait now; asked anew after whatever may have shut the last open instance.
+    pub(crate) fn refusal(&self, inner: &Inner) -> Option<Refusal> {
+        let plan = self.plan();
+        if inner.gone || plan.closing {
+            return Some(Refusal::deleted());
+        }
+        let failure = plan.failure.as_ref().filter(|_| !inner.room.has_open());
+        failure.map(|(code, status)| Refusal::failed(code, *status))
     }
 
     /// The function is in no table any more: who waits is told, who runs goes on.
@@ -163,13 +164,13 @@ impl Inner {
                 instance.forget();
             }
         }
-        self.forget_ended();
-    }
-
-    /// Forgets gone instances whose last call is over.
-    pub(crate) fn forget_ended(&mut self) {
         let room = &self.room;
         self.seats.retain(|(seat, _)| room.knows(*seat));
+    }
+
+    /// The room has forgotten a gone instance with the end of its last call: so do we.
+    pub(crate) fn forget(&mut self, ended: SeatNo) {
+        self.seats.retain(|(seat, _)| *seat != ended);
     }
 }
 

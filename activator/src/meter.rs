@@ -154,7 +154,10 @@ impl Seat {
             return;
         }
         let (func, seat) = (self.func(), self.turn.seat);
-        func.inner.lock().room.set(seat, 0, false);
+        let mut inner = func.inner.lock();
+        inner.room.set(seat, 0, false);
+        // It may have been what held a failure back.
+        func.settle_or_refuse(inner, self.shared());
         self.instance().pool.close();
         self.tell_soon();
     }

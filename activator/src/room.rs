@@ -74,7 +74,7 @@ impl Seat {
         &self.func
     }
 
-    pub(crate) fn shared(&self) -> &Shared {
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.shared
     }
 
@@ -91,11 +91,15 @@ impl Seat {
         func.metrics.running.dec();
         let (sender, receiver) = oneshot::channel();
         let mut inner = func.inner.lock();
-        inner.room.finish(turn.seat);
+        if inner.room.finish(turn.seat) {
+            inner.forget(turn.seat);
+        }
         inner.room.shut(turn.seat);
-        inner.forget_ended();
-        if inner.gone || func.plan().closing {
-            return Err(Refusal::deleted());
+        if let Some(refusal) = func.refusal(&inner) {
+            // It may have been the last open instance: whoever else waits is told as well.
+            func.settle_or_refuse(inner, shared);
+            func.note(shared, true);
+            return Err(refusal);
         }
         inner.room.put_back(turn.ticket, turn.arrived, Waker(sender));
         let waiting = Waiting::new(func, shared, turn.ticket);
@@ -197,11 +201,8 @@ impl Func {
         receiver: Receiver,
         shared: &Arc<Shared>,
     ) -> Result<Entered, Refusal> {
-        let refusal = match &self.plan().failure {
-            Some((code, status)) if !inner.room.has_open() => Some(Refusal::failed(code, *status)),
-            _ if shared.waiting.load(Relaxed) >= shared.limits.max_waiting => Some(Refusal::platform_queue_full()),
-            _ => None,
-        };
+        let full = shared.waiting.load(Relaxed) >= shared.limits.max_waiting;
+        let refusal = self.refusal(&inner).or_else(|| full.then(Refusal::platform_queue_full));
         if let Some(refusal) = refusal {
             inner.room.leave(ticket);
             drop(inner);
@@ -224,8 +225,9 @@ impl Func {
     fn hand_back(self: &Arc<Self>, turn: &Turn<Arc<Instance>>, shared: &Arc<Shared>) {
         self.metrics.running.dec();
         let mut inner = self.inner.lock();
-        inner.room.finish(turn.seat);
-        inner.forget_ended();
+        if inner.room.finish(turn.seat) {
+            inner.forget(turn.seat);
+        }
         let idle = inner.room.in_flight(turn.seat) == 0;
         let leaving = !inner.room.is_taking(turn.seat);
         self.settle(inner, shared);
@@ -252,6 +254,18 @@ impl Func {
         }
         if first {
             self.note(shared, true);
+        }
+    }
+
+    /// Tells those who wait why nobody may by now, else serves them as far as there are slots.
+    pub(crate) fn settle_or_refuse(self: &Arc<Self>, mut inner: MutexGuard<'_, Inner>, shared: &Arc<Shared>) {
+        let Some(refusal) = self.refusal(&inner) else { return self.settle(inner, shared) };
+        let refused = inner.room.clear();
+        drop(inner);
+        if !refused.is_empty() {
+            // Nobody waits any more, and the controller counts on those who did.
+            self.note(shared, true);
+            Waker::refuse(refused, &refusal);
         }
     }
 

@@ -235,9 +235,11 @@ async fn failure_deletion_and_closing_release_who_waits_at_once() {
         let mark = house.controller.mark();
         client.send(get("/")).await;
         house.controller.told(mark, "uid-hello", (1, 0)).await;
+        let mark = house.controller.mark();
         house.publish(change).await;
         let answer = client.answer().await;
         assert_eq!((answer.status, answer.reason()), (status, Some(reason)));
+        house.controller.told(mark, "uid-hello", (0, 0)).await;
         assert_eq!(house.activator.call(&get("/")).await.reason(), Some(reason), "new ones too");
     }
     house.publish(function("hello")).await;
@@ -298,6 +300,23 @@ async fn a_refused_connect_sends_the_call_back_to_the_room() {
     let origin = Origin::start_at(addr, common::origin::echo).await;
     assert_eq!(client.answer().await.text(), "kept");
     assert_eq!(origin.seen.requests.lock().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_sent_back_is_refused_at_once_when_nothing_can_start() {
+    let house = House::new().await;
+    let failure = Some(Failure { code: "CrashLoop".into(), status: 503 });
+    // Ready by the routes, which holds the failure back, but nothing listens there.
+    house.publish(Function { failure, queue_max_wait_ms: 600_000, ..ready("hello", free_addr(), 1) }).await;
+    let mark = house.controller.mark();
+    let (mut a, mut b) = (house.activator.client().await, house.activator.client().await);
+    a.send(get("/")).await;
+    b.send(get("/")).await;
+    for answer in [a.answer().await, b.answer().await] {
+        assert_eq!((answer.status, answer.reason()), (503, Some("CrashLoop")));
+    }
+    house.controller.told(mark, "uid-hello", (0, 0)).await;
+    assert!(house.controller.records().is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -168,16 +168,19 @@ impl<I: Clone, W> Room<I, W> {
         self.queue.drain(..).filter_map(|w| w.payload).collect()
     }
 
-    /// A call that had a slot is over.
-    pub fn finish(&mut self, seat: SeatNo) {
-        let Some(at) = self.seats.iter().position(|s| s.number == seat) else { return };
+    /// A call that had a slot is over. True when that was the last one on an instance that is gone: the instance is
+    /// forgotten with it.
+    pub fn finish(&mut self, seat: SeatNo) -> bool {
+        let Some(at) = self.seats.iter().position(|s| s.number == seat) else { return false };
         let found = &mut self.seats[at];
         debug_assert!(found.busy > 0, "a slot is handed back once");
         found.busy = found.busy.saturating_sub(1);
         self.running = self.running.saturating_sub(1);
-        if found.gone && found.busy == 0 {
+        let ended = found.gone && found.busy == 0;
+        if ended {
             self.seats.remove(at);
         }
+        ended
     }
 
     /// An instance that may hold `slots` calls at once. It gets none before [`Room::open`].
