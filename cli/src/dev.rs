@@ -1,9 +1,13 @@
 //! `dormouse dev`: controller, activator and ledger in one process, from the crates that run in a cluster, with
 //! instances as child processes.
 
+mod banner;
 mod console;
+mod first;
 mod functions;
+mod hangup;
 mod keeper;
+mod part;
 mod port;
 mod reload;
 pub(crate) mod state;
@@ -15,33 +19,36 @@ use crate::say;
 use crate::target::door::Door;
 use console::Console;
 use dormouse_activator::Activator;
+use dormouse_controller::Controller;
 use dormouse_controller::doors::Token;
 use dormouse_controller::fleet::process::{self, Local, Processes};
-use dormouse_controller::ledger::{Filesystem, LedgerDoor};
+use dormouse_controller::ledger::LedgerDoor;
 use dormouse_controller::reconcile::plan::Urls;
-use dormouse_controller::{Controller, ControllerError};
 use dormouse_core::FunctionKey;
 use dormouse_core::function::EnvVar;
 use dormouse_core::price::PricePlan;
 use dormouse_daemon::telemetry::{self, LogFormat};
 use dormouse_daemon::{Health, shutdown};
 use functions::Places;
+use futures::FutureExt;
 use http::header::HOST;
 use http::{Request, StatusCode};
 use http_body_util::Full;
 use keeper::Keeper;
+use part::Part;
 use port::Ports;
 use reload::{Changes, Watch};
 use state::{DevFile, StateDir};
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::Ipv4Addr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 /// Functions are called at `NAME.NAMESPACE.localhost`: browsers and curl take every name below `localhost` to be this
@@ -56,90 +63,30 @@ const LINES: usize = 1024;
 /// At the start: how long until calls are taken; usually some milliseconds.
 const READY: Duration = Duration::from_secs(20);
 const READY_PAUSE: Duration = Duration::from_millis(10);
-/// At the end: how long running calls may take before they are broken off.
-const DRAIN: Duration = Duration::from_secs(30);
+/// At the end: after so long the activator breaks off what runs; it must know before functions change. No call has more
+/// (timeoutSeconds is at most 3600), and [`Dev::patience`] usually ends sooner.
+const DRAIN: Duration = Duration::from_secs(3600);
+/// At the end, beyond the time that running calls have: 5 s for those that are still about to run, and 5 s in which
+/// records go to the ledger.
+const MARGIN: Duration = Duration::from_secs(10);
 /// At the end: how long instances, idle by then, may take.
 const STOP: Duration = Duration::from_secs(5);
 
 pub(crate) async fn run(args: &DevArgs) -> Outcome {
     telemetry::init(LogFormat::Text, "warn");
-    let reading = first_reading(&args.folder)?;
-    let plan = price_plan(args.price_plan.as_deref())?;
+    let reading = first::reading(&args.folder)?;
+    let plan = first::price_plan(args.price_plan.as_deref())?;
     let ports = Ports::new(args.port, args.usage_port);
     // Before anything is touched; taken for good a moment later.
     ports.check()?;
-    let place = args.state_dir.clone().unwrap_or_else(|| home(&args.folder).join(state::NAME));
+    let place = args.state_dir.clone().unwrap_or_else(|| first::home(&args.folder).join(state::NAME));
     let state = StateDir::open(&place)?;
-    let ledger = open_ledger(&state, &plan).await?;
+    let ledger = first::ledger(&state, &plan).await?;
+    // Watches may be used up on this machine: told while there is nothing to end.
+    let watch = Watch::begin(&args.folder)?;
     let stop = shutdown::on_signal()?;
-    on_hangup(stop.clone())?;
-    Dev::start(args, reading, plan, ports, state, ledger).await?.work(stop).await
-}
-
-/// A terminal that is closed is the same as Ctrl-C.
-fn on_hangup(stop: CancellationToken) -> Outcome {
-    let mut hangup = signal(SignalKind::hangup())?;
-    tokio::spawn(async move {
-        hangup.recv().await;
-        stop.cancel();
-    });
-    Ok(())
-}
-
-/// The manifests as they are at the start: without a function, or with a fault, there is nothing to start.
-fn first_reading(folder: &Path) -> Result<Reading, Failure> {
-    let reading =
-        manifest::read(folder).map_err(|e| Failure::not_found(format!("cannot read {}: {e}", folder.display())))?;
-    reading.notes.iter().for_each(|n| say::note(format_args!("note: {n}")));
-    if !reading.faults.is_empty() {
-        say::note(reload::faults(&reading.faults));
-        return Err(Failure::failed(format!(
-            "{} in {}: nothing was started",
-            counted(reading.faults.len(), "fault"),
-            folder.display()
-        )));
-    }
-    if reading.manifests.is_empty() {
-        return Err(Failure::not_found(format!(
-            "no Function manifest (*.yaml, *.yml, *.json; folders in it are not read) in {}: try `dormouse dev examples/hello`",
-            folder.display()
-        )));
-    }
-    Ok(reading)
-}
-
-fn price_plan(file: Option<&Path>) -> Result<PricePlan, Failure> {
-    let Some(file) = file else { return Ok(PricePlan::default()) };
-    let text =
-        std::fs::read_to_string(file).map_err(|e| Failure::failed(format!("cannot read {}: {e}", file.display())))?;
-    let value = serde_saphyr::from_str(&text).map_err(|e| Failure::failed(format!("{}: {e}", file.display())))?;
-    PricePlan::from_value(&value).map_err(|faults| {
-        let faults: Vec<String> =
-            faults.0.iter().map(|f| format!("{}: {}: {}", file.display(), f.field, f.problem)).collect();
-        Failure::failed(format!("the price plan has faults:\n  {}", faults.join("\n  ")))
-    })
-}
-
-async fn open_ledger(state: &StateDir, plan: &PricePlan) -> Result<LedgerDoor, Failure> {
-    // A developer's ledger may be lost: any file system will do.
-    let door = LedgerDoor::new(&state.ledger(), plan.clone(), Filesystem::Any);
-    let opening = door.clone();
-    let opened = tokio::task::spawn_blocking(move || opening.open().map(drop)).await.map_err(Failure::failed)?;
-    opened.map_err(|e| {
-        Failure::failed(format!(
-            "{e}\nhint: to begin with an empty ledger beside it, name another folder with --state-dir"
-        ))
-    })?;
-    Ok(door)
-}
-
-/// The folder itself, or that of the one manifest.
-fn home(folder: &Path) -> PathBuf {
-    if folder.is_dir() { folder.to_path_buf() } else { manifest::folder_of(folder) }
-}
-
-fn counted(n: usize, what: &str) -> String {
-    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
+    hangup::cancels(stop.clone())?;
+    Dev::start(args, reading, plan, ports, state, ledger).await?.work(watch, stop).await
 }
 
 /// A running `dev`.
@@ -150,15 +97,16 @@ struct Dev {
     fleet: Processes,
     places: Places,
     keeper: Keeper,
-    controller: Part<Result<(), ControllerError>>,
-    activator: Part<()>,
+    controller: Part,
+    activator: Part,
     console: JoinHandle<()>,
-}
-
-/// A part that runs until told to stop.
-struct Part<T> {
-    task: JoinHandle<T>,
-    stop: CancellationToken,
+    /// Lets the console begin.
+    shown: CancellationToken,
+    file: DevFile,
+    /// Processes of an earlier `dev` that were ended.
+    left: usize,
+    /// Longest time that a call of any function so far has to run.
+    longest: Duration,
 }
 
 impl Dev {
@@ -167,7 +115,7 @@ impl Dev {
         reading: Reading,
         plan: PricePlan,
         ports: Ports,
-        mut state: StateDir,
+        state: StateDir,
         ledger: LedgerDoor,
     ) -> Result<Self, Failure> {
         let program = std::env::current_exe()?;
@@ -204,52 +152,87 @@ impl Dev {
             Controller::bind(config, Arc::new(fleet.clone()), &mut prometheus_client::registry::Registry::default())
                 .await
                 .map_err(|e| ports.controller_failure(e))?;
-        let dev = DevFile {
+        let file = DevFile {
             pid: std::process::id(),
-            folder: home(&args.folder).canonicalize()?,
+            folder: first::home(&args.folder).canonicalize()?,
             activator_url: format!("http://{address}"),
             usage_url: format!("http://{}", controller.usage_addr()?),
             token: secret,
         };
-        let controller = Part::start(|stop| controller.run(stop));
-        let activator = Part::start(|stop| activator.run(stop));
-        serves(&dev.activator_url).await?;
-        state.announce(&dev)?;
-        if left > 0 {
-            say::note(format_args!(
-                "note: {} of an earlier `dormouse dev` still ran and {} ended",
-                counted(left, "process"),
-                if left == 1 { "was" } else { "were" }
-            ));
-        }
-        banner(&dev, &reading, &state);
-        let console = tokio::spawn(console.run(lines, calls));
-        Ok(Self { folder: args.folder.clone(), reading, state, fleet, places, keeper, controller, activator, console })
+        let controller = Part::start("controller", |stop| controller.run(stop));
+        let activator = Part::start("activator", |stop| activator.run(stop).map(Ok::<(), Infallible>));
+        // From here on something runs: whoever has this ends it, whatever fails.
+        let shown = CancellationToken::new();
+        let show = shown.clone();
+        let console = tokio::spawn(async move {
+            show.cancelled().await;
+            console.run(lines, calls).await;
+        });
+        let (folder, longest) = (args.folder.clone(), longest(&reading));
+        Ok(Self {
+            folder,
+            reading,
+            state,
+            fleet,
+            places,
+            keeper,
+            controller,
+            activator,
+            console,
+            shown,
+            file,
+            left,
+            longest,
+        })
     }
 
-    /// Until a signal comes, or the controller breaks.
-    async fn work(mut self, stop: CancellationToken) -> Outcome {
-        let mut watch = Watch::begin(&self.folder)?;
+    /// Until a signal comes, or something breaks; either way everything is ended.
+    async fn work(mut self, watch: Watch, stop: CancellationToken) -> Outcome {
+        let outcome = self.serve(watch, &stop).await;
+        let patience = self.patience(&outcome);
+        if let Err(failure) = &outcome {
+            say::note(format_args!("ending, because {}", failure.message()));
+        }
+        say::note(format_args!(
+            "ending: running calls end, records go to the ledger, instances stop; at most {} s (Ctrl-C {} ends at once)",
+            (patience + STOP).as_secs(),
+            if stop.is_cancelled() { "again" } else { "twice" },
+        ));
+        self.end(patience).await;
+        outcome
+    }
+
+    async fn serve(&mut self, mut watch: Watch, stop: &CancellationToken) -> Outcome {
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            failure = self.controller.broke() => return Err(failure),
+            failure = self.activator.broke() => return Err(failure),
+            served = serves(&self.file.activator_url) => served?,
+        }
+        self.state
+            .announce(&self.file)
+            .map_err(|e| Failure::failed(format!("cannot write to the state directory: {e}")))?;
+        banner::show(&self.file, &self.reading, &self.state, self.left);
+        self.shown.cancel();
         // What changed while everything was started.
         self.reload();
         watch.follow(&self.reading);
-        let broken = loop {
+        loop {
             tokio::select! {
-                () = stop.cancelled() => break None,
-                ended = &mut self.controller.task => break Some(format!("{ended:?}")),
+                () = stop.cancelled() => return Ok(()),
+                failure = self.controller.broke() => return Err(failure),
+                failure = self.activator.broke() => return Err(failure),
                 () = watch.changed() => {
                     self.reload();
                     watch.follow(&self.reading);
                 }
             }
-        };
-        drop(watch);
-        say::note("ending: running calls end, records go to the ledger, instances stop (Ctrl-C again ends at once)");
-        self.end(broken.is_none()).await;
-        match broken {
-            None => Ok(()),
-            Some(why) => Err(Failure::failed(format!("the controller ended: {why}"))),
         }
+    }
+
+    /// How long the activator may take to end: as long as a running call may, if calls can still end well.
+    fn patience(&self, outcome: &Outcome) -> Duration {
+        if outcome.is_ok() { self.longest + MARGIN } else { MARGIN }
     }
 
     /// Applies what changed in the folder; with a fault nothing, and what ran keeps running.
@@ -259,7 +242,7 @@ impl Dev {
             Err(e) => return say::note(format_args!("cannot read {}: {e}; nothing is changed", self.folder.display())),
         };
         if !reading.faults.is_empty() {
-            let what = counted(reading.faults.len(), "fault");
+            let what = first::counted(reading.faults.len(), "fault");
             say::note(format_args!("{what}; nothing is changed, the last good version keeps serving:"));
             return say::note(reload::faults(&reading.faults));
         }
@@ -273,35 +256,25 @@ impl Dev {
         if let Some(line) = changes.line() {
             say::note(format_args!("manifests: {line}"));
         }
+        // Calls of the functions before may still run.
+        self.longest = self.longest.max(longest(&reading));
         self.reading = reading;
     }
 
     /// In order: calls end and their records are shipped, the controller and its ledger close, instances stop.
-    async fn end(self, controller_runs: bool) {
-        let Self { state, fleet, keeper, controller, activator, console, .. } = self;
-        activator.end().await;
-        controller.stop.cancel();
-        if controller_runs {
-            let _ = controller.task.await;
-        }
+    async fn end(self, patience: Duration) {
+        let Self { state, fleet, keeper, controller, activator, console, shown, .. } = self;
+        // Also when it was never ready: what functions said may tell why.
+        shown.cancel();
+        // What is left after that breaks off with its instance; its record stays in the spool for the next start.
+        let _ = timeout(patience, activator.end()).await;
+        controller.end().await;
         fleet.close(STOP).await;
         keeper.end().await;
         drop(fleet);
         // Whatever was said last is printed; a sender that is still held somewhere does not hold us up.
-        let _ = tokio::time::timeout(Duration::from_secs(1), console).await;
+        let _ = timeout(Duration::from_secs(1), console).await;
         drop(state);
-    }
-}
-
-impl<T: Send + 'static> Part<T> {
-    fn start<F: Future<Output = T> + Send + 'static>(begin: impl FnOnce(CancellationToken) -> F) -> Self {
-        let stop = CancellationToken::new();
-        Self { task: tokio::spawn(begin(stop.clone())), stop }
-    }
-
-    async fn end(self) {
-        self.stop.cancel();
-        let _ = self.task.await;
     }
 }
 
@@ -321,6 +294,12 @@ async fn serves(url: &str) -> Outcome {
             _ => tokio::time::sleep(READY_PAUSE).await,
         }
     }
+}
+
+/// The longest time that a call of these functions has to run.
+fn longest(reading: &Reading) -> Duration {
+    let seconds = reading.manifests.iter().filter_map(|m| u64::try_from(m.function.spec.timeout_seconds).ok());
+    Duration::from_secs(seconds.max().unwrap_or(0))
 }
 
 /// Manifests as the fleet takes them, with the uids by which the ledger knows them.
@@ -344,23 +323,4 @@ fn locals(state: &StateDir, reading: &Reading) -> Result<Vec<Local>, Failure> {
 
 fn places_of(reading: &Reading) -> BTreeMap<String, String> {
     reading.manifests.iter().map(|m| (m.key.to_string(), format!("{}:{}", m.file.display(), m.line))).collect()
-}
-
-fn banner(dev: &DevFile, reading: &Reading, state: &StateDir) {
-    let count = counted(reading.manifests.len(), "function");
-    say::out(format_args!("dormouse dev: {count} from {}", dev.folder.display()));
-    let port = dev.activator_url.rsplit(':').next().unwrap_or_default();
-    for manifest in &reading.manifests {
-        let FunctionKey { namespace, name } = &manifest.key;
-        say::out(format_args!("  {name:<14} http://{name}.{namespace}.{DOMAIN}:{port}/"));
-        say::out(format_args!("  {:<14} curl {}/fn/{namespace}/{name}/", "", dev.activator_url));
-    }
-    say::out(format_args!("  {:<14} {}", "ledger", state.ledger().display()));
-    say::out(format_args!(
-        "  {:<14} {}   (`dormouse usage`, `dormouse bill`, `dormouse list` in another terminal)",
-        "usage API", dev.usage_url
-    ));
-    say::out(
-        "A new function is started once to see that it opens its port (startCheck), then sleeps until it is called. Ctrl-C ends.",
-    );
 }
