@@ -1,5 +1,6 @@
 //! Changes in the manifests' folder become changes of the functions, while everything runs.
 
+use super::first;
 use crate::exit::Failure;
 use crate::manifest::{self, Finding, Reading};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
@@ -29,7 +30,7 @@ pub(crate) struct Watch {
 impl Watch {
     /// Watches a folder, or the folder of one manifest.
     pub(crate) fn begin(place: &Path) -> Result<Self, Failure> {
-        let folder = if place.is_dir() { place } else { place.parent().unwrap_or(Path::new(".")) };
+        let folder = first::home(place);
         let failed = |e: notify::Error| Failure::failed(format!("cannot watch {} for changes: {e}", folder.display()));
         // One mark is enough: it says "look again", not what changed.
         let (tell, changed) = mpsc::channel(1);
@@ -50,7 +51,7 @@ impl Watch {
         })
         .map_err(failed)?;
         // Events then name files as the manifests' code is named.
-        let folder = folder.canonicalize().unwrap_or_else(|_| folder.into());
+        let folder = folder.canonicalize().unwrap_or_else(|_| folder.clone());
         watcher.watch(&folder, RecursiveMode::NonRecursive).map_err(failed)?;
         Ok(Self { watcher, changed, code, folders: HashSet::from([folder.clone()]) })
     }
@@ -115,4 +116,17 @@ impl Changes {
 pub(crate) fn faults(faults: &[Finding]) -> String {
     let lines: Vec<String> = faults.iter().map(|f| format!("  {f}")).collect();
     lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_manifest_is_watched_by_its_folder() {
+        // As it is written in that folder, without a folder's name.
+        let here = std::env::current_dir().unwrap().canonicalize().unwrap();
+        let watch = Watch::begin(Path::new("Cargo.toml")).unwrap();
+        assert_eq!(watch.folders, HashSet::from([here]));
+    }
 }
