@@ -235,6 +235,12 @@ impl Spool {
         let (writer, segment) = Writer::begin(&self.folder, header)?;
         let old = std::mem::replace(&mut log.writer, writer);
         old.finish();
+        // One without a record began with the same number: the file is the same, and the new one has its place.
+        if log.segments.back().is_some_and(|s| s.count == 0)
+            && let Some(empty) = log.segments.pop_back()
+        {
+            self.room.used.fetch_sub(empty.bytes, Relaxed);
+        }
         let bytes = segment.bytes;
         log.segments.push_back(segment);
         Ok(bytes)

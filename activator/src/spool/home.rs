@@ -51,14 +51,17 @@ impl Homes {
     pub(super) fn move_on(&self, of: (u64, u32), first_seq: u64, living: &[(u64, u32)]) -> io::Result<Home> {
         let home = Home { activator: rand::random::<u64>().max(1), epoch: 1, offset: first_seq - 1 };
         let mut moved = self.moved.lock();
-        moved.retain(|epoch, _| living.contains(epoch));
-        moved.insert(of, home);
+        let mut next: HashMap<_, _> =
+            moved.iter().filter(|(epoch, _)| living.contains(epoch)).map(|(epoch, home)| (*epoch, *home)).collect();
+        next.insert(of, home);
         let temporary = self.folder.join("moved.new");
         let mut file = fs::File::create(&temporary)?;
-        file.write_all(text(&moved).as_bytes())?;
+        file.write_all(text(&next).as_bytes())?;
         file.sync_all()?;
         fs::rename(&temporary, self.folder.join(FILE))?;
         sync_folder(&self.folder)?;
+        // Only now: nothing may be sent by a home that the next life does not know.
+        *moved = next;
         Ok(home)
     }
 }
@@ -89,6 +92,17 @@ fn parse(text: &str) -> Option<HashMap<(u64, u32), Home>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_move_that_cannot_be_written_did_not_happen() {
+        let folder = tempfile::tempdir().unwrap();
+        let homes = Homes::open(folder.path()).unwrap();
+        let before = homes.move_on((7, 1), 11, &[(7, 1)]).unwrap();
+        fs::create_dir(folder.path().join("moved.new")).unwrap();
+        assert!(homes.move_on((7, 1), 21, &[(7, 1)]).is_err());
+        assert!(homes.move_on((7, 2), 2, &[]).is_err());
+        assert_eq!((homes.of((7, 1)), homes.of((7, 2)).activator), (before, 7));
+    }
 
     #[test]
     fn moves_are_remembered_and_forgotten_with_their_epoch() {

@@ -156,6 +156,25 @@ fn reading_goes_on_where_it_is_told() {
 }
 
 #[test]
+fn a_segment_begun_again_after_a_failure_is_not_deleted_with_its_empty_self() {
+    let folder = tempfile::tempdir().unwrap();
+    let spool = Spool::open(folder.path(), 32 << 10).unwrap();
+    let Identity { activator, epoch } = spool.identity();
+    spool.failed.store(true, Relaxed);
+    spool.sync();
+    assert!(!spool.has_failed());
+    assert_eq!((spool.segments().len(), spool.used_bytes()), (1, segment::HEADER_LEN as u64));
+    let a = subject("a");
+    let mut calls = 0;
+    while spool.segments().len() < 3 {
+        calls += 1;
+        add(&spool, &a, calls);
+    }
+    spool.trim(activator, epoch, 0);
+    assert_eq!(all(&spool).iter().map(|r| r.3).collect::<Vec<_>>(), (1..=calls).collect::<Vec<_>>());
+}
+
+#[test]
 fn what_a_lost_identity_left_behind_is_read_once() {
     let folder = tempfile::tempdir().unwrap();
     let spool = Spool::open(folder.path(), 1 << 20).unwrap();
