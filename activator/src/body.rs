@@ -82,7 +82,9 @@ impl Body for SentBody {
             Poll::Ready(Some(Ok(frame))) => {
                 let len = frame.data_ref().map_or(0, Bytes::len);
                 self.upload.bytes.fetch_add(len as u64, Relaxed);
-                if self.inner.is_end_stream() { Progress::Whole } else { Progress::Open }
+                // Nothing follows trailers, and nobody asks whether something does.
+                let whole = frame.is_trailers() || self.inner.is_end_stream();
+                if whole { Progress::Whole } else { Progress::Open }
             }
         };
         self.upload.set(progress);
@@ -105,6 +107,8 @@ pub(crate) enum Cut {
     Died,
     #[error("the function's timeoutSeconds is over")]
     Timeout,
+    #[error("the response was not read within the function's timeoutSeconds")]
+    Unread,
     #[error("the call could not be recorded")]
     NotRecorded,
 }

@@ -46,6 +46,10 @@ fn run(mut draining: Draining, shared: &Arc<Shared>) {
     runtime.spawn(shared.tracker.track_future(task));
 }
 
+/// After as many frames others get their turn on the thread: at most 128 KiB each (the read buffer of a connection), so
+/// 4 MiB or about a millisecond.
+const FRAMES: usize = 32;
+
 struct Draining {
     parts: Option<Parts>,
     stage: Stage,
@@ -58,7 +62,7 @@ enum Stage {
 
 impl Draining {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        loop {
+        for _ in 0..FRAMES {
             let Some(parts) = &mut self.parts else { return Poll::Ready(()) };
             let step = match &mut self.stage {
                 Stage::Head(reply) => match flight::poll_reply(parts, reply, cx) {
@@ -72,6 +76,8 @@ impl Draining {
                 Stage::Body(incoming) => poll_body(parts, incoming, cx),
             };
             match step {
+                // An instance that sends without a pause is never waited for.
+                Step::Again if parts.is_late() => return self.late(),
                 Step::Again => {}
                 Step::Wait if parts.deadline.as_mut().poll(cx).is_pending() => return Poll::Pending,
                 Step::Wait => return self.late(),
@@ -79,6 +85,8 @@ impl Draining {
                 Step::Broken => return self.broken(),
             }
         }
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     fn whole(&mut self, cx: &mut Context<'_>) -> Poll<()> {

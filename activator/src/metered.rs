@@ -16,7 +16,13 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
+use tokio::time::Instant;
+
+/// A client that takes the next frame that long after the last one let the time pass itself, not the instance. A client
+/// that reads asks again within microseconds; the rest is for a loaded machine.
+const READER_PAUSE: Duration = Duration::from_millis(100);
 
 /// The body of a response that is still coming. Dropped before its end (the client left) the call goes on to its end.
 pub(crate) struct Metered {
@@ -25,6 +31,8 @@ pub(crate) struct Metered {
     remaining: Option<u64>,
     /// Breaks off with it once what came before has been written.
     breaks: Option<Cut>,
+    /// When the last frame was handed out, if nothing was waited for since.
+    handed: Option<Instant>,
     shared: Arc<Shared>,
 }
 
@@ -36,7 +44,7 @@ pub(crate) fn outcome_of(status: u16) -> Outcome {
 impl Metered {
     pub(crate) fn new(parts: Parts, incoming: Incoming, shared: &Arc<Shared>) -> Self {
         let remaining = incoming.size_hint().exact();
-        Self { running: Some((parts, incoming)), remaining, breaks: None, shared: shared.clone() }
+        Self { running: Some((parts, incoming)), remaining, breaks: None, handed: None, shared: shared.clone() }
     }
 
     pub(crate) fn is_over(&self) -> bool {
@@ -55,6 +63,7 @@ impl Metered {
         if let Some(cut) = self.breaks.take() {
             return Poll::Ready(Some(Err(cut)));
         }
+        let handed = self.handed.take();
         let Some((parts, incoming)) = &mut self.running else { return Poll::Ready(None) };
         parts.lane.drive(cx);
         match Pin::new(incoming).poll_frame(cx) {
@@ -65,9 +74,15 @@ impl Metered {
             Poll::Ready(Some(Err(_))) => self.cut(Cut::Died, cx),
             Poll::Ready(Some(Ok(frame))) => {
                 let len = frame.data_ref().map_or(0, Bytes::len) as u64;
-                parts.meter.response_bytes += len;
                 self.remaining = self.remaining.map(|r| r.saturating_sub(len));
                 let last = self.remaining == Some(0) || frame.is_trailers();
+                // With every frame: an instance that sends without a pause is never pending.
+                if !last && parts.is_late() {
+                    let reader_slept = handed.is_some_and(|at| at.elapsed() > READER_PAUSE);
+                    return self.cut(if reader_slept { Cut::Unread } else { Cut::Timeout }, cx);
+                }
+                parts.meter.response_bytes += len;
+                self.handed = Some(Instant::now());
                 let ended = if last { self.end(cx) } else { Ok(()) };
                 Poll::Ready(Some(ended.map(|()| frame)))
             }
@@ -90,6 +105,7 @@ impl Metered {
         let Parts { lane, mut meter, .. } = parts;
         drop(incoming);
         let outcome = match cut {
+            Cut::Unread => Outcome::ClientGone,
             Cut::Timeout if meter.upload.progress() == Progress::Starved => Outcome::ClientGone,
             Cut::Timeout => {
                 meter.retire_instance();
