@@ -4,7 +4,13 @@ use crate::{func::Func, instance::Instance, pool::Lane, shared::Shared};
 use dormouse_core::admit::SeatNo;
 use std::{
     io,
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::{
+        Arc,
+        atomic::{
+            Ordering::{Relaxed, SeqCst},
+            fence,
+        },
+    },
     time::Duration,
 };
 use tokio::net::TcpStream;
@@ -43,6 +49,8 @@ pub(crate) fn watch_port(func: &Arc<Func>, seat: SeatNo, instance: &Arc<Instance
     if instance.retired.load(Relaxed) || instance.forgotten.is_cancelled() || !shared.may_dial(instance) {
         return;
     }
+    // Pairs with the one below: either the task that ends sees what allows to dial, or we see that it has ended.
+    fence(SeqCst);
     if instance.dialled.swap(true, Relaxed) {
         return;
     }
@@ -54,7 +62,14 @@ pub(crate) fn watch_port(func: &Arc<Func>, seat: SeatNo, instance: &Arc<Instance
             () = shared.hard_stop.cancelled() => None,
         };
         instance.dialled.store(false, Relaxed);
-        let Some(lane) = lane else { return };
+        fence(SeqCst);
+        let Some(lane) = lane else {
+            // Allowed again at this very moment: whoever allowed it saw us still trying, and left it to us.
+            if !shared.hard_stop.is_cancelled() {
+                watch_port(&func, seat, &instance, &shared);
+            }
+            return;
+        };
         instance.broken.store(false, Relaxed);
         instance.pool.put(lane, &instance, shared.clock);
         let mut inner = func.inner.lock();
