@@ -30,7 +30,7 @@ pub(crate) struct Args {
     #[arg(long, env = "DORMOUSE_SPOOL_DIR", default_value = "/var/spool/dormouse")]
     spool_dir: PathBuf,
     /// Bound of the spool in bytes; over it calls are refused with 503.
-    #[arg(long, env = "DORMOUSE_SPOOL_MAX_BYTES", default_value_t = 256 << 20)]
+    #[arg(long, env = "DORMOUSE_SPOOL_MAX_BYTES", default_value_t = 256 << 20, value_parser = spool_bytes)]
     spool_max_bytes: u64,
     /// Networks of proxies whose Forwarded and X-Forwarded-* headers are kept (CIDR, separated by commas).
     #[arg(long, env = "DORMOUSE_TRUSTED_PROXIES", value_delimiter = ',')]
@@ -44,10 +44,23 @@ pub(crate) struct Args {
     /// Calls that wait at once, over all functions.
     #[arg(long, env = "DORMOUSE_MAX_WAITING", default_value_t = Limits::default().waiting)]
     max_waiting: usize,
+    /// Bytes of the heads (request line and headers) of calls that wait at once, over all functions. The default holds
+    /// the most calls that may wait with 3.2 KiB each.
+    #[arg(long, env = "DORMOUSE_MAX_WAITING_BYTES", default_value_t = Limits::default().waiting_bytes,
+        value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1 << 20..))]
+    max_waiting_bytes: usize,
     /// Bytes of a request head.
     #[arg(long, env = "DORMOUSE_MAX_HEAD_BYTES", default_value_t = Limits::default().head_bytes,
         value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(8192..=1 << 20))]
     max_head_bytes: usize,
+    /// Seconds from the first byte of a request head to its last one; also from a connection to its first byte.
+    #[arg(long, env = "DORMOUSE_HEAD_LIMIT_SECONDS", default_value_t = Limits::default().head.as_secs(),
+        value_parser = clap::value_parser!(u64).range(1..=3600))]
+    head_limit_seconds: u64,
+    /// Seconds that a connection may idle between two calls; more than whatever is in front keeps its own.
+    #[arg(long, env = "DORMOUSE_IDLE_LIMIT_SECONDS", default_value_t = Limits::default().idle.as_secs(),
+        value_parser = clap::value_parser!(u64).range(1..=86400))]
+    idle_limit_seconds: u64,
     /// Seconds to keep serving after SIGTERM, until whoever routes to us has noticed.
     #[arg(long, env = "DORMOUSE_DRAIN_DELAY_SECONDS", default_value_t = 0)]
     drain_delay_seconds: u64,
@@ -76,10 +89,47 @@ impl Args {
         config.limits.connections = self.max_connections;
         config.limits.connections_per_address = self.max_connections_per_address;
         config.limits.waiting = self.max_waiting;
+        config.limits.waiting_bytes = self.max_waiting_bytes;
         config.limits.head_bytes = self.max_head_bytes;
+        config.limits.head = Duration::from_secs(self.head_limit_seconds);
+        config.limits.first_byte = config.limits.head;
+        config.limits.idle = Duration::from_secs(self.idle_limit_seconds);
         config.drain_delay = Duration::from_secs(self.drain_delay_seconds);
         config.drain_limit = Duration::from_secs(self.drain_limit_seconds);
         config.ship_limit = Duration::from_secs(self.ship_limit_seconds);
         Ok(config)
+    }
+}
+
+/// Sixteen segments of the smallest size, so that trimming frees room long before the bound.
+const LEAST_SPOOL: u64 = 64 << 10;
+
+fn spool_bytes(text: &str) -> Result<u64, String> {
+    let bytes: u64 = text.parse().map_err(|_| "write a number of bytes".to_owned())?;
+    if bytes < LEAST_SPOOL {
+        return Err(format!("a spool needs at least {LEAST_SPOOL} bytes (64 KiB)"));
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(more: &[&str]) -> Result<Args, String> {
+        let words = ["dormouse-activator"].iter().chain(more);
+        Args::try_parse_from(words).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn bounds_are_taken_from_flags_and_checked() {
+        let args =
+            parse(&["--spool-max-bytes", "65536", "--idle-limit-seconds", "9", "--max-waiting-bytes", "2097152"]);
+        let args = args.map_err(|e| panic!("{e}")).ok();
+        let taken = args.map(|a| (a.spool_max_bytes, a.idle_limit_seconds, a.head_limit_seconds, a.max_waiting_bytes));
+        assert_eq!(taken, Some((65536, 9, 10, 2 << 20)));
+        assert!(parse(&["--spool-max-bytes", "65535"]).is_err_and(|e| e.contains("64 KiB")));
+        assert!(parse(&["--spool-max-bytes", "1GB"]).is_err_and(|e| e.contains("number of bytes")));
+        assert!(parse(&["--head-limit-seconds", "0"]).is_err());
     }
 }

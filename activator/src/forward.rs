@@ -89,6 +89,7 @@ async fn call(
     let caller = Caller { addr: peer.addr, trusted, host: host.as_deref(), prefix: prefix.as_deref() };
     let chunked = !body.is_end_stream() && body.size_hint().exact().is_none();
     headers::to_instance(&mut head.headers, &caller, chunked);
+    let head_bytes = held_bytes(&head);
     head.uri = target;
     head.version = http::Version::HTTP_11;
     head.extensions.clear();
@@ -96,14 +97,14 @@ async fn call(
     let mut request = Request::from_parts(head, body);
 
     let timeout = found_func.plan().timeout;
-    let mut seat = found_func.admit(shared, peer).await?;
+    let mut seat = found_func.admit(shared, peer, head_bytes).await?;
     loop {
         if peer.is_gone() {
             return Err(Out::Gone);
         }
         let reservation = shared.spool.reserve()?;
         let Some(lane) = lane(&seat, shared).await else {
-            seat = seat.put_back(peer).await?;
+            seat = seat.put_back(peer, head_bytes).await?;
             continue;
         };
         let meter = Meter::start(shared, received, seat, reservation, upload.clone());
@@ -116,11 +117,20 @@ async fn call(
                 (request, received, seat) = (again.request, again.received, again.seat);
                 if again.was_fresh {
                     seat.instance().note_unreachable();
-                    seat = seat.put_back(peer).await?;
+                    seat = seat.put_back(peer, head_bytes).await?;
                 }
             }
         }
     }
+}
+
+/// Bytes of a request line and its headers, as they would be written.
+fn held_bytes(head: &http::request::Parts) -> usize {
+    let target = head.uri.path_and_query().map_or(0, |t| t.as_str().len());
+    // Two spaces, the version and a line end; then ": " and a line end each.
+    let line = head.method.as_str().len() + target + " HTTP/1.1\r\n".len() + 1;
+    let headers = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4);
+    line + headers.sum::<usize>()
 }
 
 /// A connection that is free for this call; `None` when the instance cannot be reached.

@@ -174,7 +174,7 @@ impl Activator {
         CHECKS.iter().for_each(|check| health.expect(check));
         let shared = Arc::new(Shared {
             clock: clock::Clock::start(),
-            limits: Bounds { max_waiting: config.limits.waiting },
+            limits: Bounds { max_waiting: config.limits.waiting, max_waiting_bytes: config.limits.waiting_bytes },
             trusted: config.trusted_proxies.clone(),
             routes: Default::default(),
             spool,
@@ -182,6 +182,7 @@ impl Activator {
             metrics: metrics::Metrics::default(),
             seen: config.seen.clone(),
             waiting: Default::default(),
+            waiting_bytes: Default::default(),
             fed: Default::default(),
             calls: Default::default(),
             tracker: TaskTracker::new(),

@@ -80,12 +80,12 @@ impl Seat {
 
     /// The instance could not be reached: the call goes back to where it stood, and the instance gets none before its
     /// port was seen open again.
-    pub(crate) async fn put_back(self, peer: &Peer) -> Result<Self, Out> {
-        let (waiting, receiver) = self.wait_again()?;
+    pub(crate) async fn put_back(self, peer: &Peer, head_bytes: usize) -> Result<Self, Out> {
+        let (waiting, receiver) = self.wait_again(head_bytes)?;
         waiting.result(receiver, peer).await
     }
 
-    fn wait_again(mut self) -> Result<(Waiting, Receiver), Refusal> {
+    fn wait_again(mut self, head_bytes: usize) -> Result<(Waiting, Receiver), Refusal> {
         self.held = false;
         let (func, shared, turn) = (&self.func, &self.shared, &self.turn);
         func.metrics.running.dec();
@@ -102,7 +102,7 @@ impl Seat {
             return Err(refusal);
         }
         inner.room.put_back(turn.ticket, turn.arrived, Waker(sender));
-        let waiting = Waiting::new(func, shared, turn.ticket);
+        let waiting = Waiting::new(func, shared, turn.ticket, head_bytes);
         func.watch_deadlines(&mut inner, shared);
         func.settle(inner, shared);
         func.note(shared, true);
@@ -126,13 +126,15 @@ struct Waiting {
     func: Arc<Func>,
     shared: Arc<Shared>,
     ticket: Ticket,
+    head_bytes: usize,
 }
 
 impl Waiting {
-    fn new(func: &Arc<Func>, shared: &Arc<Shared>, ticket: Ticket) -> Self {
+    fn new(func: &Arc<Func>, shared: &Arc<Shared>, ticket: Ticket, head_bytes: usize) -> Self {
         shared.waiting.fetch_add(1, Relaxed);
+        shared.waiting_bytes.fetch_add(head_bytes, Relaxed);
         func.metrics.queued.inc();
-        Self { func: func.clone(), shared: shared.clone(), ticket }
+        Self { func: func.clone(), shared: shared.clone(), ticket, head_bytes }
     }
 
     async fn result(self, receiver: Receiver, peer: &Peer) -> Result<Seat, Out> {
@@ -153,6 +155,7 @@ impl Waiting {
 impl Drop for Waiting {
     fn drop(&mut self) {
         self.shared.waiting.fetch_sub(1, Relaxed);
+        self.shared.waiting_bytes.fetch_sub(self.head_bytes, Relaxed);
         self.func.metrics.queued.dec();
         // Whoever was granted a slot meanwhile has it in its channel: dropping that hands it back.
         if self.func.inner.lock().room.leave(self.ticket).is_some() {
@@ -162,16 +165,21 @@ impl Drop for Waiting {
 }
 
 impl Func {
-    /// Gets a slot for a call, at once or after waiting.
-    pub(crate) async fn admit(self: &Arc<Self>, shared: &Arc<Shared>, peer: &Peer) -> Result<Seat, Out> {
-        let (waiting, receiver) = match self.enter(shared)? {
+    /// Gets a slot for a call, at once or after waiting; the bytes of its head are held while it waits.
+    pub(crate) async fn admit(
+        self: &Arc<Self>,
+        shared: &Arc<Shared>,
+        peer: &Peer,
+        head_bytes: usize,
+    ) -> Result<Seat, Out> {
+        let (waiting, receiver) = match self.enter(shared, head_bytes)? {
             Entered::Seat(seat) => return Ok(seat),
             Entered::Waiting(waiting, receiver) => (waiting, receiver),
         };
         waiting.result(receiver, peer).await
     }
 
-    fn enter(self: &Arc<Self>, shared: &Arc<Shared>) -> Result<Entered, Refusal> {
+    fn enter(self: &Arc<Self>, shared: &Arc<Shared>, head_bytes: usize) -> Result<Entered, Refusal> {
         let mut inner = self.inner.lock();
         if inner.gone || self.plan().closing {
             return Err(Refusal::deleted());
@@ -189,7 +197,7 @@ impl Func {
                 self.note(shared, first);
                 Ok(Entered::Seat(self.seat(turn, shared)))
             }
-            (Entry::Wait(ticket), Some(receiver)) => self.wait(inner, ticket, receiver, shared),
+            (Entry::Wait(ticket), Some(receiver)) => self.wait(inner, (ticket, head_bytes), receiver, shared),
             _ => Err(Refusal::function_queue_full()),
         }
     }
@@ -197,11 +205,12 @@ impl Func {
     fn wait(
         self: &Arc<Self>,
         mut inner: MutexGuard<'_, Inner>,
-        ticket: Ticket,
+        (ticket, head_bytes): (Ticket, usize),
         receiver: Receiver,
         shared: &Arc<Shared>,
     ) -> Result<Entered, Refusal> {
-        let full = shared.waiting.load(Relaxed) >= shared.limits.max_waiting;
+        let full = shared.waiting.load(Relaxed) >= shared.limits.max_waiting
+            || shared.waiting_bytes.load(Relaxed) + head_bytes > shared.limits.max_waiting_bytes;
         let refusal = self.refusal(&inner).or_else(|| full.then(Refusal::platform_queue_full));
         if let Some(refusal) = refusal {
             inner.room.leave(ticket);
@@ -210,7 +219,7 @@ impl Func {
             self.note(shared, true);
             return Err(refusal);
         }
-        let waiting = Waiting::new(self, shared, ticket);
+        let waiting = Waiting::new(self, shared, ticket, head_bytes);
         self.watch_deadlines(&mut inner, shared);
         drop(inner);
         self.note(shared, true);
@@ -307,5 +316,5 @@ enum Entered {
     Waiting(Waiting, Receiver),
 }
 
-/// Calls that wait, over all functions.
+/// Calls that wait, or bytes of their heads, over all functions.
 pub(crate) type WaitingTotal = AtomicUsize;

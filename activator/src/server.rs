@@ -40,6 +40,10 @@ pub struct Limits {
     pub header_lines: usize,
     /// Calls that wait, over all functions.
     pub waiting: usize,
+    /// Bytes of the heads (request line and headers) of calls that wait, over all functions. The default is 64 MiB:
+    /// 20,000 waiting calls with 3.2 KiB each, which is twice a browser's usual head; of the largest heads (64 KiB) no
+    /// more than 1,024 wait.
+    pub waiting_bytes: usize,
 }
 
 impl Default for Limits {
@@ -53,6 +57,7 @@ impl Default for Limits {
             head_bytes: 64 * 1024,
             header_lines: 100,
             waiting: 20_000,
+            waiting_bytes: 64 << 20,
         }
     }
 }

@@ -28,6 +28,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub(crate) struct Bounds {
     /// Calls that wait.
     pub(crate) max_waiting: usize,
+    /// Bytes of their heads.
+    pub(crate) max_waiting_bytes: usize,
 }
 
 /// The state of a running activator.
@@ -42,6 +44,8 @@ pub(crate) struct Shared {
     pub(crate) metrics: Metrics,
     pub(crate) seen: Option<tokio::sync::mpsc::Sender<SeenCall>>,
     pub(crate) waiting: WaitingTotal,
+    /// Bytes of the heads of calls that wait.
+    pub(crate) waiting_bytes: WaitingTotal,
     /// The stream of routes is up: what it said last is true now.
     pub(crate) fed: AtomicBool,
     pub(crate) calls: AtomicU64,

@@ -219,6 +219,74 @@ async fn a_full_room_refuses_and_the_longest_wait_ends() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn heads_of_waiting_calls_have_a_bound_in_bytes() {
+    let house = House::with(|c| c.limits.waiting_bytes = 10_000).await;
+    house.publish(function("hello")).await;
+    let large = get("/").replace("\r\n\r\n", &format!("\r\nX-Large: {}\r\n\r\n", "x".repeat(6_000)));
+    let mut first = house.activator.client().await;
+    first.send(&large).await;
+    until("it waits", || (house.controller.demand("uid-hello") == Some((1, 0))).then_some(())).await;
+    let answer = house.activator.call(&large).await;
+    assert_eq!((answer.status, answer.reason()), (503, Some("QueueFull")));
+    assert!(answer.headers.contains_key("retry-after"));
+    let mut small = house.activator.client().await;
+    small.send(get("/")).await;
+    until("a small one waits", || (house.controller.demand("uid-hello") == Some((2, 0))).then_some(())).await;
+    drop(first);
+    until("the first left", || (house.controller.demand("uid-hello") == Some((1, 0))).then_some(())).await;
+    let mut second = house.activator.client().await;
+    second.send(&large).await;
+    until("there is room again", || (house.controller.demand("uid-hello") == Some((2, 0))).then_some(())).await;
+}
+
+/// An instance that sends for ever, without a pause.
+async fn endless() -> Origin {
+    Origin::start(|mut line| async move {
+        line.request().await;
+        line.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await;
+        let chunk = format!("10000\r\n{}\r\n", "x".repeat(0x10000));
+        while line.stream.write_all(chunk.as_bytes()).await.is_ok() {}
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_response_without_end_is_cut_in_time() {
+    for (leaves, outcome) in [(false, Outcome::Timeout), (true, Outcome::ClientGone)] {
+        let house = House::new().await;
+        let origin = endless().await;
+        house.publish(Function { timeout_ms: 300, ..ready("hello", origin.addr, 1) }).await;
+        let mut client = house.activator.client().await;
+        client.send(get("/")).await;
+        assert_eq!(client.head().await.status, 200);
+        if !leaves {
+            let _ = tokio::io::copy(&mut client.stream, &mut tokio::io::sink()).await;
+        }
+        drop(client);
+        assert_eq!(house.records(1).await[0].1.outcome, outcome);
+        until("it is retired", || house.controller.instance("i1").filter(|i| i.retired)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_with_trailers_leaves_its_connection_in_use() {
+    let house = House::new().await;
+    let origin = Origin::echo().await;
+    house.publish(ready("hello", origin.addr, 1)).await;
+    let mut client = house.activator.client().await;
+    for _ in 0..3 {
+        client
+            .send(
+                "POST / HTTP/1.1\r\nHost: hello.ns.example.com\r\nTransfer-Encoding: chunked\r\n\r\n\
+                 5\r\nhello\r\n0\r\nX-Sum: 1\r\n\r\n",
+            )
+            .await;
+        assert_eq!(client.answer().await.text(), "hello");
+    }
+    assert_eq!(origin.seen.connections.load(SeqCst), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn failure_deletion_and_closing_release_who_waits_at_once() {
     let house = House::new().await;
     let answers = [
