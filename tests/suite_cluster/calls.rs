@@ -46,6 +46,7 @@ pub(crate) async fn what_is_no_function_is_not_found(world: World) -> Result<()>
     world
         .alone("unknown", |world, space| async move {
             space.apply(&function("known", &["startCheck: Never"]))?;
+            space.ready("known", "True").await?;
             ok(&world.by_host(&space, "known", "/")).await?;
             for target in [world.by_host(&space, "other", "/"), world.by_path(&space, "other", "/")] {
                 let answer = target.call(1).await?;

@@ -19,6 +19,9 @@ pub(crate) async fn calls_at_the_idle_edge_never_fail(world: World) -> Result<()
             for i in 0..FUNCTIONS {
                 space.apply(&function(&format!("edge{i}"), &["idleTimeoutSeconds: 1", "startCheck: Never"]))?;
             }
+            for i in 0..FUNCTIONS {
+                space.ready(&format!("edge{i}"), "True").await?;
+            }
             let mut tries = JoinSet::new();
             for i in 0..FUNCTIONS {
                 let target = world.by_host(&space, &format!("edge{i}"), "/delay?ms=5");
