@@ -55,10 +55,8 @@ fn a_thing_that_is_no_function_is_told_as_such() {
 #[test]
 fn the_schema_is_bounded_described_and_signed() {
     fn walk(node: &Value, path: &str, bad: &mut Vec<String>) {
-        if let Some(default) = node.get("default") {
-            if default.to_string().contains("null") {
-                bad.push(format!("{path}: null in a default"));
-            }
+        if node.get("default").is_some_and(|d| d.to_string().contains("null")) {
+            bad.push(format!("{path}: null in a default"));
         }
         match node["type"].as_str() {
             Some("string")
