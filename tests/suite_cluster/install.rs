@@ -47,6 +47,13 @@ pub(crate) async fn helm_test_passes(world: World) -> Result<()> {
 /// What a release may leave: the CRD, and the ledger's claim with its volume.
 pub(crate) async fn uninstall(cluster: Cluster) -> Result<()> {
     let kinds = "deployments,replicasets,pods,services,configmaps,secrets,serviceaccounts,roles,rolebindings,poddisruptionbudgets,ingresses";
+    // Functions end before the one who ends them: nobody takes their finalizers off afterwards.
+    until("every Function of the suite is gone", LIMIT, || async {
+        let functions = cluster.kubectl(&["get", "fn", "-A", "-o", "name"])?;
+        anyhow::ensure!(functions.is_empty(), "{functions}");
+        Ok(())
+    })
+    .await?;
     cluster.helm(&["uninstall", "dormouse", "-n", SYSTEM, "--wait"])?;
     let left = |args: &[&str]| cluster.kubectl(&[&["get", "-o", "name", "--ignore-not-found"], args].concat());
     until("nothing of the release is left", LIMIT, || async {
