@@ -15,6 +15,8 @@ const GATHER: Duration = Duration::from_millis(20);
 /// The ledger's answer is awaited that long.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// A frame that the ledger calls invalid that many times in a row (over about a second) will never be taken.
+const REFUSED_TRIES: u32 = 5;
 /// Pause before the next try while everything else has ended already: whoever stops us bounds the tries by time.
 const LAST_TRIES: Duration = Duration::from_millis(100);
 
@@ -24,16 +26,26 @@ pub(crate) async fn run(shared: Arc<Shared>, link: Link, stop: CancellationToken
     let mut client = LedgerClient::with_interceptor(link.channel(), link.token());
     let mut cursor = Cursor::default();
     let mut backoff = Backoff::default();
+    let mut refused = 0;
     loop {
         let stopping = stop.is_cancelled();
         let (back, read) = next(cursor, &shared).await;
         cursor = back;
+        shared.metrics.records_lost.inc_by(shared.spool.take_lost());
         match read {
             Read::Batch(batch) => match send(&mut client, &batch, &mut cursor, &shared).await {
-                Ok(()) => backoff.reset(),
+                Ok(()) => {
+                    refused = 0;
+                    backoff.reset();
+                }
                 Err(e) => {
+                    refused = if e.is_about_the_frame() { refused + 1 } else { 0 };
+                    let mut from = batch.first_seq;
+                    if refused >= REFUSED_TRIES && pass_over(&batch, &e, &shared) {
+                        (refused, from) = (0, batch.last_seq() + 1);
+                    }
                     tracing::debug!("ledger: {e}");
-                    cursor.seek(batch.activator, batch.epoch, batch.first_seq);
+                    cursor.seek(batch.activator, batch.epoch, from);
                     pause(&mut backoff, &stop).await;
                 }
             },
@@ -53,6 +65,25 @@ async fn pause(backoff: &mut Backoff, stop: &CancellationToken) {
         tokio::time::sleep(LAST_TRIES).await;
     } else {
         backoff.wait(stop).await;
+    }
+}
+
+/// Leaves a batch behind that the ledger will never take; false when that could not be noted.
+fn pass_over(batch: &Batch, why: &ShipError, shared: &Arc<Shared>) -> bool {
+    let (first_seq, records) = (batch.first_seq, batch.records.len());
+    match shared.spool.pass_over(batch) {
+        Ok(()) => {
+            tracing::error!(
+                first_seq,
+                records,
+                "the ledger refuses records for good: a copy of them is set aside: {why}"
+            );
+            true
+        }
+        Err(e) => {
+            tracing::error!(first_seq, records, "records that the ledger refuses cannot be set aside: {e}");
+            false
+        }
     }
 }
 
@@ -144,4 +175,11 @@ enum ShipError {
     Spool(#[from] std::io::Error),
     #[error("an answer without outcome")]
     Unclear,
+}
+
+impl ShipError {
+    /// The ledger says that what it got is no frame: the same will be so again.
+    fn is_about_the_frame(&self) -> bool {
+        matches!(self, Self::Refused(status) if status.code() == tonic::Code::InvalidArgument)
+    }
 }

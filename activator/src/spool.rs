@@ -114,6 +114,8 @@ pub(crate) struct Spool {
     unsynced: AtomicBool,
     written: Notify,
     homes: Homes,
+    /// Records that could not be read or were not wanted, since this was last asked.
+    lost: AtomicU64,
     /// Held for as long as the folder is ours.
     _lock: File,
 }
@@ -139,7 +141,7 @@ impl Spool {
             Err(fs::TryLockError::WouldBlock) => return Err(SpoolError::Taken(folder.to_owned())),
             Err(fs::TryLockError::Error(e)) => return Err(at(e)),
         }
-        let mut segments = segment::recover(folder).map_err(at)?;
+        let (mut segments, lost) = segment::recover(folder).map_err(at)?;
         let identity = Identity::next(folder, segments.iter().map(|s| &s.header)).map_err(at)?;
         let header = Header { activator: identity.activator, epoch: identity.epoch, first_seq: 1 };
         let (writer, first) = Writer::begin(folder, header).map_err(at)?;
@@ -157,6 +159,7 @@ impl Spool {
             unsynced: AtomicBool::new(true),
             written: Notify::new(),
             homes: Homes::open(folder).map_err(at)?,
+            lost: AtomicU64::new(lost),
             _lock: lock,
         })
     }
@@ -318,6 +321,44 @@ impl Spool {
     pub(crate) fn move_home(&self, batch: &Batch) -> io::Result<Home> {
         let living: Vec<_> = self.segments().iter().map(Segment::of).collect();
         self.homes.move_on((batch.activator, batch.epoch), batch.first_seq, &living)
+    }
+
+    /// Puts a segment that cannot be read where it holds up nothing. `from` is the first record that is lost with it.
+    fn set_aside(&self, harmed: &Segment, from: u64) -> io::Result<()> {
+        let mut log = self.log.lock();
+        if log.segments.back().is_some_and(|s| s.path == harmed.path) {
+            let bytes = self.begin_segment(&mut log)?;
+            self.room.used.fetch_add(bytes, Relaxed);
+        }
+        let Some(at) = log.segments.iter().position(|s| s.path == harmed.path) else { return Ok(()) };
+        let Some(gone) = log.segments.remove(at) else { return Ok(()) };
+        drop(log);
+        self.room.used.fetch_sub(gone.bytes, Relaxed);
+        let records = (gone.header.first_seq + gone.count).saturating_sub(from);
+        self.lost.fetch_add(records, Relaxed);
+        tracing::error!(path = %gone.path.display(), records, "a harmed segment is set aside: its records are lost");
+        segment::rename_aside(&gone.path)
+    }
+
+    /// Goes on behind a batch that the ledger will never take: its records are lost to the ledger, and kept in a copy.
+    /// What follows gets a new identity, as after a gap.
+    pub(crate) fn pass_over(&self, batch: &Batch) -> io::Result<()> {
+        let (of, last) = ((batch.activator, batch.epoch), batch.last_seq());
+        let segments = self.segments();
+        let first_in = |s: &&Segment| s.header.first_seq <= last && batch.first_seq < s.header.first_seq + s.count;
+        for segment in segments.iter().filter(|s| s.of() == of).filter(first_in) {
+            segment::keep_copy(&segment.path)?;
+        }
+        let living: Vec<_> = segments.iter().map(Segment::of).collect();
+        self.homes.move_on(of, last + 1, &living)?;
+        self.lost.fetch_add(batch.records.len() as u64, Relaxed);
+        self.trim(batch.activator, batch.epoch, last);
+        Ok(())
+    }
+
+    /// How many records were lost since this was last asked.
+    pub(crate) fn take_lost(&self) -> u64 {
+        self.lost.swap(0, Relaxed)
     }
 
     fn segments(&self) -> Vec<Segment> {

@@ -117,3 +117,28 @@ async fn a_ledger_that_fails_at_the_end_is_tried_again_until_the_limit() {
     activator.stop().await;
     assert_eq!(controller.records().len(), 5);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_frame_that_the_ledger_never_takes_holds_up_nothing() {
+    let house = House::new().await;
+    let origin = Origin::echo().await;
+    house.publish(ready("hello", origin.addr, 1)).await;
+    assert_eq!(house.activator.call(&get("/")).await.status, 200);
+    house.records(1).await;
+    house.controller.poison(Some(2));
+    assert_eq!(house.activator.call(&get("/")).await.status, 200);
+    let kept = || std::fs::read_dir(house.folder.path()).unwrap().flatten().map(|f| f.path());
+    until("a copy is kept", || kept().find(|p| p.extension().is_some_and(|e| e == "bad"))).await;
+    assert_eq!(house.activator.call(&get("/")).await.status, 200);
+    let calls: Vec<_> = house.records(2).await.iter().map(|(_, r)| r.call).collect();
+    assert_eq!(calls, [1, 3]);
+    // The next life reads the same file, and ships none of it again.
+    let House { controller, activator, folder } = house;
+    activator.stop().await;
+    let second = Running::start(&controller.url(), folder.path(), |_| {}).await;
+    let house = House { controller, activator: second, folder };
+    until("routes are known", || house.activator.health.is_ready().then_some(())).await;
+    assert_eq!(house.activator.call(&get("/")).await.status, 200);
+    let calls: Vec<_> = house.records(3).await.iter().map(|(_, r)| r.call).collect();
+    assert_eq!(calls, [1, 3, 1]);
+}

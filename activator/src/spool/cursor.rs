@@ -58,10 +58,20 @@ impl Cursor {
         let segments = spool.segments();
         self.at.retain(|of, _| segments.iter().any(|s| s.of() == *of));
         for segment in segments {
-            let Some(from) = self.wanted(&segment) else { continue };
-            if let Some(batch) = self.read(&segment, from)? {
-                self.at.insert(segment.of(), batch.last_seq() + 1);
-                return Ok(Some(batch));
+            let Some(from) = self.wanted(&segment, spool.homes.of(segment.of()).offset + 1) else { continue };
+            match self.read(&segment, from) {
+                Ok(Some(batch)) => {
+                    self.at.insert(segment.of(), batch.last_seq() + 1);
+                    return Ok(Some(batch));
+                }
+                Ok(None) => {}
+                // It would be so for ever, and everything behind it would wait.
+                Err(e) if is_harm(&e) => {
+                    tracing::error!("spool: {e}");
+                    self.open = None;
+                    spool.set_aside(&segment, from)?;
+                }
+                Err(e) => return Err(e),
             }
         }
         Ok(None)
@@ -80,11 +90,14 @@ impl Cursor {
         spool.segments().iter().any(|s| of_epoch(s) && holds(s))
     }
 
-    /// The first record to read in a segment; `None` when there is nothing in it for us.
-    fn wanted(&self, segment: &Segment) -> Option<u64> {
+    /// The first record to read in a segment; `None` when there is nothing in it for us. What is below `home` was
+    /// shipped, or passed over, by another identity.
+    fn wanted(&self, segment: &Segment, home: u64) -> Option<u64> {
         let first = segment.header.first_seq;
+        let end = first + segment.count;
         let from = self.at.get(&segment.of()).map_or(first, |&next| next.max(first));
-        (from < first + segment.count).then_some(from)
+        let from = from.max(home);
+        (from < end).then_some(from)
     }
 
     fn read(&mut self, segment: &Segment, from: u64) -> io::Result<Option<Batch>> {
@@ -167,5 +180,10 @@ impl Open {
 }
 
 fn harmed(segment: &Segment) -> io::Error {
-    io::Error::other(format!("{} is harmed", segment.path.display()))
+    io::Error::new(io::ErrorKind::InvalidData, format!("{} is harmed", segment.path.display()))
+}
+
+/// Whether a segment is to blame and not the disk of this moment: harmed, shorter than what was written, or gone.
+fn is_harm(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof | io::ErrorKind::NotFound)
 }

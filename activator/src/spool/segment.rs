@@ -25,6 +25,10 @@ const MAX_PAYLOAD: usize = 2048;
 const SUBJECT: u8 = 1;
 const RECORD: u8 = 2;
 const EXTENSION: &str = "seg";
+/// Extension of what was set aside; nobody reads or deletes it but people.
+const ASIDE: &str = "bad";
+/// Most that copies take: four of the largest segments.
+const KEPT_BYTES: u64 = 4 * super::MAX_SEGMENT;
 
 /// Whose records a segment holds, and where they begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -183,33 +187,86 @@ pub(super) fn read_entry(bytes: &[u8]) -> Option<(Entry, usize)> {
     Some((entry, ENTRY_HEAD + len))
 }
 
-/// Finds the segments of former lives, oldest first; what follows the last whole entry is cut off. Files without a
-/// record are deleted, such whose header is harmed are set aside.
-pub(super) fn recover(folder: &Path) -> io::Result<VecDeque<Segment>> {
+/// Finds the segments of former lives, oldest first; what follows the last whole entry is cut off, and kept in a copy
+/// when it is more than a torn write. Files without a record are deleted, such whose header is harmed are set aside.
+/// Says also how many records were lost.
+pub(super) fn recover(folder: &Path) -> io::Result<(VecDeque<Segment>, u64)> {
     let mut paths: Vec<PathBuf> = fs::read_dir(folder)?
         .filter_map(|entry| entry.map(|e| e.path()).ok())
         .filter(|path| path.extension().is_some_and(|e| e == EXTENSION))
         .collect();
     paths.sort();
-    let mut segments = VecDeque::new();
+    let (mut segments, mut lost) = (VecDeque::new(), 0);
     for path in paths {
         let bytes = fs::read(&path)?;
         let Some(header) = Header::read(&bytes) else {
+            lost += bytes.get(HEADER_LEN..).map_or(0, records_in);
             set_aside(&path, bytes.len())?;
             continue;
         };
         let (count, end) = scan(&bytes);
+        let rest = &bytes[end..];
+        if !is_torn(rest) {
+            let records = records_in(rest);
+            lost += records;
+            tracing::error!(path = %path.display(), records, bytes = rest.len(), "harmed within: what follows is lost");
+            keep_copy(&path)?;
+        }
         if count == 0 {
             fs::remove_file(&path)?;
             continue;
         }
         if end < bytes.len() {
-            tracing::warn!(path = %path.display(), "cut {} bytes of a torn record", bytes.len() - end);
+            tracing::warn!(path = %path.display(), "cut {} bytes after the last whole record", rest.len());
             OpenOptions::new().write(true).open(&path)?.set_len(end as u64)?;
         }
         segments.push_back(Segment { path, header, count, bytes: end as u64 });
     }
-    Ok(segments)
+    Ok((segments, lost))
+}
+
+/// Whether what follows the last whole entry is nothing, or the beginning of one entry: the end of the process or of the
+/// power came within its write. Anything else was whole once, and harmed since.
+fn is_torn(rest: &[u8]) -> bool {
+    match u32_at(rest, 0).map(|len| len as usize) {
+        Some(0) => rest.iter().all(|byte| *byte == 0),
+        Some(len) if rest.len() >= ENTRY_HEAD => len <= MAX_PAYLOAD && ENTRY_HEAD + len >= rest.len(),
+        _ => true,
+    }
+}
+
+/// Records among entries that are harmed, as far as their lengths lead.
+fn records_in(entries: &[u8]) -> u64 {
+    let (mut at, mut count) = (0, 0);
+    while let Some(len) = u32_at(entries, at).map(|len| len as usize).filter(|len| (1..=MAX_PAYLOAD).contains(len))
+        && let Some(kind) = entries.get(at + ENTRY_HEAD)
+    {
+        count += u64::from(*kind == RECORD);
+        at += ENTRY_HEAD + len;
+    }
+    count
+}
+
+/// Keeps what a segment holds for people to look at; not more than [`KEPT_BYTES`] in all.
+pub(super) fn keep_copy(path: &Path) -> io::Result<()> {
+    let kept = path.with_extension(ASIDE);
+    let others = fs::read_dir(path.parent().unwrap_or(path))?.flatten().map(|e| e.path());
+    let others = others.filter(|p| *p != kept && p.extension().is_some_and(|e| e == ASIDE));
+    let used: u64 = others.filter_map(|p| fs::metadata(p).ok()).map(|m| m.len()).sum();
+    if used + fs::metadata(path)?.len() > KEPT_BYTES {
+        tracing::error!(path = %path.display(), "no copy is kept: there are {used} bytes of *.{ASIDE} already");
+        return Ok(());
+    }
+    fs::copy(path, kept).map(drop)
+}
+
+/// Puts a segment where it is not read any more.
+pub(super) fn rename_aside(path: &Path) -> io::Result<()> {
+    match fs::rename(path, path.with_extension(ASIDE)) {
+        // Whoever took it away took what was in it.
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
 }
 
 /// A file shorter than a header was begun and never written to; a longer one is kept for people to look at.
@@ -218,7 +275,7 @@ fn set_aside(path: &Path, len: usize) -> io::Result<()> {
         return fs::remove_file(path);
     }
     tracing::error!(path = %path.display(), "not a spool segment: set aside");
-    fs::rename(path, path.with_extension("bad"))
+    rename_aside(path)
 }
 
 /// Whole records in a segment, and where the last whole entry ends.

@@ -174,6 +174,60 @@ fn a_segment_begun_again_after_a_failure_is_not_deleted_with_its_empty_self() {
     assert_eq!(all(&spool).iter().map(|r| r.3).collect::<Vec<_>>(), (1..=calls).collect::<Vec<_>>());
 }
 
+fn set_aside(folder: &Path) -> usize {
+    fs::read_dir(folder).unwrap().flatten().filter(|f| f.path().extension().is_some_and(|e| e == "bad")).count()
+}
+
+fn harm(path: &Path, at: usize) {
+    let mut bytes = fs::read(path).unwrap();
+    bytes[at] ^= 1;
+    fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn harm_within_a_segment_is_counted_and_kept_and_a_torn_tail_is_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let spool = Spool::open(folder.path(), 1 << 20).unwrap();
+    let a = subject("a");
+    add(&spool, &a, 1);
+    let end = spool.segments()[0].bytes as usize;
+    (2..=5).for_each(|call| add(&spool, &a, call));
+    let path = spool.segments()[0].path.clone();
+    drop(spool);
+    let torn = fs::metadata(&path).unwrap().len() - 1;
+    fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(torn).unwrap();
+    let spool = Spool::open(folder.path(), 1 << 20).unwrap();
+    assert_eq!((all(&spool).len(), spool.take_lost(), set_aside(folder.path())), (4, 0, 0));
+    drop(spool);
+    harm(&path, end + 8 + 4);
+    let spool = Spool::open(folder.path(), 1 << 20).unwrap();
+    assert_eq!((all(&spool).len(), spool.take_lost(), set_aside(folder.path())), (1, 3, 1));
+}
+
+#[test]
+fn a_segment_that_is_harmed_while_it_waits_holds_up_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let spool = Spool::open(folder.path(), 64 << 10).unwrap();
+    let a = subject("a");
+    let mut calls = 0;
+    while spool.segments().len() < 4 {
+        calls += 1;
+        add(&spool, &a, calls);
+    }
+    let segments = spool.segments();
+    harm(&segments[1].path, segment::HEADER_LEN);
+    let last = segments[3].path.clone();
+    harm(&last, segment::HEADER_LEN + 8 + 1);
+    let left: Vec<_> = all(&spool).iter().map(|r| r.3).collect();
+    let held = |n: usize| segments[n].header.first_seq..segments[n].header.first_seq + segments[n].count;
+    assert_eq!(left, held(0).chain(held(2)).collect::<Vec<_>>());
+    assert_eq!((spool.take_lost(), set_aside(folder.path())), (segments[1].count + segments[3].count, 2));
+    let on_disk: u64 = spool.segments().iter().map(|s| fs::metadata(&s.path).unwrap().len()).sum();
+    assert_eq!(on_disk, spool.used_bytes());
+    add(&spool, &a, calls + 1);
+    assert_eq!(all(&spool).last().map(|r| (r.1, r.3)), Some((calls + 1, calls + 1)));
+}
+
 #[test]
 fn what_a_lost_identity_left_behind_is_read_once() {
     let folder = tempfile::tempdir().unwrap();

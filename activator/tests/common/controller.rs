@@ -30,6 +30,8 @@ struct State {
     deaf: bool,
     /// Frames that came while deaf.
     unheard: usize,
+    /// A frame with this call is called invalid.
+    poison: Option<u64>,
 }
 
 #[derive(Clone)]
@@ -98,6 +100,11 @@ impl Controller {
     /// Frames that came while deaf.
     pub fn unheard(&self) -> usize {
         self.service.0.lock().unheard
+    }
+
+    /// The ledger calls frames with this call invalid.
+    pub fn poison(&self, call: Option<u64>) {
+        self.service.0.lock().poison = call;
     }
 
     /// The ledger loses what it has of every epoch; what it was told stays in `records`.
@@ -226,6 +233,9 @@ impl Ledger for Service {
         let records = unpack(&frame.records, frame.count).unwrap();
         let subjects: Vec<Subject> = frame.subjects.into_iter().map(|s| s.try_into().unwrap()).collect();
         let mut state = self.0.lock();
+        if records.iter().any(|r| Some(r.call) == state.poison) {
+            return Err(Status::invalid_argument("poison"));
+        }
         let watermark = state.watermarks.entry((frame.activator, frame.epoch)).or_insert(0);
         let last = frame.first_seq + u64::from(frame.count) - 1;
         let outcome = if frame.first_seq > *watermark + 1 {

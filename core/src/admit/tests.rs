@@ -21,7 +21,7 @@ fn start_is_the_wait_for_the_port_and_wait_is_the_rest() {
     assert_eq!((who, turn.start, turn.wait), (7, at(2), at(2)));
     // It was open when this one came: all of it is waiting.
     assert!(matches!(room.enter(at(6), || 8), Entry::Wait(_)));
-    room.finish(turn.seat);
+    assert!(!room.finish(turn.seat));
     let (_, turn) = room.grant(at(8)).unwrap();
     assert_eq!((turn.start, turn.wait), (at(0), at(2)));
 }
@@ -50,7 +50,7 @@ fn an_instance_that_is_gone_keeps_its_calls_and_takes_none() {
     room.remove(seat);
     assert!(matches!(room.enter(at(2), || 2), Entry::Wait(_)));
     assert_eq!((room.in_flight(seat), room.running()), (1, 1));
-    room.finish(turn.seat);
+    assert!(room.finish(turn.seat), "forgotten with its last call");
     assert!(!room.knows(seat));
     assert_eq!((room.running(), room.grant(at(3))), (0, None));
 }
