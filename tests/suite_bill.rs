@@ -1,16 +1,22 @@
 //! The bill of the article, through the real ledger: 15,000,000 calls x 100 ms x 512 MiB come in as packed frames, are
 //! applied and synced like any others, and cost exactly 3.00 + 22.50 = 25.50, beside a server at 350.
 //!
-//! Plain `cargo test` runs a hundredth of it; the feature `suites` or `DORMOUSE_SUITES=1` runs it all. The apply rate is
-//! printed and never asserted.
+//! Plain `cargo test` runs a hundredth of it; the feature `suites` or `DORMOUSE_SUITES=1` runs it all. Where there are
+//! programs (`DORMOUSE_BIN_DIR`), `dormouse dev` goes on with that ledger and `dormouse bill` prints its bill. The apply
+//! rate is printed and never asserted.
 
 #![expect(clippy::print_stdout, reason = "the rates are read by people and by the benchmark script")]
 
 use dormouse_controller::ledger::{AppendOutcome, Frame, Ledger, month_hours};
 use dormouse_core::price::PricePlan;
 use dormouse_core::record::{CallRecord, Outcome, Packer, Subject};
+use dormouse_tests::env::Env;
+use dormouse_tests::proc::{self, Program};
+use dormouse_tests::wait::until;
 use std::ops::Range;
-use std::time::Instant;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
 
 /// The article's month.
 const CALLS: u64 = 15_000_000;
@@ -84,18 +90,46 @@ async fn feed(ledger: &Ledger, n: u64, hours: &Range<u32>) -> f64 {
     n as f64 / started.elapsed().as_secs_f64()
 }
 
+/// A function for `dormouse dev`; it is never called.
+const MANIFEST: &str = "\
+apiVersion: dormouse.dev/v1alpha1
+kind: Function
+metadata: {name: hello, annotations: {dormouse.dev/local-command: 'dormouse sample'}}
+spec: {image: local, startCheck: Never}
+";
+
+/// What `dormouse bill` prints of the ledger in `folder`, with which a `dormouse dev` goes on.
+async fn printed(folder: &Path, env: &Env) -> anyhow::Result<String> {
+    std::fs::write(folder.join("function.yaml"), MANIFEST)?;
+    let dormouse = env.program("dormouse")?;
+    let at = folder.to_str().expect("a folder that is text");
+    let dev = Program::new(&dormouse, folder.join("dev.log")).args(["dev", at, "--port=0", "--usage-port=0"]);
+    let mut dev = dev.start()?;
+    let month = format!("--month={}-{}", MONTH.0, MONTH.1);
+    let ask = ["bill", "--dev", at, "--tenant=shop", &month, "--fixed-server=350"];
+    let bill = until("dev serves the ledger", Duration::from_secs(60), || {
+        let asked = dev.check().and_then(|()| proc::run(Command::new(&dormouse).args(ask)));
+        async { asked }
+    });
+    let bill = bill.await?;
+    let ended = dev.end(Duration::from_secs(60))?;
+    anyhow::ensure!(ended.success(), "dev ended with {ended}");
+    Ok(bill)
+}
+
 /// The bill of `n` calls, which must be `amounts`: calls, compute, total, saving in percent.
 async fn run(n: u64, amounts: [&str; 4]) {
     let dir = tempfile::tempdir().expect("folder");
     let hours = month_hours(MONTH.0, MONTH.1).expect("month");
-    let ledger = Ledger::open(dir.path(), PricePlan::default()).expect("opens");
+    let state = dir.path().join(".dormouse/ledger");
+    let ledger = Ledger::open(&state, PricePlan::default()).expect("opens");
     let rate = feed(&ledger, n, &hours).await;
     let size = ledger.health().size_on_disk;
     println!("{n} records durable at {rate:.0} records/s, {:.1} B each on disk", size as f64 / n as f64);
     // What counts is what is on the disk: closed and opened again.
     drop(ledger);
     let opened = Instant::now();
-    let ledger = Ledger::open(dir.path(), PricePlan::default()).expect("opens again");
+    let ledger = Ledger::open(&state, PricePlan::default()).expect("opens again");
     println!("opened again in {:.1} s", opened.elapsed().as_secs_f64());
     let usage = ledger.tenant_usage("shop", hours).expect("usage");
     assert_eq!(usage.calls(), n);
@@ -112,6 +146,14 @@ async fn run(n: u64, amounts: [&str; 4]) {
     assert_eq!(conservation.by_record, n);
     println!("every record read and counted again in {:.1} s", verified.elapsed().as_secs_f64());
     assert_eq!(ledger.health().problem, None);
+    drop(ledger);
+    if let Ok(env) = Env::read() {
+        let bill = printed(dir.path(), &env).await.expect("a printed bill");
+        println!("{bill}");
+        let says = |words: &[&str]| bill.lines().any(|line| words.iter().all(|word| line.contains(word)));
+        assert!(says(&["calls", calls]) && says(&["compute", compute]) && says(&["total", total]));
+        assert!(says(&["350 CNY", &format!("{percent} % less")]));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
