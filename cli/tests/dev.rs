@@ -105,7 +105,8 @@ impl Drop for Dev {
 
 #[test]
 fn a_closed_terminal_ends_it() {
-    let mut dev = Dev::start(&[]);
+    // Whatever the tests themselves were started with, `nohup` for one, would be handed down.
+    let mut dev = Dev::start(&["env", "--default-signal=HUP"]);
     dev.says("usage API");
     assert_eq!((dev.mask("SigCgt") & 1, dev.mask("SigIgn") & 1), (1, 0));
     assert!(dev.announced().exists());
