@@ -93,7 +93,8 @@ impl Bench {
 
 #[tokio::test]
 async fn an_instance_has_its_contract_and_ends_when_told() {
-    let script = "echo $K_SERVICE $K_REVISION $GREETING; echo port=$PORT; pwd >&2; trap 'echo bye; exit 0' TERM; \
+    // The trap first: the signal comes as soon as the last line was seen.
+    let script = "trap 'echo bye; exit 0' TERM; echo $K_SERVICE $K_REVISION $GREETING; echo port=$PORT; \
                   while :; do sleep 0.05; done";
     let mut bench = bench(script);
     let target = bench.scaled(1).await;
