@@ -7,6 +7,7 @@ mod answer;
 mod body;
 mod check;
 mod clock;
+pub mod cost;
 mod dial;
 mod drain;
 mod feed;

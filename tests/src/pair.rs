@@ -161,7 +161,10 @@ impl Drop for Pair {
 }
 
 /// Loopback addresses that were free a moment ago.
-fn free_ports<const N: usize>() -> Result<[SocketAddr; N]> {
+///
+/// # Errors
+/// When the system has none.
+pub fn free_ports<const N: usize>() -> Result<[SocketAddr; N]> {
     let listeners: Vec<TcpListener> =
         (0..N).map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0))).collect::<std::io::Result<_>>()?;
     let addresses: Vec<SocketAddr> = listeners.iter().map(TcpListener::local_addr).collect::<std::io::Result<_>>()?;

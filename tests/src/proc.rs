@@ -38,6 +38,15 @@ impl Program {
         self
     }
 
+    /// Starts it pinned to the given cores (`taskset`'s list form), so that it sees no others: a runtime that makes a
+    /// thread per core makes as many as these.
+    #[must_use]
+    pub fn on_cores(mut self, cores: &str) -> Self {
+        let path = std::mem::replace(&mut self.path, "taskset".into());
+        self.args.splice(0..0, ["-c".into(), cores.into(), path.display().to_string()]);
+        self
+    }
+
     /// Its log.
     #[must_use]
     pub fn log(&self) -> &Path {
@@ -192,6 +201,45 @@ pub fn cpu_seconds(pids: &[u32]) -> Result<f64> {
     Ok(f64::from(ticks) / TICKS)
 }
 
+/// How often the threads of processes were taken off a core so far, by their own will (they waited) or not.
+///
+/// # Errors
+/// When /proc does not tell.
+pub fn switches(pids: &[u32]) -> Result<u64> {
+    let mut sum = 0;
+    for pid in pids {
+        for task in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+            // A thread may end between the listing and the reading.
+            let status = std::fs::read_to_string(task?.path().join("status")).unwrap_or_default();
+            let counts = status.lines().filter_map(|l| l.split_once("ctxt_switches:"));
+            sum += counts.filter_map(|(_, n)| n.trim().parse::<u64>().ok()).sum::<u64>();
+        }
+    }
+    Ok(sum)
+}
+
+/// Memory of a process in KiB.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Memory {
+    /// What it holds of the machine's memory now, the pages of its program included.
+    pub resident: u64,
+    /// The most that it ever held.
+    pub peak: u64,
+}
+
+/// What a process holds.
+///
+/// # Errors
+/// When /proc does not tell.
+pub fn memory(pid: u32) -> Result<Memory> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let kib = |field: &str| -> Result<u64> {
+        let line = status.lines().find_map(|l| l.strip_prefix(field)).with_context(|| format!("no {field}"))?;
+        Ok(line.trim().trim_end_matches(" kB").parse()?)
+    };
+    Ok(Memory { resident: kib("VmRSS:")?, peak: kib("VmHWM:")? })
+}
+
 /// Process ids of the children of a process.
 ///
 /// # Errors
@@ -247,5 +295,25 @@ mod tests {
         let process = program.start().unwrap();
         assert_eq!(process.end(Duration::from_secs(10)).unwrap().signal(), Some(15));
         assert!(cpu_seconds(&[std::process::id()]).unwrap() >= 0.0);
+    }
+
+    #[test]
+    fn proc_tells_of_this_process() {
+        let memory = memory(std::process::id()).unwrap();
+        assert!(memory.resident > 0 && memory.peak >= memory.resident, "{memory:?}");
+        let before = switches(&[std::process::id()]).unwrap();
+        std::thread::sleep(Duration::from_millis(1));
+        assert!(switches(&[std::process::id()]).unwrap() > before);
+    }
+
+    #[test]
+    fn a_pinned_program_sees_its_core_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let cores = run(Command::new("sh").args(["-c", "taskset -cp $$"])).unwrap();
+        let core = cores.trim().rsplit([' ', ',', '-']).next().unwrap().to_owned();
+        let program = Program::new("nproc", folder.path().join("log")).on_cores(&core);
+        let process = program.start().unwrap();
+        assert!(process.wait(Duration::from_secs(10)).unwrap().success());
+        assert_eq!(tail(program.log(), 1), "1");
     }
 }

@@ -1,17 +1,31 @@
 //! What a call costs: figures of one run on one machine, for BENCHMARKS.md. Nothing is asserted about times; what is
 //! asserted is that every call was answered and that each sample began where it says.
 //!
-//! `bench cold` needs an installed release and pod addresses that are reachable from here; `bench warm` needs
-//! DORMOUSE_BIN_DIR and nginx. Arms are interleaved, so that a noisy minute is noisy for all of them.
+//! `bench cold` needs an installed release and pod addresses that are reachable from here; the others need
+//! DORMOUSE_BIN_DIR with the release programs, and `bench warm` nginx, haproxy and (to count) perf from the distribution.
+//! Arms are interleaved, so that a noisy minute is noisy for all of them.
 
 mod cold;
+mod count;
+mod fair;
+mod functions;
+mod haproxy;
+mod held;
+mod memory;
+mod meter;
 mod nginx;
+mod origin;
+mod proxy;
+mod stage;
+mod stream;
 mod warm;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use dormouse_tests::machine::Machine;
-use std::time::Duration;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use tokio::runtime::Builder;
 
 #[derive(Parser)]
 #[command(name = "bench")]
@@ -28,42 +42,64 @@ enum What {
         #[arg(short, default_value_t = 30)]
         n: usize,
     },
-    /// Warm calls: direct, through nginx, through the activator
-    Warm {
-        /// Rounds; each round measures every arm once
-        #[arg(long, default_value_t = 5)]
-        rounds: usize,
-        /// Seconds of one measurement
-        #[arg(long, default_value_t = 3)]
-        seconds: u64,
-        /// Connections
-        #[arg(long, value_delimiter = ',', default_values_t = [1, 16, 64])]
-        connections: Vec<usize>,
-        /// Calls per second of the latency part
-        #[arg(long, default_value_t = 2000)]
-        rate: u32,
-        /// Core of the proxies
-        #[arg(long, default_value = "0")]
-        proxy_core: String,
-        /// Core of the client and of the function
-        #[arg(long, default_value = "1")]
-        client_core: String,
+    /// Warm calls: direct, through nginx, HAProxy and the activator
+    Warm(warm::Plan),
+    /// Memory of calls that wait with their bodies unread
+    Held(held::Plan),
+    /// Memory of idle functions, and the cost of finding one among many
+    Functions(functions::Plan),
+    /// Memory while 1 GiB goes through, up and down
+    Stream(stream::Plan),
+    /// CPU of a record: a place in the spool, and writing it there
+    Meter(meter::Plan),
+    /// A function beside another one that never wakes and is hammered
+    Fair(fair::Plan),
+    /// The instance of the other benches, until it is ended
+    #[command(hide = true)]
+    Origin {
+        #[arg(long)]
+        listen: SocketAddr,
+    },
+    /// The controller of the other benches, until it is ended
+    #[command(hide = true)]
+    Script {
+        #[arg(long)]
+        listen: SocketAddr,
+        #[arg(long)]
+        instance: SocketAddr,
+        #[arg(long)]
+        ledger_dir: PathBuf,
     },
 }
 
 fn main() -> Result<()> {
     let args = Args::parse();
+    let one_thread = || Builder::new_current_thread().enable_all().build();
+    match args.what {
+        What::Origin { listen } => return one_thread()?.block_on(origin::run(listen)),
+        What::Script { listen, instance, ledger_dir } => {
+            return one_thread()?.block_on(stage::serve_script(listen, instance, &ledger_dir));
+        }
+        _ => {}
+    }
     say(&format!("{}\n$ {}", Machine::this(), std::env::args().collect::<Vec<_>>().join(" ")));
     match args.what {
-        What::Cold { n } => tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(cold::run(n)),
-        What::Warm { rounds, seconds, connections, rate, proxy_core, client_core } => {
-            // Before the runtime: threads inherit the core of the one that makes them.
-            dormouse_tests::proc::pin(std::process::id(), &client_core)?;
-            let plan =
-                warm::Plan { rounds, length: Duration::from_secs(seconds), connections, rate, proxy_core, client_core };
-            tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(warm::run(plan))
-        }
+        What::Cold { n } => Builder::new_multi_thread().enable_all().build()?.block_on(cold::run(n)),
+        What::Warm(plan) => on_core(&plan.client_core.clone(), warm::run(plan)),
+        What::Held(plan) => Builder::new_multi_thread().enable_all().build()?.block_on(held::run(plan)),
+        What::Functions(plan) => on_core(&plan.client_core.clone(), functions::run(plan)),
+        What::Stream(plan) => Builder::new_multi_thread().enable_all().build()?.block_on(stream::run(plan)),
+        What::Meter(plan) => meter::run(&plan),
+        What::Fair(plan) => on_core(&plan.client_core.clone(), fair::run(plan)),
+        What::Origin { .. } | What::Script { .. } => unreachable!("served above"),
     }
+}
+
+/// Runs a bench whose clients have a core of their own.
+fn on_core(core: &str, bench: impl Future<Output = Result<()>>) -> Result<()> {
+    // Before the runtime: threads inherit the core of the one that makes them.
+    dormouse_tests::proc::pin(std::process::id(), core)?;
+    Builder::new_current_thread().enable_all().build()?.block_on(bench)
 }
 
 #[expect(clippy::print_stdout, reason = "a bench prints what it found")]

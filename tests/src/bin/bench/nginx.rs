@@ -1,59 +1,28 @@
-//! nginx as a plain reverse proxy with kept connections: what a warm call is compared with.
+//! nginx as a plain reverse proxy, one worker, connections kept on both sides.
 
+use crate::proxy::Proxy;
 use anyhow::{Context, Result};
-use dormouse_tests::client::Target;
-use dormouse_tests::proc::{Process, Program, children};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use dormouse_tests::proc::Program;
+use std::net::SocketAddr;
 use std::path::Path;
-use std::time::Duration;
 
-/// A running nginx.
-pub(crate) struct Nginx {
-    process: Process,
-    address: SocketAddr,
-}
-
-impl Nginx {
-    /// Starts one worker in front of `upstream`.
-    pub(crate) async fn start(folder: &Path, upstream: SocketAddr) -> Result<Self> {
-        let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
-        let folder = folder.join("nginx");
-        std::fs::create_dir_all(&folder)?;
+/// Starts it in front of `upstream`; with `log` it writes a line for every call, as its packages do by default.
+pub(crate) async fn start(folder: &Path, upstream: SocketAddr, cores: &str, log: bool) -> Result<Proxy> {
+    let folder = folder.join(if log { "nginx-log" } else { "nginx" });
+    std::fs::create_dir_all(&folder)?;
+    Proxy::start("nginx", |address| {
         let config = folder.join("nginx.conf");
-        std::fs::write(&config, config_text(&folder, address, upstream))?;
+        std::fs::write(&config, config_text(&folder, address, upstream, log))?;
         let text = config.to_str().context("a path that is no text")?;
-        let process = Program::new("nginx", folder.join("log")).args(["-p", ".", "-c", text]).start()?;
-        let mut nginx = Self { process, address };
-        for _ in 0..250 {
-            nginx.process.check()?;
-            if nginx.target().call(0).await.is_ok_and(|a| a.status == 200) {
-                return Ok(nginx);
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        anyhow::bail!("nginx does not answer: {}", nginx.process.tail())
-    }
-
-    /// The function through it.
-    pub(crate) fn target(&self) -> Target {
-        Target::new(self.address, "localhost", "/")
-    }
-
-    /// Its processes: the master and its worker.
-    pub(crate) fn pids(&self) -> Result<Vec<u32>> {
-        let mut pids = vec![self.process.pid()];
-        pids.extend(children(self.process.pid())?);
-        Ok(pids)
-    }
-
-    /// Ends it.
-    pub(crate) fn end(self) -> Result<()> {
-        self.process.end(Duration::from_secs(10)).map(drop)
-    }
+        Ok(Program::new("nginx", folder.join("output")).args(["-p", ".", "-c", text]).on_cores(cores))
+    })
+    .await
 }
 
-fn config_text(folder: &Path, listen: SocketAddr, upstream: SocketAddr) -> String {
+/// Buffers hold the largest body of the bench (100 KiB) either way: nothing goes to a file, which would be unfair.
+fn config_text(folder: &Path, listen: SocketAddr, upstream: SocketAddr, log: bool) -> String {
     let folder = folder.display();
+    let log = if log { format!("{folder}/access.log combined") } else { "off".into() };
     format!(
         "daemon off;
 worker_processes 1;
@@ -61,14 +30,16 @@ error_log {folder}/error.log;
 pid {folder}/pid;
 events {{ worker_connections 4096; }}
 http {{
-  access_log off;
+  access_log {log};
   client_body_temp_path {folder}/body;
   proxy_temp_path {folder}/proxy;
   fastcgi_temp_path {folder}/fastcgi;
   uwsgi_temp_path {folder}/uwsgi;
   scgi_temp_path {folder}/scgi;
   keepalive_requests 100000000;
-  upstream function {{ server {upstream}; keepalive 64; keepalive_requests 100000000; }}
+  client_body_buffer_size 128k;
+  proxy_buffers 32 8k;
+  upstream function {{ server {upstream}; keepalive 512; keepalive_requests 100000000; }}
   server {{
     listen {listen} backlog=4096;
     location / {{
@@ -80,4 +51,11 @@ http {{
 }}
 "
     )
+}
+
+/// Its name and version.
+pub(crate) fn version() -> Result<String> {
+    let output =
+        std::process::Command::new("nginx").arg("-v").output().context("nginx (Debian package nginx-light)")?;
+    Ok(String::from_utf8_lossy(&output.stderr).trim().replace("nginx version: ", ""))
 }
