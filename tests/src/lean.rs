@@ -163,6 +163,16 @@ impl Lines {
     }
 }
 
+/// One call on a connection of its own, which must be answered with 200: whether what is behind an address is up.
+///
+/// # Errors
+/// What came instead.
+pub async fn answers(lean: &Lean) -> Result<()> {
+    let status = begin(lean, MAX_CALL).await?.await?;
+    anyhow::ensure!(status == 200, "{} answers {status}", lean.addr);
+    Ok(())
+}
+
 /// Opens a connection for one call, whose answer may take up to `limit`: for thousands that wait at once. Answers when
 /// it is connected; the call goes on in the future that it gives.
 ///
@@ -325,10 +335,11 @@ mod tests {
         let lean = Lean::post("127.0.0.1:0".parse().unwrap(), "a", "/", 10);
         let addr = server(lean.request.len(), count.clone()).await;
         let lean = [Lean { addr, ..lean }];
+        answers(&lean[0]).await.unwrap();
         let mut lines = Lines::open(&lean, 3).await.unwrap();
         let sample = lines.run(Duration::from_millis(50)).await.unwrap();
         sample.all(200).unwrap();
-        assert_eq!(sample.calls() + 3, count.swap(0, Ordering::Relaxed));
+        assert_eq!(sample.calls() + 4, count.swap(0, Ordering::Relaxed));
         let paced = tokio::task::spawn_blocking(move || paced(&lean, 1000, Duration::from_millis(100), 4));
         let sample = paced.await.unwrap().unwrap();
         sample.all(200).unwrap();

@@ -113,16 +113,6 @@ impl Pair {
         }
     }
 
-    /// The port of the one instance that runs.
-    ///
-    /// # Errors
-    /// When it does not say.
-    pub async fn instance(&self) -> Result<SocketAddr> {
-        let said = self.target("/env").call(0).await?.text();
-        let port = said.lines().find_map(|l| l.strip_prefix("PORT=")).context("the sample does not say its port")?;
-        Ok(SocketAddr::from((Ipv4Addr::LOCALHOST, port.parse()?)))
-    }
-
     /// Request ids of every record.
     ///
     /// # Errors

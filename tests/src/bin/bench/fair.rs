@@ -77,6 +77,8 @@ struct Sum {
     well: Sample,
     hammer: Sample,
     cpu: f64,
+    /// Until the last call of both loads had its answer.
+    seconds: f64,
 }
 
 /// The loads and what they go through.
@@ -155,6 +157,7 @@ impl World {
         };
         let well = well.await??;
         sum.cpu += cpu_seconds(&[self.activator.pid()])? - before;
+        sum.seconds += well.lasted.max(hammer.lasted).as_secs_f64();
         well.all(200).context("the function that is well")?;
         if let Some(status) = expected {
             hammer.all(status).context("the hammering calls")?;
@@ -177,7 +180,6 @@ impl World {
 
 #[expect(clippy::cast_precision_loss, reason = "call counts of a bench are far below 2^53")]
 fn told(plan: &Plan, sums: &[Sum]) {
-    let seconds = (plan.seconds * plan.rounds as u64) as f64;
     say(&format!(
         "\na function at {} calls per second, beside one that never wakes with {} calls in its room ({} rounds of {} s)",
         plan.rate, plan.room, plan.rounds, plan.seconds
@@ -185,6 +187,7 @@ fn told(plan: &Plan, sums: &[Sum]) {
     say("| beside | p50 ms | p99 ms | p99.9 ms | hammering calls/s | of those p50 / p99 ms | activator, % of a core |");
     say("|---|---|---|---|---|---|---|");
     for ((_, name), sum) in ARMS.iter().zip(sums) {
+        let seconds = sum.seconds.max(f64::MIN_POSITIVE);
         let [p50, p99, p999] = [0.5, 0.99, 0.999].map(|q| sum.well.times.ms(q));
         let hammer = match sum.hammer.calls() {
             0 => "- | -".to_owned(),

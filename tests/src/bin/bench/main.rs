@@ -73,33 +73,42 @@ enum What {
 }
 
 fn main() -> Result<()> {
-    let args = Args::parse();
-    let one_thread = || Builder::new_current_thread().enable_all().build();
-    match args.what {
-        What::Origin { listen } => return one_thread()?.block_on(origin::run(listen)),
-        What::Script { listen, instance, ledger_dir } => {
-            return one_thread()?.block_on(stage::serve_script(listen, instance, &ledger_dir));
-        }
-        _ => {}
-    }
-    say(&format!("{}\n$ {}", Machine::this(), std::env::args().collect::<Vec<_>>().join(" ")));
-    match args.what {
-        What::Cold { n } => Builder::new_multi_thread().enable_all().build()?.block_on(cold::run(n)),
+    match Args::parse().what {
+        What::Cold { n } => on_all_cores(cold::run(n)),
         What::Warm(plan) => on_core(&plan.client_core.clone(), warm::run(plan)),
-        What::Held(plan) => Builder::new_multi_thread().enable_all().build()?.block_on(held::run(plan)),
+        What::Held(plan) => on_all_cores(held::run(plan)),
         What::Functions(plan) => on_core(&plan.client_core.clone(), functions::run(plan)),
-        What::Stream(plan) => Builder::new_multi_thread().enable_all().build()?.block_on(stream::run(plan)),
-        What::Meter(plan) => meter::run(&plan),
+        What::Stream(plan) => on_all_cores(stream::run(plan)),
         What::Fair(plan) => on_core(&plan.client_core.clone(), fair::run(plan)),
-        What::Origin { .. } | What::Script { .. } => unreachable!("served above"),
+        What::Meter(plan) => {
+            heading();
+            meter::run(&plan)
+        }
+        What::Origin { listen } => Builder::new_current_thread().enable_all().build()?.block_on(origin::run(listen)),
+        What::Script { listen, instance, ledger_dir } => {
+            let script = stage::serve_script(listen, instance, &ledger_dir);
+            Builder::new_current_thread().enable_all().build()?.block_on(script)
+        }
     }
+}
+
+/// Runs a bench that may have the whole machine.
+fn on_all_cores(bench: impl Future<Output = Result<()>>) -> Result<()> {
+    heading();
+    Builder::new_multi_thread().enable_all().build()?.block_on(bench)
 }
 
 /// Runs a bench whose clients have a core of their own.
 fn on_core(core: &str, bench: impl Future<Output = Result<()>>) -> Result<()> {
+    heading();
     // Before the runtime: threads inherit the core of the one that makes them.
     dormouse_tests::proc::pin(std::process::id(), core)?;
     Builder::new_current_thread().enable_all().build()?.block_on(bench)
+}
+
+/// What no figure can be read without: the machine, the time and the command.
+fn heading() {
+    say(&format!("{}\n$ {}", Machine::this(), std::env::args().collect::<Vec<_>>().join(" ")));
 }
 
 #[expect(clippy::print_stdout, reason = "a bench prints what it found")]

@@ -5,7 +5,7 @@ use crate::proxy::Proxy;
 use crate::{haproxy, nginx, say, stage};
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
-use dormouse_tests::lean::{Lean, Lines, Sample, paced};
+use dormouse_tests::lean::{Lean, Lines, Sample, answers, paced};
 use dormouse_tests::proc::{cpu_seconds, switches};
 use dormouse_tests::quantiles::Times;
 use dormouse_tests::script::host;
@@ -183,11 +183,8 @@ impl World {
                 Way::Activator => Some(stage::activator(path, "warm", script.addr, Some(core)).await?),
             };
             let addr = proxy.as_ref().map_or(origin.addr, |p| p.addr);
-            let first = [Shape::Down(2).lean(addr)];
-            until(&format!("{way} answers"), UP, || async {
-                Lines::open(&first, 1).await?.run(Duration::ZERO).await?.all(200)
-            })
-            .await?;
+            let first = Shape::Down(2).lean(addr);
+            until(&format!("{way} answers"), UP, || answers(&first)).await?;
             let pids = proxy.as_ref().map_or(Ok(Vec::new()), Proxy::pids)?;
             arms.push(Arm { way, proxy, addr, pids });
         }
