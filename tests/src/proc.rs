@@ -201,7 +201,8 @@ pub fn cpu_seconds(pids: &[u32]) -> Result<f64> {
     Ok(f64::from(ticks) / TICKS)
 }
 
-/// How often the threads of processes were taken off a core so far, by their own will (they waited) or not.
+/// How often the threads of processes were taken off a core so far, by their own will (they waited) or not; a thread
+/// that has ended is not counted any more.
 ///
 /// # Errors
 /// When /proc does not tell.
@@ -301,9 +302,19 @@ mod tests {
     fn proc_tells_of_this_process() {
         let memory = memory(std::process::id()).unwrap();
         assert!(memory.resident > 0 && memory.peak >= memory.resident, "{memory:?}");
-        let before = switches(&[std::process::id()]).unwrap();
-        std::thread::sleep(Duration::from_millis(1));
-        assert!(switches(&[std::process::id()]).unwrap() > before);
+    }
+
+    #[test]
+    fn a_process_that_waits_is_switched() {
+        let folder = tempfile::tempdir().unwrap();
+        // One thread: those of this process come and go with its tests, and take their counts with them.
+        let program = Program::new("sh", folder.path().join("log")).args(["-c", "while sleep 0.01; do :; done"]);
+        let mut process = program.start().unwrap();
+        let before = switches(&[process.pid()]).unwrap();
+        while switches(&[process.pid()]).unwrap() == before {
+            process.check().unwrap();
+            std::thread::yield_now();
+        }
     }
 
     #[test]

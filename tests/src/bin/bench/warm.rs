@@ -288,7 +288,7 @@ impl Sum {
         self.times.merge(&sample.times);
         self.calls += sample.calls();
         self.seconds += sample.lasted.as_secs_f64();
-        self.switches += after.switches - before.switches;
+        self.switches += after.switches.saturating_sub(before.switches);
         for (sum, (after, before)) in self.others.iter_mut().zip(after.others.iter().zip(before.others)) {
             *sum += after - before;
         }
