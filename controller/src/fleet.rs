@@ -120,6 +120,8 @@ pub struct Instance {
     pub memory_mib: u32,
     /// Cpu in thousandths that its revision was made with.
     pub cpu_millis: u32,
+    /// Its revision speaks HTTP/2 without TLS, else HTTP/1.1.
+    pub h2c: bool,
 }
 
 /// How far an instance is. Whether its port is open is not the fleet's to say: activators dial.

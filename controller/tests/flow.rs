@@ -172,6 +172,7 @@ fn instance(phase: Phase) -> Instance {
         image_digest: None,
         memory_mib: 256,
         cpu_millis: 100,
+        h2c: false,
     }
 }
 

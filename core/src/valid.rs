@@ -5,7 +5,9 @@
 
 pub mod schema;
 
-use crate::function::{EnvFrom, EnvVar, Function, FunctionSpec, LocalName, SecurityContext, StartCheck, rules};
+use crate::function::{
+    EnvFrom, EnvVar, Function, FunctionSpec, LocalName, Protocol, SecurityContext, StartCheck, rules,
+};
 use crate::{FunctionKey, quantity};
 use serde_json::Value;
 use std::{collections::HashSet, fmt, time::Duration};
@@ -52,6 +54,8 @@ pub struct ValidFunction {
     pub args: Vec<String>,
     /// Where the instance listens.
     pub port: u16,
+    /// What the instance speaks there.
+    pub protocol: Protocol,
     /// Environment as written.
     pub env: Vec<EnvVar>,
     /// Environment taken from whole objects.
@@ -170,6 +174,7 @@ fn build(function: &Function, key: FunctionKey, memory_mib: u32, cpu_millis: u32
         command: spec.command.clone(),
         args: spec.args.clone(),
         port: u16::try_from(spec.port).ok()?,
+        protocol: spec.protocol,
         env: spec.env.clone(),
         env_from: spec.env_from.clone(),
         image_pull_secrets: spec.image_pull_secrets.clone(),

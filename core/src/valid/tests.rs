@@ -23,6 +23,18 @@ fn the_smallest_manifest_has_every_default() {
 }
 
 #[test]
+fn what_an_instance_speaks_is_taken_as_written() {
+    for (spec, protocol) in [
+        (json!({"image": "a"}), Protocol::Http1),
+        (json!({"image": "a", "protocol": "http1"}), Protocol::Http1),
+        (json!({"image": "a", "protocol": "h2c"}), Protocol::H2c),
+    ] {
+        assert_eq!(ValidFunction::from_value(&manifest(spec)).unwrap().1.protocol, protocol);
+    }
+    assert_eq!(faults(json!({"image": "a", "protocol": "h2"})).len(), 1);
+}
+
+#[test]
 fn every_fault_is_told_at_once_with_its_path() {
     let told = faults(json!({
         "image": "a", "prot": 1, "concurency": 5, "port": 70000, "resources": {"memory": "1Mi", "cpu": "x"},

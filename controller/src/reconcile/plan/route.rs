@@ -89,6 +89,7 @@ fn instance(seen: &InstanceSeen, valid: &ValidFunction, drained: bool) -> Option
         // A quantity that somebody rewrote into a form that cannot be read is billed as the function says.
         memory_mib: if seen.seen.memory_mib == 0 { valid.memory_mib } else { seen.seen.memory_mib },
         cpu_millis: if seen.seen.cpu_millis == 0 { valid.cpu_millis } else { seen.seen.cpu_millis },
+        h2c: seen.seen.h2c,
     })
 }
 

@@ -168,6 +168,7 @@ impl World {
                 image_digest: None,
                 memory_mib: 256,
                 cpu_millis: 100,
+                h2c: false,
             };
             self.observed.instance(instance, false, self.now);
         }
