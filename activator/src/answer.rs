@@ -1,7 +1,6 @@
 //! The one place where errors become responses.
 
-use crate::body::OutBody;
-use crate::wire::InCall;
+use crate::{body::OutBody, grpc, wire::InCall};
 use bytes::Bytes;
 use dormouse_core::RequestId;
 use http::{HeaderValue, Response, StatusCode, header};
@@ -51,6 +50,17 @@ impl Refusal {
     pub(crate) fn coding() -> Self {
         let why = "the only transfer coding understood is chunked";
         Self::new("UnsupportedTransferCoding", StatusCode::NOT_IMPLEMENTED, why).close()
+    }
+
+    pub(crate) fn header_lines() -> Self {
+        let why = "the request head has too many lines";
+        Self::new("HeadersTooLarge", StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, why)
+    }
+
+    /// The request goes round in circles: a function that calls itself, or proxies that point at each other.
+    pub(crate) fn loop_detected() -> Self {
+        let why = "the request has passed through here too often already, by its Via header";
+        Self::new("LoopDetected", StatusCode::LOOP_DETECTED, why)
     }
 
     pub(crate) fn unknown(asked: String) -> Self {
@@ -132,13 +142,20 @@ impl Refusal {
         )
     }
 
-    /// The response that tells it.
-    pub(crate) fn response(&self, id: RequestId, in_call: InCall) -> Response<OutBody> {
+    /// The response that tells it, in the words that the caller understands.
+    pub(crate) fn response(&self, id: RequestId, in_call: InCall, asker: Asker) -> Response<OutBody> {
         let id = id.to_string();
-        let mut response = Response::new(OutBody::whole(Bytes::from(self.json(&id)), in_call));
-        *response.status_mut() = self.status;
+        let mut response = if asker.grpc {
+            let mut response = Response::new(OutBody::whole(Bytes::new(), in_call));
+            grpc::trailers_only(response.headers_mut(), self.status, &self.message);
+            response
+        } else {
+            let mut response = Response::new(OutBody::whole(Bytes::from(self.json(&id)), in_call));
+            *response.status_mut() = self.status;
+            response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            response
+        };
         let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         // Codes and ids are ASCII; a code from the wire that is none is left out.
         if let Ok(code) = HeaderValue::from_str(&self.code) {
             headers.insert(REASON, code);
@@ -149,11 +166,20 @@ impl Refusal {
         if self.retry {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
         }
-        if self.close {
+        if self.close && !asker.http2 {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         response
     }
+}
+
+/// How a caller wants to be answered.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asker {
+    /// Its call is one of gRPC.
+    pub(crate) grpc: bool,
+    /// It speaks HTTP/2: a stream ends, not the connection.
+    pub(crate) http2: bool,
 }
 
 /// Beginning of the answers that hyper gives on its own; ours and those of functions have other headers first.

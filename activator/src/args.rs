@@ -53,6 +53,14 @@ pub(crate) struct Args {
     #[arg(long, env = "DORMOUSE_MAX_HEAD_BYTES", default_value_t = Limits::default().head_bytes,
         value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(8192..=1 << 20))]
     max_head_bytes: usize,
+    /// Calls at once on one HTTP/2 connection: each holds up to 160 KiB of body and response in buffers.
+    #[arg(long, env = "DORMOUSE_MAX_HTTP2_STREAMS", default_value_t = Limits::default().http2_streams,
+        value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    max_http2_streams: u32,
+    /// Bytes of a request head on HTTP/2: names, values and 32 for each header.
+    #[arg(long, env = "DORMOUSE_MAX_HTTP2_HEAD_BYTES", default_value_t = Limits::default().http2_head_bytes,
+        value_parser = clap::value_parser!(u32).range(8192..=1 << 20))]
+    max_http2_head_bytes: u32,
     /// Seconds from the first byte of a request head to its last one; also from a connection to its first byte.
     #[arg(long, env = "DORMOUSE_HEAD_LIMIT_SECONDS", default_value_t = Limits::default().head.as_secs(),
         value_parser = clap::value_parser!(u64).range(1..=3600))]
@@ -91,6 +99,8 @@ impl Args {
         config.limits.waiting = self.max_waiting;
         config.limits.waiting_bytes = self.max_waiting_bytes;
         config.limits.head_bytes = self.max_head_bytes;
+        config.limits.http2_streams = self.max_http2_streams;
+        config.limits.http2_head_bytes = self.max_http2_head_bytes;
         config.limits.head = Duration::from_secs(self.head_limit_seconds);
         config.limits.first_byte = config.limits.head;
         config.limits.idle = Duration::from_secs(self.idle_limit_seconds);

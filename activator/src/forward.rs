@@ -1,31 +1,42 @@
 //! One call from its head to the head of its response: check, route, admit, connect, send, answer.
 
 use crate::{
-    answer::{REQUEST_ID, Refusal},
-    body::{OutBody, Progress, SentBody},
+    answer::{Asker, REQUEST_ID, Refusal},
+    body::{InBody, OutBody, Progress, SentBody},
     check, clock, dial,
     flight::{Flight, Lost, Parts},
     func::Func,
+    grpc,
     headers::{self, Caller},
     meter::{Meter, Received},
     metered::{self, Metered, outcome_of},
-    pool::{self, Lane},
+    pool::Lane,
     room::{Out, Seat},
     route,
+    server::Limits,
     shared::Shared,
+    tunnel::{self, Tunnel},
     wire::Peer,
 };
 use bytes::Bytes;
 use dormouse_core::record::Outcome;
-use http::{HeaderValue, Request, Response, StatusCode};
+use http::{HeaderValue, Request, Response, StatusCode, Version, header::UPGRADE};
 use http_body::Body;
 use hyper::body::Incoming;
-use std::{future::poll_fn, sync::Arc, time::Duration};
+use std::{
+    future::poll_fn,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
 
 /// There is nobody to answer, or no answer may be given: the connection ends.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("the client is gone")]
 pub(crate) struct Hangup;
+
+/// A request that has passed through here so often goes round in circles. Five: an ingress that sends a function's own
+/// calls back here, four deep, is still an architecture.
+const MAX_PASSES: usize = 5;
 
 /// Serves one call.
 pub(crate) async fn serve(
@@ -34,7 +45,8 @@ pub(crate) async fn serve(
     request: Request<Incoming>,
 ) -> Result<Response<OutBody>, Hangup> {
     let in_call = peer.begin_call();
-    let received = Received { call: shared.next_call(), at_us: clock::wall_us(), seen: None };
+    let asker = Asker { grpc: grpc::is_grpc(request.headers()), http2: request.version() == Version::HTTP_2 };
+    let received = Received { call: shared.next_call(), at_us: clock::wall_us(), grpc: asker.grpc, seen: None };
     let id = shared.request_id(received.call);
     let mut func = None;
     match call(&shared, &peer, request, received, &mut func).await {
@@ -43,7 +55,7 @@ pub(crate) async fn serve(
                 head.headers.insert(REQUEST_ID, value);
             }
             let body = match body {
-                Some(body) => OutBody::metered(body, in_call),
+                Some(body) => OutBody::metered(body, in_call, asker.grpc && asker.http2),
                 None => OutBody::whole(Bytes::new(), in_call),
             };
             Ok(Response::from_parts(head, body))
@@ -52,7 +64,7 @@ pub(crate) async fn serve(
             shared
                 .metrics
                 .refused(func.as_deref().filter(|f: &&Func| !f.metrics.is_retired()).map(|f| &f.key), &refusal.code);
-            Ok(refusal.response(id, in_call))
+            Ok(refusal.response(id, in_call, asker))
         }
         Err(Out::Gone) => Err(Hangup),
     }
@@ -73,6 +85,8 @@ async fn call(
     func: &mut Option<Arc<Func>>,
 ) -> Result<Answer, Out> {
     let (mut head, body) = request.into_parts();
+    let http2 = head.version == Version::HTTP_2;
+    bounded(&head, shared)?;
     let host = check::host(&head)?;
     let found = shared.routes.load().find(host, head.uri.path())?;
     let found_func = func.insert(found.func);
@@ -86,12 +100,17 @@ async fn call(
     let prefix = head.uri.path().get(..found.prefix).filter(|p| !p.is_empty()).map(str::to_owned);
     let host = host.map(str::to_owned);
     let trusted = shared.is_trusted(peer.addr.ip());
-    let caller = Caller { addr: peer.addr, trusted, host: host.as_deref(), prefix: prefix.as_deref() };
+    let caller = Caller { addr: peer.addr, trusted, host: host.as_deref(), prefix: prefix.as_deref(), http2 };
     let chunked = !body.is_end_stream() && body.size_hint().exact().is_none();
+    let upgrade = tunnel::wanted(&head, !body.is_end_stream());
+    let upgrades = upgrade.is_some();
     headers::to_instance(&mut head.headers, &caller, chunked);
-    let head_bytes = held_bytes(&head);
+    if let Some(protocol) = upgrade {
+        tunnel::tell(&mut head.headers, protocol);
+    }
+    let head_bytes = held_bytes(&head) + if http2 { ahead_bytes(&body) } else { 0 };
     head.uri = target;
-    head.version = http::Version::HTTP_11;
+    head.version = Version::HTTP_11;
     head.extensions.clear();
     let (body, upload) = SentBody::new(body);
     let mut request = Request::from_parts(head, body);
@@ -110,8 +129,8 @@ async fn call(
         let meter = Meter::start(shared, received, seat, reservation, upload.clone());
         let deadline = Box::pin(tokio::time::sleep(timeout));
         peer.set_deadline(shared.clock.now() + timeout);
-        match Flight::start(Parts { lane, meter, deadline }, request, shared).await {
-            Ok((response, parts)) => return answer(response, parts, shared).await,
+        match Flight::start(Parts { lane, meter, deadline, upgrades }, request, shared).await {
+            Ok((response, parts)) => return answer(response, parts, peer, shared).await,
             Err(lost) => {
                 let again = retry(*lost)?;
                 (request, received, seat) = (again.request, again.received, again.seat);
@@ -124,6 +143,18 @@ async fn call(
     }
 }
 
+/// Refuses a request whose head has too many lines, or that goes round in circles.
+fn bounded(head: &http::request::Parts, shared: &Shared) -> Result<(), Refusal> {
+    // HTTP/1.1 counts them as it parses.
+    if head.version == Version::HTTP_2 && head.headers.len() > shared.limits.header_lines {
+        return Err(Refusal::header_lines());
+    }
+    if headers::passes(&head.headers) >= MAX_PASSES {
+        return Err(Refusal::loop_detected());
+    }
+    Ok(())
+}
+
 /// Bytes of a request line and its headers, as they would be written.
 fn held_bytes(head: &http::request::Parts) -> usize {
     let target = head.uri.path_and_query().map_or(0, |t| t.as_str().len());
@@ -133,16 +164,34 @@ fn held_bytes(head: &http::request::Parts) -> usize {
     line + headers.sum::<usize>()
 }
 
+/// Bytes of an unread body that a stream of HTTP/2 may hold here; on HTTP/1.1 they stay with the kernel.
+fn ahead_bytes(body: &Incoming) -> usize {
+    let window = u64::from(Limits::STREAM_WINDOW);
+    let ahead = if body.is_end_stream() { 0 } else { body.size_hint().exact().map_or(window, |len| len.min(window)) };
+    usize::try_from(ahead).unwrap_or(usize::MAX)
+}
+
 /// A connection that is free for this call; `None` when the instance cannot be reached.
 async fn lane(seat: &Seat, shared: &Arc<Shared>) -> Option<Lane> {
     let instance = seat.instance();
-    if let Some(lane) = instance.pool.take(shared.clock.now()) {
+    if let Some(lane) = instance.pool.take(instance.http2, shared.clock.now()) {
         return Some(lane);
+    }
+    let failures = instance.failures.load(Relaxed);
+    let turn = instance.pool.turn(instance.http2).await;
+    if turn.is_some() {
+        if let Some(lane) = instance.pool.take(instance.http2, shared.clock.now()) {
+            return Some(lane);
+        }
+        if instance.failures.load(Relaxed) != failures {
+            // Who had the turn before could not connect: the others do not try one after another.
+            return None;
+        }
     }
     if !shared.may_dial(instance) {
         return None;
     }
-    match dial::connect(instance).await {
+    match dial::connect(instance, shared.clock).await {
         Ok(mut lane) => {
             if poll_fn(|cx| lane.poll_free(cx)).await {
                 return Some(lane);
@@ -168,7 +217,7 @@ struct Again {
 fn retry(lost: Lost) -> Result<Again, Out> {
     let (mut meter, lane, outcome, refusal) = match lost {
         Lost::NotSent(request, parts) => {
-            let was_fresh = !parts.lane.used;
+            let was_fresh = !parts.lane.is_used();
             let (received, seat, _) = parts.meter.undo().ok_or(Out::Gone)?;
             return Ok(Again { request, received, seat, was_fresh });
         }
@@ -199,28 +248,42 @@ fn retry(lost: Lost) -> Result<Again, Out> {
 }
 
 /// The head of a response is there.
-async fn answer(response: Response<Incoming>, mut parts: Parts, shared: &Arc<Shared>) -> Result<Answer, Out> {
+async fn answer(
+    response: Response<InBody>,
+    mut parts: Parts,
+    peer: &Peer,
+    shared: &Arc<Shared>,
+) -> Result<Answer, Out> {
     let (mut head, incoming) = response.into_parts();
-    if head.status == StatusCode::SWITCHING_PROTOCOLS {
-        // Nobody asked for it: the request's Upgrade was stripped.
+    let upgrade = head.headers.get(UPGRADE).filter(|_| head.status == StatusCode::SWITCHING_PROTOCOLS).cloned();
+    if head.status == StatusCode::SWITCHING_PROTOCOLS && (upgrade.is_none() || !parts.upgrades) {
+        // Nobody asked for it.
         return Err(retry(Lost::Died(parts)).err().unwrap_or(Out::Gone));
     }
-    let closes =
-        head.headers.get(http::header::CONNECTION).is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"close"));
-    parts.lane.ends_orderly = closes || head.version == http::Version::HTTP_10;
-    parts.lane.used = true;
+    parts.lane.note_response(&head);
     parts.meter.note_response();
-    parts.lane.keep = pool::keep_for(headers::keep_alive_seconds(&head.headers));
-    headers::to_client(&mut head.headers);
+    headers::to_client(&mut head.headers, head.version == Version::HTTP_2);
     server_timing(&mut head.headers, parts.meter.times());
-    head.version = http::Version::HTTP_11;
+    head.version = Version::HTTP_11;
     head.extensions.clear();
     parts.meter.status = head.status.as_u16();
+    if let Some(protocol) = upgrade {
+        tunnel::tell(&mut head.headers, protocol);
+        drop(incoming);
+        return match Tunnel::new(parts) {
+            Ok(tunnel) => {
+                peer.set_tunnel(tunnel);
+                Ok(Answer { head, body: None })
+            }
+            Err(parts) => Err(retry(Lost::Died(*parts)).err().unwrap_or(Out::Gone)),
+        };
+    }
     if !incoming.is_end_stream() {
         return Ok(Answer { head, body: Some(Metered::new(parts, incoming, shared)) });
     }
     drop(incoming);
-    let outcome = outcome_of(parts.meter.status);
+    let failed = parts.meter.is_grpc() && grpc::is_failure(&head.headers);
+    let outcome = if failed { Outcome::FunctionError } else { outcome_of(parts.meter.status) };
     let mut parts = Some(parts);
     let finished =
         poll_fn(|cx| std::task::Poll::Ready(parts.take().map_or(Ok(()), |parts| metered::finish(parts, outcome, cx))));

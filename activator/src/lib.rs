@@ -15,6 +15,7 @@ mod files;
 mod flight;
 mod forward;
 mod func;
+mod grpc;
 mod headers;
 mod instance;
 mod knock;
@@ -30,6 +31,7 @@ mod shared;
 mod ship;
 mod spool;
 mod trust;
+mod tunnel;
 mod wire;
 
 pub use files::raise_file_limit;
@@ -175,7 +177,11 @@ impl Activator {
         CHECKS.iter().for_each(|check| health.expect(check));
         let shared = Arc::new(Shared {
             clock: clock::Clock::start(),
-            limits: Bounds { max_waiting: config.limits.waiting, max_waiting_bytes: config.limits.waiting_bytes },
+            limits: Bounds {
+                max_waiting: config.limits.waiting,
+                max_waiting_bytes: config.limits.waiting_bytes,
+                header_lines: config.limits.header_lines,
+            },
             trusted: config.trusted_proxies.clone(),
             routes: Default::default(),
             spool,

@@ -22,6 +22,8 @@ pub(crate) struct Received {
     pub(crate) call: u64,
     /// Wall clock at its first byte, microseconds since 1970.
     pub(crate) at_us: i64,
+    /// It is a call of gRPC.
+    pub(crate) grpc: bool,
     /// For who watches calls go by: method and path.
     pub(crate) seen: Option<(http::Method, String)>,
 }
@@ -74,6 +76,11 @@ impl Meter {
     pub(crate) fn times(&self) -> (Duration, Duration, Duration) {
         let run = self.shared.clock.now().saturating_sub(self.dispatched);
         self.rest.as_ref().map_or((Duration::ZERO, Duration::ZERO, run), |r| (r.seat.turn.wait, r.seat.turn.start, run))
+    }
+
+    /// It is a call of gRPC.
+    pub(crate) fn is_grpc(&self) -> bool {
+        self.rest.as_ref().is_some_and(|rest| rest.received.grpc)
     }
 
     /// The instance let the call's time pass: it gets no more calls, and is to be replaced.

@@ -36,11 +36,12 @@ struct OfReason {
 /// Classes of status codes; a call whose caller got none is "none".
 const CLASSES: [&str; 6] = ["none", "1xx", "2xx", "3xx", "4xx", "5xx"];
 /// Reasons by which refusals are counted; the last one stands for the controller's codes.
-const REASONS: [&str; 15] = [
+const REASONS: [&str; 16] = [
     "UnknownFunction",
     "BadRequest",
     "HeadersTooLarge",
     "UnsupportedTransferCoding",
+    "LoopDetected",
     "QueueFull",
     "WaitTimeout",
     "InstanceDied",

@@ -30,6 +30,8 @@ pub(crate) struct Bounds {
     pub(crate) max_waiting: usize,
     /// Bytes of their heads.
     pub(crate) max_waiting_bytes: usize,
+    /// Header lines of a request.
+    pub(crate) header_lines: usize,
 }
 
 /// The state of a running activator.

@@ -1,8 +1,16 @@
 //! What the suites share: a controller that speaks the real wire, origins, raw-socket clients.
-#![allow(dead_code, unreachable_pub, missing_docs, clippy::unwrap_used, reason = "each suite uses a part of it")]
+#![allow(
+    dead_code,
+    unused_imports,
+    unreachable_pub,
+    missing_docs,
+    clippy::unwrap_used,
+    reason = "each suite uses a part of it"
+)]
 
 pub mod client;
 pub mod controller;
+pub mod h2c;
 pub mod origin;
 
 pub use client::{Answer, Client};
@@ -137,12 +145,19 @@ pub fn instance(id: &str, addr: SocketAddr, state: v1::InstanceState, slots: u32
         revision: "r1".into(),
         memory_mib: 256,
         cpu_millis: 100,
+        ..Default::default()
     }
 }
 
 /// A function with one ready instance.
 pub fn ready(name: &str, addr: SocketAddr, slots: u32) -> v1::Function {
     v1::Function { instances: vec![instance("i1", addr, v1::InstanceState::Ready, slots)], ..function(name) }
+}
+
+/// The same, and its instance speaks HTTP/2.
+pub fn ready_h2c(name: &str, addr: SocketAddr, slots: u32) -> v1::Function {
+    let instance = v1::Instance { h2c: true, ..instance("i1", addr, v1::InstanceState::Ready, slots) };
+    v1::Function { instances: vec![instance], ..function(name) }
 }
 
 /// A port on which nothing listens.
