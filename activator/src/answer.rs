@@ -117,6 +117,11 @@ impl Refusal {
         Self::new("RequestTimeout", StatusCode::REQUEST_TIMEOUT, why).close()
     }
 
+    /// The client sends its request's head so slowly that the time for it is over.
+    pub(crate) fn slow_head() -> Self {
+        Self::new("RequestTimeout", StatusCode::REQUEST_TIMEOUT, "the request head did not arrive in time").close()
+    }
+
     pub(crate) fn spool_full() -> Self {
         let why = "calls cannot be recorded at the moment";
         Self::new("SpoolFull", StatusCode::SERVICE_UNAVAILABLE, why).retry()

@@ -44,8 +44,8 @@ pub(crate) struct Args {
     /// Calls that wait at once, over all functions.
     #[arg(long, env = "DORMOUSE_MAX_WAITING", default_value_t = Limits::default().waiting)]
     max_waiting: usize,
-    /// Bytes of the heads (request line and headers) of calls that wait at once, over all functions. The default holds
-    /// the most calls that may wait with 3.2 KiB each.
+    /// Bytes buffered of calls that wait at once, over all functions: request line, headers, and what was read along
+    /// with them of the body. The default holds the most calls that may wait with 12.8 KiB each.
     #[arg(long, env = "DORMOUSE_MAX_WAITING_BYTES", default_value_t = Limits::default().waiting_bytes,
         value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1 << 20..))]
     max_waiting_bytes: usize,
@@ -53,6 +53,10 @@ pub(crate) struct Args {
     #[arg(long, env = "DORMOUSE_MAX_HEAD_BYTES", default_value_t = Limits::default().head_bytes,
         value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(8192..=1 << 20))]
     max_head_bytes: usize,
+    /// Header lines of a request. Each takes about 100 bytes beside its text while its call lasts.
+    #[arg(long, env = "DORMOUSE_MAX_HEADER_LINES", default_value_t = Limits::default().header_lines,
+        value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(16..=1000))]
+    max_header_lines: usize,
     /// Calls at once on one HTTP/2 connection: each holds up to 160 KiB of body and response in buffers.
     #[arg(long, env = "DORMOUSE_MAX_HTTP2_STREAMS", default_value_t = Limits::default().http2_streams,
         value_parser = clap::value_parser!(u32).range(1..=10_000))]
@@ -99,6 +103,7 @@ impl Args {
         config.limits.waiting = self.max_waiting;
         config.limits.waiting_bytes = self.max_waiting_bytes;
         config.limits.head_bytes = self.max_head_bytes;
+        config.limits.header_lines = self.max_header_lines;
         config.limits.http2_streams = self.max_http2_streams;
         config.limits.http2_head_bytes = self.max_http2_head_bytes;
         config.limits.head = Duration::from_secs(self.head_limit_seconds);
@@ -141,5 +146,6 @@ mod tests {
         assert!(parse(&["--spool-max-bytes", "65535"]).is_err_and(|e| e.contains("64 KiB")));
         assert!(parse(&["--spool-max-bytes", "1GB"]).is_err_and(|e| e.contains("number of bytes")));
         assert!(parse(&["--head-limit-seconds", "0"]).is_err());
+        assert!(parse(&["--max-header-lines", "15"]).is_err() && parse(&["--max-header-lines", "16"]).is_ok());
     }
 }

@@ -12,6 +12,10 @@ pub(crate) fn host(head: &Parts) -> Result<Option<&str>, Refusal> {
     if head.method == Method::CONNECT {
         return Err(Refusal::bad_request("CONNECT is not served"));
     }
+    // RFC 9112 3.2.4: the asterisk stands for a server as a whole.
+    if head.uri.path() == "*" && head.method != Method::OPTIONS {
+        return Err(Refusal::bad_request("only OPTIONS has the target *"));
+    }
     transfer_coding(&head.headers)?;
     let mut hosts = head.headers.get_all(header::HOST).iter();
     let host = match (hosts.next(), hosts.next()) {
@@ -107,6 +111,14 @@ mod tests {
         assert!(host(&head("/", &[])).is_err());
         assert!(host(&head("/", &[("host", "a"), ("host", "a")])).is_err());
         assert!(host(&head("/", &[("host", &"a".repeat(300))])).is_err());
+    }
+
+    #[test]
+    fn the_asterisk_is_for_options_only() {
+        let mut options = head("*", &[("host", "a")]);
+        assert!(host(&options).is_err());
+        options.method = Method::OPTIONS;
+        assert_eq!(host(&options), Ok(Some("a")));
     }
 
     #[test]

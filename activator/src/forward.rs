@@ -108,7 +108,8 @@ async fn call(
     if let Some(protocol) = upgrade {
         tunnel::tell(&mut head.headers, protocol);
     }
-    let head_bytes = held_bytes(&head) + if http2 { ahead_bytes(&body) } else { 0 };
+    // While it waits, its head is held, and what was read along with it or may come ahead.
+    let held = if http2 { head_bytes(&head) + ahead_bytes(&body) } else { head_bytes(&head).max(peer.held()) };
     head.uri = target;
     head.version = Version::HTTP_11;
     head.extensions.clear();
@@ -116,14 +117,14 @@ async fn call(
     let mut request = Request::from_parts(head, body);
 
     let timeout = found_func.plan().timeout;
-    let mut seat = found_func.admit(shared, peer, head_bytes).await?;
+    let mut seat = found_func.admit(shared, peer, held).await?;
     loop {
         if peer.is_gone() {
             return Err(Out::Gone);
         }
         let reservation = shared.spool.reserve()?;
         let Some(lane) = lane(&seat, shared).await else {
-            seat = seat.put_back(peer, head_bytes).await?;
+            seat = seat.put_back(peer, held).await?;
             continue;
         };
         let meter = Meter::start(shared, received, seat, reservation, upload.clone());
@@ -136,7 +137,7 @@ async fn call(
                 (request, received, seat) = (again.request, again.received, again.seat);
                 if again.was_fresh {
                     seat.instance().note_unreachable();
-                    seat = seat.put_back(peer, head_bytes).await?;
+                    seat = seat.put_back(peer, held).await?;
                 }
             }
         }
@@ -156,7 +157,7 @@ fn bounded(head: &http::request::Parts, shared: &Shared) -> Result<(), Refusal> 
 }
 
 /// Bytes of a request line and its headers, as they would be written.
-fn held_bytes(head: &http::request::Parts) -> usize {
+fn head_bytes(head: &http::request::Parts) -> usize {
     let target = head.uri.path_and_query().map_or(0, |t| t.as_str().len());
     // Two spaces, the version and a line end; then ": " and a line end each.
     let line = head.method.as_str().len() + target + " HTTP/1.1\r\n".len() + 1;

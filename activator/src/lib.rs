@@ -188,8 +188,6 @@ impl Activator {
             board: knock::Board::default(),
             metrics: metrics::Metrics::default(),
             seen: config.seen.clone(),
-            waiting: Default::default(),
-            waiting_bytes: Default::default(),
             fed: Default::default(),
             calls: Default::default(),
             tracker: TaskTracker::new(),

@@ -11,13 +11,7 @@ use crate::{
 };
 use dormouse_core::admit::{Entry, Ticket, Turn};
 use parking_lot::MutexGuard;
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 use tokio::sync::oneshot;
 
 /// Wakes one waiting call.
@@ -80,12 +74,12 @@ impl Seat {
 
     /// The instance could not be reached: the call goes back to where it stood, and the instance gets none before its
     /// port was seen open again.
-    pub(crate) async fn put_back(self, peer: &Peer, head_bytes: usize) -> Result<Self, Out> {
-        let (waiting, receiver) = self.wait_again(head_bytes)?;
+    pub(crate) async fn put_back(self, peer: &Peer, held: usize) -> Result<Self, Out> {
+        let (waiting, receiver) = self.wait_again(held)?;
         waiting.result(receiver, peer).await
     }
 
-    fn wait_again(mut self, head_bytes: usize) -> Result<(Waiting, Receiver), Refusal> {
+    fn wait_again(mut self, held: usize) -> Result<(Waiting, Receiver), Refusal> {
         self.held = false;
         let (func, shared, turn) = (&self.func, &self.shared, &self.turn);
         func.metrics.running.dec();
@@ -102,7 +96,7 @@ impl Seat {
             return Err(refusal);
         }
         inner.room.put_back(turn.ticket, turn.arrived, Waker(sender));
-        let waiting = Waiting::new(func, shared, turn.ticket, head_bytes);
+        let waiting = Waiting::new(func, shared, turn.ticket, held);
         func.watch_deadlines(&mut inner, shared);
         func.settle(inner, shared);
         func.note(shared, true);
@@ -126,15 +120,15 @@ struct Waiting {
     func: Arc<Func>,
     shared: Arc<Shared>,
     ticket: Ticket,
-    head_bytes: usize,
+    held: usize,
 }
 
 impl Waiting {
-    fn new(func: &Arc<Func>, shared: &Arc<Shared>, ticket: Ticket, head_bytes: usize) -> Self {
-        shared.waiting.fetch_add(1, Relaxed);
-        shared.waiting_bytes.fetch_add(head_bytes, Relaxed);
+    fn new(func: &Arc<Func>, shared: &Arc<Shared>, ticket: Ticket, held: usize) -> Self {
+        shared.metrics.waiting.inc();
+        shared.metrics.waiting_bytes.inc_by(signed(held));
         func.metrics.queued.inc();
-        Self { func: func.clone(), shared: shared.clone(), ticket, head_bytes }
+        Self { func: func.clone(), shared: shared.clone(), ticket, held }
     }
 
     async fn result(self, receiver: Receiver, peer: &Peer) -> Result<Seat, Out> {
@@ -154,8 +148,8 @@ impl Waiting {
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        self.shared.waiting.fetch_sub(1, Relaxed);
-        self.shared.waiting_bytes.fetch_sub(self.head_bytes, Relaxed);
+        self.shared.metrics.waiting.dec();
+        self.shared.metrics.waiting_bytes.dec_by(signed(self.held));
         self.func.metrics.queued.dec();
         // Whoever was granted a slot meanwhile has it in its channel: dropping that hands it back.
         if self.func.inner.lock().room.leave(self.ticket).is_some() {
@@ -165,21 +159,16 @@ impl Drop for Waiting {
 }
 
 impl Func {
-    /// Gets a slot for a call, at once or after waiting; the bytes of its head are held while it waits.
-    pub(crate) async fn admit(
-        self: &Arc<Self>,
-        shared: &Arc<Shared>,
-        peer: &Peer,
-        head_bytes: usize,
-    ) -> Result<Seat, Out> {
-        let (waiting, receiver) = match self.enter(shared, head_bytes)? {
+    /// Gets a slot for a call, at once or after waiting; so many bytes are held of it while it waits.
+    pub(crate) async fn admit(self: &Arc<Self>, shared: &Arc<Shared>, peer: &Peer, held: usize) -> Result<Seat, Out> {
+        let (waiting, receiver) = match self.enter(shared, held)? {
             Entered::Seat(seat) => return Ok(seat),
             Entered::Waiting(waiting, receiver) => (waiting, receiver),
         };
         waiting.result(receiver, peer).await
     }
 
-    fn enter(self: &Arc<Self>, shared: &Arc<Shared>, head_bytes: usize) -> Result<Entered, Refusal> {
+    fn enter(self: &Arc<Self>, shared: &Arc<Shared>, held: usize) -> Result<Entered, Refusal> {
         let mut inner = self.inner.lock();
         if inner.gone || self.plan().closing {
             return Err(Refusal::deleted());
@@ -197,7 +186,7 @@ impl Func {
                 self.note(shared, first);
                 Ok(Entered::Seat(self.seat(turn, shared)))
             }
-            (Entry::Wait(ticket), Some(receiver)) => self.wait(inner, (ticket, head_bytes), receiver, shared),
+            (Entry::Wait(ticket), Some(receiver)) => self.wait(inner, (ticket, held), receiver, shared),
             _ => Err(Refusal::function_queue_full()),
         }
     }
@@ -205,12 +194,13 @@ impl Func {
     fn wait(
         self: &Arc<Self>,
         mut inner: MutexGuard<'_, Inner>,
-        (ticket, head_bytes): (Ticket, usize),
+        (ticket, held): (Ticket, usize),
         receiver: Receiver,
         shared: &Arc<Shared>,
     ) -> Result<Entered, Refusal> {
-        let full = shared.waiting.load(Relaxed) >= shared.limits.max_waiting
-            || shared.waiting_bytes.load(Relaxed) + head_bytes > shared.limits.max_waiting_bytes;
+        let (calls, bytes) = (&shared.metrics.waiting, &shared.metrics.waiting_bytes);
+        let full = calls.get() >= signed(shared.limits.max_waiting)
+            || bytes.get() + signed(held) > signed(shared.limits.max_waiting_bytes);
         let refusal = self.refusal(&inner).or_else(|| full.then(Refusal::platform_queue_full));
         if let Some(refusal) = refusal {
             inner.room.leave(ticket);
@@ -219,7 +209,7 @@ impl Func {
             self.note(shared, true);
             return Err(refusal);
         }
-        let waiting = Waiting::new(self, shared, ticket, head_bytes);
+        let waiting = Waiting::new(self, shared, ticket, held);
         self.watch_deadlines(&mut inner, shared);
         drop(inner);
         self.note(shared, true);
@@ -316,5 +306,7 @@ enum Entered {
     Waiting(Waiting, Receiver),
 }
 
-/// Calls that wait, or bytes of their heads, over all functions.
-pub(crate) type WaitingTotal = AtomicUsize;
+/// A number of calls or bytes as the gauges count.
+fn signed(n: usize) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
+}

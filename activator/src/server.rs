@@ -49,10 +49,10 @@ pub struct Limits {
     pub http2_head_bytes: u32,
     /// Calls that wait, over all functions.
     pub waiting: usize,
-    /// Bytes of the heads (request line and headers) of calls that wait, over all functions, and of what they may send of
-    /// their bodies ahead on HTTP/2 ([`Limits::STREAM_WINDOW`] when their length is not known). The default is 64 MiB:
-    /// 20,000 waiting calls with 3.2 KiB each, which is twice a browser's usual head; of the largest heads (64 KiB) no
-    /// more than 1,024 wait.
+    /// Bytes buffered of calls that wait, over all functions: their heads, and of their bodies what was read along with
+    /// them (HTTP/1.1) or may be sent ahead ([`Limits::STREAM_WINDOW`] on HTTP/2, less when they are shorter). The default
+    /// is 256 MiB: 20,000 waiting calls with 12.8 KiB each, where a first read takes up to 8 KiB; of the largest heads or
+    /// bodies (64 KiB) no more than 4,096 wait.
     pub waiting_bytes: usize,
 }
 
@@ -81,7 +81,7 @@ impl Default for Limits {
             http2_streams: 100,
             http2_head_bytes: 32 * 1024,
             waiting: 20_000,
-            waiting_bytes: 64 << 20,
+            waiting_bytes: 256 << 20,
         }
     }
 }

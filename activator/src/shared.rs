@@ -1,16 +1,8 @@
 //! What all parts of a running activator share.
 
 use crate::{
-    SeenCall,
-    clock::Clock,
-    func::Func,
-    instance::Instance,
-    knock::Board,
-    metrics::Metrics,
-    room::{Seat, WaitingTotal},
-    route::Table,
-    spool::Spool,
-    trust::Network,
+    SeenCall, clock::Clock, func::Func, instance::Instance, knock::Board, metrics::Metrics, room::Seat, route::Table,
+    spool::Spool, trust::Network,
 };
 use arc_swap::ArcSwap;
 use dormouse_core::RequestId;
@@ -28,7 +20,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub(crate) struct Bounds {
     /// Calls that wait.
     pub(crate) max_waiting: usize,
-    /// Bytes of their heads.
+    /// Bytes held of them.
     pub(crate) max_waiting_bytes: usize,
     /// Header lines of a request.
     pub(crate) header_lines: usize,
@@ -45,9 +37,6 @@ pub(crate) struct Shared {
     pub(crate) board: Board,
     pub(crate) metrics: Metrics,
     pub(crate) seen: Option<tokio::sync::mpsc::Sender<SeenCall>>,
-    pub(crate) waiting: WaitingTotal,
-    /// Bytes of the heads of calls that wait.
-    pub(crate) waiting_bytes: WaitingTotal,
     /// The stream of routes is up: what it said last is true now.
     pub(crate) fed: AtomicBool,
     pub(crate) calls: AtomicU64,

@@ -3,7 +3,12 @@
 //! hyper does not look at a socket while the body of a call is unread, so that a client which leaves a waiting room would
 //! not be noticed. The stream stands behind an [`Arc`]: the room awaits the socket's read-closed state on it.
 
-use crate::{answer, server::Streams, shared::Shared, tunnel::Tunnel};
+use crate::{
+    answer::{self, Refusal},
+    server::Streams,
+    shared::Shared,
+    tunnel::Tunnel,
+};
 use bytes::{Buf, Bytes, BytesMut};
 use futures::FutureExt;
 use parking_lot::Mutex;
@@ -14,7 +19,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicU8, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     task::{Context, Poll, ready},
     time::Duration,
@@ -47,6 +52,8 @@ pub(crate) struct Peer {
     phase: AtomicU8,
     /// When the phase began, in milliseconds of the clock.
     since_ms: AtomicU64,
+    /// Bytes that the HTTP server may hold unread: see [`Peer::note_read`].
+    held: AtomicUsize,
     /// When the call in this phase must be over, in milliseconds of the clock; [`u64::MAX`] while none is known.
     until_ms: AtomicU64,
     /// HTTP/2: its calls, each with times of its own; the phase says nothing then.
@@ -59,7 +66,8 @@ impl Peer {
     pub(crate) fn new(stream: Arc<TcpStream>, addr: SocketAddr, shared: Arc<Shared>) -> Arc<Self> {
         let since_ms = AtomicU64::new(shared.clock.now_ms());
         let (phase, until_ms) = (AtomicU8::new(Phase::Fresh as u8), AtomicU64::new(u64::MAX));
-        Arc::new(Self { stream, addr, shared, phase, since_ms, until_ms, streams: None, tunnel: Mutex::new(None) })
+        let (held, tunnel) = (AtomicUsize::new(0), Mutex::new(None));
+        Arc::new(Self { stream, addr, shared, phase, since_ms, held, until_ms, streams: None, tunnel })
     }
 
     /// The same connection as one of HTTP/2.
@@ -118,6 +126,31 @@ impl Peer {
         self.phase.store(phase as u8, Relaxed);
     }
 
+    /// Counts what the HTTP server has read and may not have passed on. It reads ahead only for a head, and within a
+    /// call only when it holds nothing: so that is what it read since a head began, or what the last read gave.
+    fn note_read(&self, read: usize) {
+        if self.streams.is_some() {
+            return;
+        }
+        match self.phase().0 {
+            Phase::Fresh | Phase::Idle => {
+                self.held.store(read, Relaxed);
+                self.enter(Phase::Head);
+            }
+            Phase::Head => {
+                self.held.fetch_add(read, Relaxed);
+            }
+            Phase::Call => {
+                self.held.fetch_max(read, Relaxed);
+            }
+        }
+    }
+
+    /// Most bytes that are buffered of the call that has just begun: its head, and what came along with it.
+    pub(crate) fn held(&self) -> usize {
+        self.held.load(Relaxed)
+    }
+
     /// The call must be over by then.
     pub(crate) fn set_deadline(&self, at: Duration) {
         if let Some(streams) = &self.streams {
@@ -137,6 +170,14 @@ impl Peer {
             self.enter(Phase::Call);
         }
         InCall(self.clone())
+    }
+
+    /// Answers a request of which there is no whole head, as far as it goes without waiting: the connection ends with
+    /// it.
+    pub(crate) fn tell_last(&self, refusal: &Refusal) {
+        self.shared.metrics.refused(None, &refusal.code);
+        let id = self.shared.request_id(self.shared.next_call());
+        let _ = self.stream.try_write(refusal.raw(id).as_bytes());
     }
 
     /// Ends when the client has closed its sending side or broken the connection.
@@ -225,6 +266,7 @@ impl AsyncRead for Wire {
             let len = self.first.len().min(buf.remaining());
             buf.put_slice(&self.first[..len]);
             self.first.advance(len);
+            self.peer.note_read(len);
             if self.first.is_empty() {
                 // What is left of it is its memory.
                 self.first = Bytes::new();
@@ -249,8 +291,8 @@ impl AsyncRead for Wire {
                 Err(e) if read == 0 && e.kind() == io::ErrorKind::WouldBlock => {}
                 Err(e) if read == 0 => return Poll::Ready(Err(e)),
                 _ => {
-                    if read > 0 && peer.streams.is_none() && matches!(peer.phase().0, Phase::Fresh | Phase::Idle) {
-                        peer.enter(Phase::Head);
+                    if read > 0 {
+                        peer.note_read(read);
                     }
                     buf.advance(read);
                     return Poll::Ready(Ok(()));
@@ -298,13 +340,8 @@ impl Wire {
     /// hyper answers a request that it cannot parse on its own, without a reason: ours is sent in its place, as far as
     /// it goes without waiting (the connection ends with it). True when it was such an answer.
     fn tell_in_our_words(&self, data: &[u8]) -> bool {
-        let shared = &self.peer.shared;
-        let Some(refusal) = answer::of_parser(data).filter(|_| self.peer.phase().0 == Phase::Head) else {
-            return false;
-        };
-        shared.metrics.refused(None, &refusal.code);
-        let _ = self.peer.stream.try_write(refusal.raw(shared.request_id(shared.next_call())).as_bytes());
-        true
+        let refusal = answer::of_parser(data).filter(|_| self.peer.phase().0 == Phase::Head);
+        refusal.map(|refusal| self.peer.tell_last(&refusal)).is_some()
     }
 
     fn write_with(

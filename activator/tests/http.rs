@@ -150,6 +150,8 @@ async fn silent_dripping_and_idle_connections_are_closed() {
     let mut idle = house.activator.client().await;
     idle.send(get("/")).await;
     assert_eq!(idle.answer().await.status, 200);
+    let answer = dripping.answer().await;
+    assert_eq!((answer.status, answer.reason()), (408, Some("RequestTimeout")));
     for client in [&mut silent, &mut dripping, &mut idle] {
         assert!(client.is_closed().await);
     }

@@ -2,6 +2,7 @@
 
 use super::{LOOK, Limits, OVERDUE};
 use crate::{
+    answer::Refusal,
     forward,
     shared::Shared,
     wire::{Peer, Phase, Wire},
@@ -56,7 +57,12 @@ pub(super) async fn serve(
             () = shared.hard_stop.cancelled() => return false,
             _ = look.tick() => if let Some(why) = overstayed(peer, limits) {
                 tracing::debug!(peer = %peer.addr, "connection closed: {why}");
-                return false;
+                // Only who has begun to ask can be answered.
+                let asked = peer.phase().0 == Phase::Head;
+                if asked {
+                    peer.tell_last(&Refusal::slow_head());
+                }
+                return asked;
             },
         }
     }
