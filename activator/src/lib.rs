@@ -30,6 +30,8 @@ mod server;
 mod shared;
 mod ship;
 mod spool;
+#[cfg(test)]
+mod strangers;
 mod trust;
 mod tunnel;
 mod wire;
