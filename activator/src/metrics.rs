@@ -68,6 +68,7 @@ pub(crate) struct Metrics {
     pub(crate) records_shipped: Counter,
     pub(crate) spool_bytes: Gauge,
     pub(crate) connections: Gauge,
+    pub(crate) http2_streams: Gauge,
     /// Over all functions, like the bytes held of them.
     pub(crate) waiting: Gauge,
     pub(crate) waiting_bytes: Gauge,
@@ -88,6 +89,7 @@ impl Metrics {
         r.register("metering_records_shipped", "Records that the ledger has", self.records_shipped.clone());
         r.register("spool_bytes", "Bytes of the spool on disk", self.spool_bytes.clone());
         r.register("connections", "Open client connections", self.connections.clone());
+        r.register("http2_streams", "Open HTTP/2 streams of clients", self.http2_streams.clone());
         r.register("waiting_calls", "Calls that wait for a slot, over all functions", self.waiting.clone());
         r.register("waiting_bytes", "Bytes buffered of calls that wait", self.waiting_bytes.clone());
         r.register("controller_up", "1 while the stream of routes is up", self.controller_up.clone());

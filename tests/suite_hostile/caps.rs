@@ -2,6 +2,7 @@
 //! ends gives its place back. The gauge beside each cap shows how much of it is used.
 
 use crate::common::{Origin, function, ready};
+use crate::frames::{self, frame};
 use crate::stand::{Stand, host};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -140,4 +141,44 @@ async fn bytes_of_calls_that_wait() {
     stand.metric_is("dormouse_waiting_bytes", LIMIT, |n| (4_097..70_000).contains(&n)).await;
     assert_eq!(stand.metric("dormouse_waiting_calls").await, 1);
     sending.abort();
+}
+
+/// Reads frames until one of a kind comes; its stream and its last byte.
+async fn frame_of(stream: &mut TcpStream, wanted: u8) -> (u32, u8) {
+    loop {
+        let mut head = [0; frames::HEAD];
+        tokio::time::timeout(LIMIT, stream.read_exact(&mut head)).await.expect("a frame").unwrap();
+        let (length, kind, _, number) = frames::head(&head).unwrap();
+        let mut payload = vec![0; length];
+        stream.read_exact(&mut payload).await.unwrap();
+        if kind == wanted {
+            return (number, payload.last().copied().unwrap_or_default());
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_of_a_connection() {
+    const REFUSED_STREAM: u8 = 7;
+    let stand = Stand::start(&["--max-http2-streams=2"]).await;
+    stand.publish(function("asleep")).await;
+    let mut client = connect(&stand, "127.0.0.1").await;
+    let call = |stream| {
+        let block = frames::request("GET", &host("asleep"), "/");
+        frame(frames::HEADERS, frames::END_STREAM | frames::END_HEADERS, stream, &block)
+    };
+    let opening = [frames::PREFACE, &frames::settings(&[]), &call(1), &call(3)].concat();
+    client.write_all(&opening).await.unwrap();
+    stand.metric_is("dormouse_waiting_calls", LIMIT, |n| n == 2).await;
+    assert_eq!(stand.metric("dormouse_http2_streams").await, 2);
+    client.write_all(&call(5)).await.unwrap();
+    assert_eq!(frame_of(&mut client, frames::RST_STREAM).await, (5, REFUSED_STREAM));
+    assert_eq!(stand.metric("dormouse_waiting_calls").await, 2);
+    client.write_all(&frame(frames::RST_STREAM, 0, 1, &8_u32.to_be_bytes())).await.unwrap();
+    stand.metric_is("dormouse_waiting_calls", LIMIT, |n| n == 1).await;
+    stand.metric_is("dormouse_http2_streams", LIMIT, |n| n == 1).await;
+    client.write_all(&call(7)).await.unwrap();
+    stand.metric_is("dormouse_waiting_calls", LIMIT, |n| n == 2).await;
+    drop(client);
+    stand.metric_is("dormouse_http2_streams", LIMIT, |n| n == 0).await;
 }

@@ -27,6 +27,7 @@ const FLOOD: usize = 64 << 20;
 enum Way {
     Silent,
     HalfPreface,
+    SilentAfterThePreface,
     DrippedHead,
     DrippedBody,
     DrippedChunks,
@@ -35,9 +36,10 @@ enum Way {
     Unread,
 }
 
-const WAYS: [Way; 8] = [
+const WAYS: [Way; 9] = [
     Way::Silent,
     Way::HalfPreface,
+    Way::SilentAfterThePreface,
     Way::DrippedHead,
     Way::DrippedBody,
     Way::DrippedChunks,
@@ -54,6 +56,7 @@ impl Way {
         match self {
             Self::Silent => (String::new(), ""),
             Self::HalfPreface => ("PRI * HTTP/2.0\r\n\r\nSM".into(), ""),
+            Self::SilentAfterThePreface => ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".into(), ""),
             Self::DrippedHead => (head("GET /") + "X: ", "a"),
             Self::DrippedBody => (head("POST /") + "Content-Length: 100000\r\n\r\n", "a"),
             Self::DrippedChunks => (head("POST /") + "Transfer-Encoding: chunked\r\n\r\n", "1\r\na\r\n"),
@@ -66,7 +69,7 @@ impl Way {
     /// The statuses that may be heard before the close.
     fn statuses(self) -> &'static [&'static [u16]] {
         match self {
-            Self::Silent => &[&[]],
+            Self::Silent | Self::SilentAfterThePreface => &[&[]],
             // A preface that did not become one: an answer is possible and not owed.
             Self::HalfPreface => &[&[], &[400], &[408]],
             Self::DrippedHead | Self::DrippedBody | Self::DrippedChunks => &[&[408]],

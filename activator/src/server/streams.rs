@@ -84,6 +84,7 @@ where
         // Locked before it runs: it finds itself in the list.
         let mut open = self.0.open.lock();
         let task = self.0.shared.tracker.spawn(async move {
+            streams.shared.metrics.http2_streams.inc();
             // Made here: a task that is dropped at once, with the runtime, must not ask for the lock.
             let _ended = Ended(streams);
             stream.await;
@@ -98,6 +99,7 @@ struct Ended(Arc<Streams>);
 
 impl Drop for Ended {
     fn drop(&mut self) {
+        self.0.shared.metrics.http2_streams.dec();
         let Some(id) = task::try_id() else { return };
         let mut open = self.0.open.lock();
         open.by_task.remove(&id);
