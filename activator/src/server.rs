@@ -51,8 +51,8 @@ pub struct Limits {
     pub waiting: usize,
     /// Bytes buffered of calls that wait, over all functions: their heads, and of their bodies what was read along with
     /// them (HTTP/1.1) or may be sent ahead ([`Limits::STREAM_WINDOW`] on HTTP/2, less when they are shorter). The default
-    /// is 256 MiB: 20,000 waiting calls with 12.8 KiB each, where a first read takes up to 8 KiB; of the largest heads or
-    /// bodies (64 KiB) no more than 4,096 wait.
+    /// is 256 MiB: 20,000 waiting calls with 12.8 KiB each, where the first read of a connection takes 2 KiB and of a
+    /// later call 8 KiB; of the largest heads or bodies (64 KiB) no more than 4,096 wait.
     pub waiting_bytes: usize,
 }
 

@@ -102,7 +102,7 @@ fn floods() -> Vec<Flood> {
         }),
         flood(
             "data of nothing",
-            End::Bounded,
+            End::Cut,
             [settings(), frame(frames::HEADERS, frames::END_HEADERS, 1, &post)].concat(),
             |_| frame(frames::DATA, 0, 1, &[]),
         ),
@@ -113,11 +113,8 @@ fn floods() -> Vec<Flood> {
                 if n < 100 { call(n, "/large") } else { frame(frames::PING, 0, 0, &[7; 8]) }
             })
         },
-        Flood {
-            holds: HOLDS,
-            ..flood("more streams than there may be", End::Bounded, no_window(), |n| call(n, "/large"))
-        },
-        flood("headers that were remembered", End::Bounded, settings(), |n| {
+        Flood { holds: HOLDS, ..flood("more streams than there may be", End::Cut, no_window(), |n| call(n, "/large")) },
+        flood("headers that were remembered", End::Cut, settings(), |n| {
             // 4,000 bytes once, then one byte for each time it is meant: 16,000 times is 64 MB of headers.
             let bomb = match n {
                 0 => frames::header("x-bomb", &"b".repeat(4_000), true),
