@@ -41,6 +41,7 @@ pub struct Running {
     pub addr: SocketAddr,
     pub identity: Identity,
     pub health: dormouse_daemon::Health,
+    registry: prometheus_client::registry::Registry,
     stop: CancellationToken,
     task: tokio::task::JoinHandle<()>,
 }
@@ -53,9 +54,11 @@ impl Running {
         change(&mut config);
         let activator = Activator::bind(config).await.unwrap();
         let (addr, identity, health) = (activator.traffic_addr(), activator.identity(), activator.health());
+        let mut registry = prometheus_client::registry::Registry::default();
+        activator.register(&mut registry);
         let stop = CancellationToken::new();
         let task = tokio::spawn(activator.run(stop.clone()));
-        Self { addr, identity, health, stop, task }
+        Self { addr, identity, health, registry, stop, task }
     }
 
     pub async fn client(&self) -> Client {
@@ -67,6 +70,16 @@ impl Running {
         let mut client = self.client().await;
         client.send(request).await;
         client.answer().await
+    }
+
+    /// Waits until the metrics have this line.
+    pub async fn shows(&self, line: &str) {
+        until(line, || {
+            let mut text = String::new();
+            prometheus_client::encoding::text::encode(&mut text, &self.registry).unwrap();
+            text.lines().any(|l| l == line).then_some(())
+        })
+        .await;
     }
 
     pub fn ask_to_stop(&self) {
