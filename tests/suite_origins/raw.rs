@@ -49,7 +49,8 @@ impl Head {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Body {
     pub(crate) bytes: u64,
-    pub(crate) sha256: String,
+    /// Every byte is the one that [`block`], again and again, has there.
+    pub(crate) patterned: bool,
     /// The first 64 KiB of it.
     pub(crate) start: Vec<u8>,
     /// Data chunks, if it came in chunks.
@@ -145,7 +146,7 @@ impl Raw {
 
     /// The body that belongs to a head; `bodiless` when the request was one whose response has none.
     pub(crate) async fn body(&mut self, head: &Head, bodiless: bool) -> Result<Body> {
-        let mut taken = Taken::default();
+        let mut taken = Taken::new();
         let (length, coded) = (head.one("content-length"), head.one("transfer-encoding"));
         if bodiless || matches!(head.status, 204 | 304) {
             return Ok(taken.end(true, Vec::new()));
@@ -201,51 +202,45 @@ impl Raw {
     }
 }
 
-#[derive(Default)]
 struct Taken {
     bytes: u64,
-    hash: Sha256,
+    block: Vec<u8>,
+    patterned: bool,
     start: Vec<u8>,
     chunks: usize,
 }
 
 impl Taken {
-    fn add(&mut self, some: &[u8]) {
-        self.bytes += some.len() as u64;
-        self.hash.update(some);
-        self.start.extend(some.iter().take(KEPT - self.start.len()));
+    fn new() -> Self {
+        Self { bytes: 0, block: block(), patterned: true, start: Vec::new(), chunks: 0 }
     }
 
-    fn end(&mut self, whole: bool, trailers: Vec<(String, String)>) -> Body {
-        let Self { bytes, hash, start, chunks } = std::mem::take(self);
-        Body { bytes, sha256: hex(hash), start, chunks, trailers, whole }
+    fn add(&mut self, mut some: &[u8]) {
+        self.start.extend(some.iter().take(KEPT - self.start.len()));
+        while !some.is_empty() {
+            let at = usize::try_from(self.bytes % KEPT as u64).unwrap_or_default();
+            let (now, later) = some.split_at(some.len().min(KEPT - at));
+            self.patterned &= self.block[at..].starts_with(now);
+            self.bytes += now.len() as u64;
+            some = later;
+        }
+    }
+
+    fn end(self, whole: bool, trailers: Vec<(String, String)>) -> Body {
+        let Self { bytes, patterned, start, chunks, .. } = self;
+        Body { bytes, patterned, start, chunks, trailers, whole }
     }
 }
 
-fn hex(hash: Sha256) -> String {
-    hash.finalize().iter().fold(String::new(), |mut text, byte| {
+/// The sha256 of bytes, in hex.
+pub(crate) fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().fold(String::new(), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");
         text
     })
 }
 
-/// The sha256 of bytes, in hex.
-pub(crate) fn sha256(bytes: &[u8]) -> String {
-    hex(Sha256::new_with_prefix(bytes))
-}
-
 /// What every origin sends for `down`: each byte says where it stands in its 64 KiB.
 pub(crate) fn block() -> Vec<u8> {
     (0..KEPT).map(|i| u8::try_from((i * 31 + (i >> 8)) & 255).unwrap_or_default()).collect()
-}
-
-/// The sha256 of `bytes` of [`block`], again and again.
-pub(crate) fn sha256_of_blocks(bytes: u64) -> String {
-    let (block, mut hash, mut left) = (block(), Sha256::new(), bytes);
-    while left > 0 {
-        let some = block.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-        hash.update(&block[..some]);
-        left -= some as u64;
-    }
-    hex(hash)
 }

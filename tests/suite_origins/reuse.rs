@@ -49,9 +49,8 @@ async fn no_call_is_lost_to_a_server_that_closes() {
     let functions = all.iter().map(|(kind, name)| kind.function(name, json!({}))).collect();
     world(functions, &[], async |world| {
         let names: Vec<&str> = all.iter().map(|(_, name)| name.as_str()).collect();
-        world.up(&names).await?;
-        let (first, journal, connections) =
-            (before(world).await?, Arc::new(Journal::default()), Arc::new(Seen::default()));
+        let first: HashSet<String> = world.up(&names).await?.into_iter().collect();
+        let (journal, connections) = (Arc::new(Journal::default()), Arc::new(Seen::default()));
         let seed = std::env::var("DORMOUSE_TEST_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(rand::random);
         println!("seed {seed}");
         let mut running = JoinSet::new();
@@ -67,12 +66,6 @@ async fn no_call_is_lost_to_a_server_that_closes() {
         counted(world, &first, &journal.entries(), &connections).await
     })
     .await;
-}
-
-/// Request ids of what was recorded before the callers began.
-async fn before(world: &World) -> anyhow::Result<HashSet<String>> {
-    let all = world.pair.recorded().await?;
-    Ok(all.into_iter().collect())
 }
 
 struct Caller {
@@ -122,7 +115,8 @@ impl Caller {
     }
 }
 
-/// Every call was answered and is recorded once; connections were reused where the rule allows it.
+/// Every call was answered and is recorded once; connections were reused where the rule allows it. `first` are calls
+/// that were made before.
 async fn counted(world: &World, first: &HashSet<String>, entries: &[Entry], connections: &Seen) -> anyhow::Result<()> {
     let failed: Vec<&Entry> = entries.iter().filter(|e| e.status != 200).collect();
     ensure!(

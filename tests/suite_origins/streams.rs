@@ -1,10 +1,11 @@
 //! Bodies that come bit by bit, or are larger than any buffer.
 
-use crate::raw::{Raw, block, sha256_of_blocks, within};
+use crate::raw::{Raw, block, within};
 use crate::world::{Kind, World, get, seen, world};
 use anyhow::{Context, Result, ensure};
 use dormouse_tests::env::long;
 use serde_json::json;
+use std::process::{Command, Stdio};
 use tokio::io::AsyncWriteExt;
 
 /// Size of a large body.
@@ -16,6 +17,22 @@ fn large() -> u64 {
 /// connections (128 KiB each way at most, so under 1 MiB), and what the allocator keeps of threads that had a turn.
 /// A body held whole would be 100 times as much.
 const GROWTH: u64 = 16 << 20;
+
+/// The sha256 of that many bytes of the pattern; by a program, for an unoptimised build takes a minute for a gibibyte.
+fn sum(bytes: u64) -> Result<String> {
+    let mut command = Command::new("sha256sum");
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+    let (mut input, block) = (child.stdin.take().context("no input")?, block());
+    let mut left = bytes;
+    while left > 0 {
+        let some = &block[..block.len().min(usize::try_from(left)?)];
+        std::io::Write::write_all(&mut input, some)?;
+        left -= some.len() as u64;
+    }
+    drop(input);
+    let output = child.wait_with_output()?;
+    Ok(String::from_utf8_lossy(&output.stdout).split(' ').next().unwrap_or_default().to_owned())
+}
 
 /// A line of /proc/PID/status in bytes.
 fn memory(world: &World, line: &str) -> Result<u64> {
@@ -33,7 +50,7 @@ async fn bodies_larger_than_any_buffer_pass_in_constant_memory() {
     world(functions, &[], async |world| {
         world.up(&kinds.map(Kind::name)).await?;
         let before = memory(world, "VmRSS")?;
-        let (bytes, sum) = (large(), sha256_of_blocks(large()));
+        let (bytes, sum) = (large(), sum(large())?);
         for kind in kinds {
             if kind == Kind::Nginx {
                 let mut raw = world.raw().await?;
@@ -43,7 +60,7 @@ async fn bodies_larger_than_any_buffer_pass_in_constant_memory() {
             }
             for chunked in [false, true] {
                 up(world, kind, bytes, &sum, chunked).await.with_context(|| format!("up, {kind:?}"))?;
-                down(world, kind, bytes, &sum, chunked).await.with_context(|| format!("down, {kind:?}"))?;
+                down(world, kind, bytes, chunked).await.with_context(|| format!("down, {kind:?}"))?;
             }
         }
         let peak = memory(world, "VmHWM")?;
@@ -84,11 +101,11 @@ async fn up(world: &World, kind: Kind, bytes: u64, sum: &str, chunked: bool) -> 
     Ok(())
 }
 
-async fn down(world: &World, kind: Kind, bytes: u64, sum: &str, chunked: bool) -> Result<()> {
+async fn down(world: &World, kind: Kind, bytes: u64, chunked: bool) -> Result<()> {
     let mut raw = world.raw().await?;
     let more = format!("x-do: down\r\nx-bytes: {bytes}\r\n{}", if chunked { "x-chunked: 1\r\n" } else { "" });
     let (head, body) = raw.call(get(kind.name(), "/", &more)).await?;
-    ensure!(head.status == 200 && body.whole && body.bytes == bytes && body.sha256 == sum, "{head:?} {}", body.bytes);
+    ensure!(head.status == 200 && body.whole && body.bytes == bytes && body.patterned, "{head:?} {}", body.bytes);
     ensure!((head.one("transfer-encoding") == "chunked") == chunked, "{head:?}");
     let record = world.record(kind.name(), head.one("dormouse-request-id")).await?;
     ensure!(record["response_bytes"] == bytes, "{record}");

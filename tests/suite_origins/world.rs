@@ -96,7 +96,6 @@ impl Kind {
 pub(crate) struct World {
     pub(crate) pair: Pair,
     pub(crate) folder: TempDir,
-    pub(crate) long: bool,
 }
 
 /// Runs a test in a world with these functions; what failed is told with the logs' last lines, and the folder is kept.
@@ -105,7 +104,7 @@ pub(crate) async fn world(
     flags: &[&str],
     test: impl AsyncFnOnce(&mut World) -> Result<()>,
 ) {
-    let mut world = World::start(functions.unwrap(), flags).unwrap();
+    let mut world = World::start(functions.expect("functions"), flags).expect("a world");
     let result = async {
         test(&mut world).await?;
         world.pair.end().await
@@ -128,7 +127,7 @@ impl World {
             dormouse: PathBuf::new(),
         };
         let pair = Pair::with(folder.path(), &programs, &functions, flags)?;
-        Ok(Self { pair, folder, long: env.long })
+        Ok(Self { pair, folder })
     }
 
     /// A connection to the activator, once it listens.
@@ -136,17 +135,19 @@ impl World {
         until("the activator listens", LIMIT, || Raw::open(self.pair.traffic())).await
     }
 
-    /// Waits until every one of these functions answers: they are started, and their routes known.
-    pub(crate) async fn up(&self, functions: &[&str]) -> Result<()> {
+    /// Waits until every one of these functions answers: they are started, and their routes known. Gives the request
+    /// ids of the answers.
+    pub(crate) async fn up(&self, functions: &[&str]) -> Result<Vec<String>> {
+        let mut ids = Vec::new();
         for name in functions {
-            until(&format!("{name} answers"), LIMIT, || async {
+            let id = until(&format!("{name} answers"), LIMIT, || async {
                 let (head, body) = self.raw().await?.call(get(name, "/", "")).await?;
                 ensure!(head.status == 200, "{head:?} {}", body.text());
-                Ok(())
-            })
-            .await?;
+                Ok(head.one("dormouse-request-id").to_owned())
+            });
+            ids.push(id.await?);
         }
-        Ok(())
+        Ok(ids)
     }
 
     /// What a function's instance says to a word that is no call of the test, asked of it directly around the activator.
