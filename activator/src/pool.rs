@@ -43,8 +43,10 @@ pub(crate) type Sent = Result<Response<Incoming>, TrySendError<Request<SentBody>
 /// A connection to an instance.
 pub(crate) struct Lane {
     sender: http1::SendRequest<SentBody>,
-    /// `None` once it has ended.
+    /// Here until the lane goes, be it over: how its socket closes is still to be said.
     connection: Option<Box<Connection>>,
+    /// The connection has ended.
+    over: bool,
     /// How long it may idle after this call; zero: not at all.
     pub(crate) keep: Duration,
     /// The instance said that it closes after this call, or we do: the end is no breakage.
@@ -65,6 +67,7 @@ impl Lane {
         Ok(Self {
             sender,
             connection: Some(Box::new(connection)),
+            over: false,
             keep: IDLE,
             ends_orderly: false,
             used: false,
@@ -75,15 +78,13 @@ impl Lane {
 
     /// Moves the connection on. Whoever awaits something from it must call this first.
     pub(crate) fn drive(&mut self, cx: &mut Context<'_>) {
-        if let Some(connection) = &mut self.connection
-            && Pin::new(connection).poll(cx).is_ready()
-        {
-            self.connection = None;
+        if let Some(connection) = self.connection.as_mut().filter(|_| !self.over) {
+            self.over = Pin::new(connection).poll(cx).is_ready();
         }
     }
 
     pub(crate) fn is_closed(&self) -> bool {
-        self.connection.is_none()
+        self.over
     }
 
     /// True when the next request can be sent.
@@ -101,7 +102,8 @@ impl Lane {
         self.sender.try_send_request(request)
     }
 
-    /// Breaks the connection so that the instance sees a reset, never the clean end of something half sent.
+    /// Breaks the connection so that the instance sees a reset, never the clean end of something half sent; also when a
+    /// body that broke off has ended the connection already. A WSGI application takes a clean end for the body's own.
     pub(crate) fn reset(mut self) {
         self.ends_orderly = true;
         if let Some(connection) = self.connection.take() {
