@@ -94,7 +94,7 @@ fn upload(world: &World) -> Result<()> {
 
 /// ab speaks HTTP/1.0, with `Connection: Keep-Alive`.
 async fn ab(world: &World, kind: Kind) -> Result<()> {
-    let before = world.records(kind.name()).await?.len();
+    let before = world.counted(kind.name()).await?;
     let args = ["-q", "-k", "-n", "600", "-c", "20", "-s", "60", &url(world, kind, "/ab")];
     // What a server says about a connection changes the length of its answers.
     let said = run(Command::new("ab").arg("-l").args(args))?;
@@ -111,7 +111,7 @@ async fn ab(world: &World, kind: Kind) -> Result<()> {
 }
 
 async fn wrk(world: &World, kind: Kind) -> Result<()> {
-    let before = world.records(kind.name()).await?.len();
+    let before = world.counted(kind.name()).await?;
     let said = run(Command::new("wrk").args(["-t1", "-c16", "-d1s", "--timeout", "60s", &url(world, kind, "/wrk")]))?;
     ensure!(!said.contains("Socket errors") && !said.contains("Non-2xx"), "{said}");
     let made = said.lines().find_map(|l| l.trim().split_once(" requests in ")?.0.parse::<usize>().ok());

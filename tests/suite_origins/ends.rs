@@ -72,7 +72,8 @@ async fn a_waiting_call_whose_client_leaves_reaches_nobody() {
     let cold =
         Kind::Node.function("cold", json!({"startCheck": "Never", "env": [{"name": "START_MS", "value": "3000"}]}));
     world([cold].into_iter().collect(), &[], async |world| {
-        // A call that waits, after ones that were refused because no route was known yet.
+        world.routed().await?;
+        // A call that waits, after ones that came before the function's own route.
         let mut stays = until("a call waits", LIMIT, || async {
             let mut raw = world.raw().await?;
             raw.send(get("cold", "/stays", "")).await?;

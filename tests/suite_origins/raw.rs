@@ -87,11 +87,6 @@ impl Raw {
         Ok(within("more bytes", self.stream.read_buf(&mut self.buffer)).await?.is_ok_and(|n| n > 0))
     }
 
-    /// True when the other side closes without another byte.
-    pub(crate) async fn closes(&mut self) -> Result<bool> {
-        Ok(self.buffer.is_empty() && !self.more().await?)
-    }
-
     /// Reads until `n` bytes of what follows are there.
     pub(crate) async fn has(&mut self, n: usize) -> Result<()> {
         while self.buffer.len() < n {

@@ -51,7 +51,8 @@ async fn no_call_is_lost_to_a_server_that_closes() {
         let names: Vec<&str> = all.iter().map(|(_, name)| name.as_str()).collect();
         let first: HashSet<String> = world.up(&names).await?.into_iter().collect();
         let (journal, connections) = (Arc::new(Journal::default()), Arc::new(Seen::default()));
-        let seed = std::env::var("DORMOUSE_TEST_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(rand::random);
+        let given: Option<u64> = std::env::var("DORMOUSE_TEST_SEED").ok().and_then(|s| s.parse().ok());
+        let seed = given.unwrap_or_else(rand::random);
         println!("seed {seed}");
         let mut running = JoinSet::new();
         for (i, (kind, name)) in all.iter().enumerate() {

@@ -61,7 +61,7 @@ impl Kind {
             Self::Node => vec!["node".into(), format!("{SOURCES}/node.mjs")],
             Self::Nginx => vec![format!("{SOURCES}/nginx.sh")],
             Self::Uvicorn => {
-                let run = r#"exec "$0" --app-dir "$1" --host 127.0.0.1 --port "$PORT" --log-level warning asgi:app"#;
+                let run = r#"exec "$0" --app-dir "$1" --host 127.0.0.1 --port "$PORT" --no-proxy-headers --log-level warning asgi:app"#;
                 vec!["sh".into(), "-c".into(), run.into(), python("uvicorn")?, SOURCES.into()]
             }
             Self::Gunicorn | Self::Threads => {
@@ -140,7 +140,8 @@ impl World {
     pub(crate) async fn up(&self, functions: &[&str]) -> Result<Vec<String>> {
         let mut ids = Vec::new();
         for name in functions {
-            let id = until(&format!("{name} answers"), LIMIT, || async {
+            let what = format!("{name} answers");
+            let id = until(&what, LIMIT, || async {
                 let (head, body) = self.raw().await?.call(get(name, "/", "")).await?;
                 ensure!(head.status == 200, "{head:?} {}", body.text());
                 Ok(head.one("dormouse-request-id").to_owned())
@@ -148,6 +149,23 @@ impl World {
             ids.push(id.await?);
         }
         Ok(ids)
+    }
+
+    /// Waits until the routes are known: a function that is not among them is then unknown.
+    pub(crate) async fn routed(&self) -> Result<()> {
+        until("routes are known", LIMIT, || async {
+            let (head, _) = self.raw().await?.call(get("nobody", "/", "")).await?;
+            ensure!(head.status == 404, "{head:?}");
+            Ok(())
+        })
+        .await
+    }
+
+    /// How many records of a function there are, once those of all its calls so far are there: they come in order.
+    pub(crate) async fn counted(&self, name: &str) -> Result<usize> {
+        let (head, _) = self.raw().await?.call(get(name, "/", "")).await?;
+        self.record(name, head.one("dormouse-request-id")).await?;
+        Ok(self.records(name).await?.len())
     }
 
     /// What a function's instance says to a word that is no call of the test, asked of it directly around the activator.
