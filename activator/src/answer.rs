@@ -81,6 +81,24 @@ impl Refusal {
         refusal
     }
 
+    /// The longest wait is over, and what kept the call waiting was the function's own limit on all its calls.
+    pub(crate) fn reserved() -> Self {
+        let why = "as many calls as the function's reservedConcurrency allows ran all the time";
+        Self::new("ReservedConcurrency", StatusCode::TOO_MANY_REQUESTS, why).retry()
+    }
+
+    /// Another activator took the call over and was lost before it answered.
+    pub(crate) fn peer_lost() -> Self {
+        let why = "the activator that ran the call was lost before it answered; the call was not repeated";
+        Self::new("PeerLost", StatusCode::BAD_GATEWAY, why)
+    }
+
+    /// Whoever calls the port of activators is none.
+    pub(crate) fn no_peer() -> Self {
+        let why = "this port is for activators";
+        Self::new("Unauthorized", StatusCode::UNAUTHORIZED, why).close()
+    }
+
     /// No instance can start; the controller says why.
     pub(crate) fn failed(code: &str, status: u32) -> Self {
         let status = if status == 502 { StatusCode::BAD_GATEWAY } else { StatusCode::SERVICE_UNAVAILABLE };

@@ -26,6 +26,14 @@ pub(crate) struct Args {
     /// Name of this activator: its pod.
     #[arg(long, env = "DORMOUSE_NAME", default_value = "activator")]
     name: String,
+    /// Where other activators hand over calls that they may not run themselves; without it they do not, and a call waits
+    /// where it came in.
+    #[arg(long, env = "DORMOUSE_PEER_LISTEN")]
+    peer_listen: Option<SocketAddr>,
+    /// Where they reach that port: an IP address (the pod's), with or without a port. Needed when it is bound to every
+    /// address.
+    #[arg(long, env = "DORMOUSE_PEER_ADVERTISE")]
+    peer_advertise: Option<String>,
     /// Folder of the spool: records wait there for the ledger.
     #[arg(long, env = "DORMOUSE_SPOOL_DIR", default_value = "/var/spool/dormouse")]
     spool_dir: PathBuf,
@@ -85,6 +93,8 @@ impl Args {
         let mut config = Config::new(self.listen, self.controller, token.trim().to_owned(), self.spool_dir);
         config.name = self.name;
         config.spool_max_bytes = self.spool_max_bytes;
+        config.peer_listen = self.peer_listen;
+        config.peer_advertise = self.peer_advertise;
         config.trusted_proxies = self.trusted_proxies;
         config.limits.connections = self.max_connections;
         config.limits.connections_per_address = self.max_connections_per_address;

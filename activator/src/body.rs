@@ -1,6 +1,6 @@
 //! Bodies: what a client sends on its way to an instance, and what a client gets.
 
-use crate::{metered::Metered, wire::InCall};
+use crate::{handover::HandedBody, metered::Metered, wire::InCall};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
@@ -122,11 +122,16 @@ pub(crate) struct OutBody {
 enum Kind {
     Whole(Option<Bytes>),
     Metered(Box<Metered>),
+    Handed(Box<HandedBody>),
 }
 
 impl OutBody {
     pub(crate) fn whole(bytes: Bytes, in_call: InCall) -> Self {
         Self { kind: Kind::Whole(Some(bytes).filter(|b| !b.is_empty())), _in_call: in_call }
+    }
+
+    pub(crate) fn handed(body: HandedBody, in_call: InCall) -> Self {
+        Self { kind: Kind::Handed(Box::new(body)), _in_call: in_call }
     }
 
     pub(crate) fn metered(body: Metered, in_call: InCall) -> Self {
@@ -142,6 +147,7 @@ impl Body for OutBody {
         match &mut self.kind {
             Kind::Whole(bytes) => Poll::Ready(bytes.take().map(|b| Ok(Frame::data(b)))),
             Kind::Metered(body) => body.poll_frame(cx),
+            Kind::Handed(body) => body.poll_frame(cx),
         }
     }
 
@@ -149,6 +155,7 @@ impl Body for OutBody {
         match &self.kind {
             Kind::Whole(bytes) => bytes.is_none(),
             Kind::Metered(body) => body.is_over(),
+            Kind::Handed(body) => body.is_over(),
         }
     }
 
@@ -156,6 +163,7 @@ impl Body for OutBody {
         match &self.kind {
             Kind::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64)),
             Kind::Metered(body) => body.size_hint(),
+            Kind::Handed(body) => body.size_hint(),
         }
     }
 }

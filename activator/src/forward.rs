@@ -2,10 +2,11 @@
 
 use crate::{
     answer::{REQUEST_ID, Refusal},
-    body::{OutBody, Progress, SentBody},
+    body::{OutBody, Progress, SentBody, Upload},
     check, clock, dial,
     flight::{Flight, Lost, Parts},
     func::Func,
+    handover::{self, Handed, HandedBody},
     headers::{self, Caller},
     meter::{Meter, Received},
     metered::{self, Metered, outcome_of},
@@ -39,12 +40,16 @@ pub(crate) async fn serve(
     let mut func = None;
     match call(&shared, &peer, request, received, &mut func).await {
         Ok(Answer { mut head, body }) => {
-            if let Ok(value) = HeaderValue::from_str(&id.to_string()) {
+            // One that was handed over has the id under which it was recorded.
+            if !matches!(body, AnswerBody::Handed(_))
+                && let Ok(value) = HeaderValue::from_str(&id.to_string())
+            {
                 head.headers.insert(REQUEST_ID, value);
             }
             let body = match body {
-                Some(body) => OutBody::metered(body, in_call),
-                None => OutBody::whole(Bytes::new(), in_call),
+                AnswerBody::Metered(body) => OutBody::metered(body, in_call),
+                AnswerBody::Handed(body) => OutBody::handed(body, in_call),
+                AnswerBody::Over => OutBody::whole(Bytes::new(), in_call),
             };
             Ok(Response::from_parts(head, body))
         }
@@ -54,14 +59,22 @@ pub(crate) async fn serve(
                 .refused(func.as_deref().filter(|f: &&Func| !f.metrics.is_retired()).map(|f| &f.key), &refusal.code);
             Ok(refusal.response(id, in_call))
         }
-        Err(Out::Gone) => Err(Hangup),
+        Err(Out::Gone | Out::Elsewhere(_)) => Err(Hangup),
     }
 }
 
 struct Answer {
     head: http::response::Parts,
-    /// `None`: the call is over with the head.
-    body: Option<Metered>,
+    body: AnswerBody,
+}
+
+#[expect(clippy::large_enum_variant, reason = "moved once, into a box")]
+enum AnswerBody {
+    /// The call is over with the head.
+    Over,
+    Metered(Metered),
+    /// Another activator took the call over.
+    Handed(HandedBody),
 }
 
 /// Everything up to the head of the response; `func` is told as soon as it is known.
@@ -74,7 +87,11 @@ async fn call(
 ) -> Result<Answer, Out> {
     let (mut head, body) = request.into_parts();
     let host = check::host(&head)?;
-    let found = shared.routes.load().find(host, head.uri.path())?;
+    let found = if peer.is_inner() {
+        shared.routes.load().by_uid(shared.peers.open(&head.headers)?)?
+    } else {
+        shared.routes.load().find(host, head.uri.path())?
+    };
     let found_func = func.insert(found.func);
     let target =
         route::target(&head.uri, found.prefix).ok_or(Refusal::bad_request("the request target has no path"))?;
@@ -86,7 +103,8 @@ async fn call(
     let prefix = head.uri.path().get(..found.prefix).filter(|p| !p.is_empty()).map(str::to_owned);
     let host = host.map(str::to_owned);
     let trusted = shared.is_trusted(peer.addr.ip());
-    let caller = Caller { addr: peer.addr, trusted, host: host.as_deref(), prefix: prefix.as_deref() };
+    let inner = peer.is_inner();
+    let caller = Caller { addr: peer.addr, trusted, inner, host: host.as_deref(), prefix: prefix.as_deref() };
     let chunked = !body.is_end_stream() && body.size_hint().exact().is_none();
     headers::to_instance(&mut head.headers, &caller, chunked);
     let head_bytes = held_bytes(&head);
@@ -96,8 +114,29 @@ async fn call(
     let (body, upload) = SentBody::new(body);
     let mut request = Request::from_parts(head, body);
 
-    let timeout = found_func.plan().timeout;
-    let mut seat = found_func.admit(shared, peer, head_bytes).await?;
+    let seat = match found_func.admit(shared, peer, head_bytes).await {
+        Err(Out::Elsewhere(place)) => {
+            match handover::hand_over(shared, found_func, peer, request, received.call).await? {
+                Handed::Answer(head, body) => return Ok(Answer { head, body: AnswerBody::Handed(body) }),
+                Handed::Nobody(unsent) => request = unsent,
+            }
+            found_func.admit_here(shared, peer, head_bytes, place).await?
+        }
+        admitted => admitted?,
+    };
+    dispatch(shared, peer, request, received, (seat, upload), head_bytes).await
+}
+
+/// Sends a call to the instance that it has a slot on, or to the next one while no byte of it has left.
+async fn dispatch(
+    shared: &Arc<Shared>,
+    peer: &Arc<Peer>,
+    mut request: Request<SentBody>,
+    mut received: Received,
+    (mut seat, upload): (Seat, Arc<Upload>),
+    head_bytes: usize,
+) -> Result<Answer, Out> {
+    let timeout = seat.func().plan().timeout;
     loop {
         if peer.is_gone() {
             return Err(Out::Gone);
@@ -217,7 +256,7 @@ async fn answer(response: Response<Incoming>, mut parts: Parts, shared: &Arc<Sha
     head.extensions.clear();
     parts.meter.status = head.status.as_u16();
     if !incoming.is_end_stream() {
-        return Ok(Answer { head, body: Some(Metered::new(parts, incoming, shared)) });
+        return Ok(Answer { head, body: AnswerBody::Metered(Metered::new(parts, incoming, shared)) });
     }
     drop(incoming);
     let outcome = outcome_of(parts.meter.status);
@@ -225,7 +264,7 @@ async fn answer(response: Response<Incoming>, mut parts: Parts, shared: &Arc<Sha
     let finished =
         poll_fn(|cx| std::task::Poll::Ready(parts.take().map_or(Ok(()), |parts| metered::finish(parts, outcome, cx))));
     finished.await.map_err(|_| Out::Gone)?;
-    Ok(Answer { head, body: None })
+    Ok(Answer { head, body: AnswerBody::Over })
 }
 
 fn server_timing(headers: &mut http::HeaderMap, (wait, start, run): (Duration, Duration, Duration)) {

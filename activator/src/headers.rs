@@ -41,6 +41,8 @@ pub(crate) struct Caller<'a> {
     pub(crate) addr: SocketAddr,
     /// The peer is a configured proxy: what it says about the caller is kept and extended.
     pub(crate) trusted: bool,
+    /// Another activator, which has said everything about the caller already.
+    pub(crate) inner: bool,
     pub(crate) host: Option<&'a str>,
     /// The part of the path that was stripped.
     pub(crate) prefix: Option<&'a str>,
@@ -52,7 +54,7 @@ pub(crate) fn to_instance(headers: &mut HeaderMap, caller: &Caller<'_>, chunked:
     // We answer 100-continue ourselves, when the instance's side begins to take the body.
     headers.remove(header::EXPECT);
     strip_own(headers);
-    if !caller.trusted {
+    if !caller.trusted && !caller.inner {
         for name in &FORWARDING {
             headers.remove(name);
         }
@@ -61,8 +63,15 @@ pub(crate) fn to_instance(headers: &mut HeaderMap, caller: &Caller<'_>, chunked:
         // Without it the client half of hyper drops the body of a GET.
         headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
-    forwarded(headers, caller);
-    headers.append(header::VIA, VIA);
+    if !caller.inner {
+        forwarded(headers, caller);
+        headers.append(header::VIA, VIA);
+    }
+}
+
+/// Makes the response headers of an activator that took a call over those that the caller gets: ours are on it already.
+pub(crate) fn from_peer(headers: &mut HeaderMap) {
+    strip_hop(headers);
 }
 
 /// Makes an instance's response headers those that its caller gets.
@@ -101,7 +110,8 @@ fn strip_hop(headers: &mut HeaderMap) {
     }
 }
 
-fn strip_own(headers: &mut HeaderMap) {
+/// Takes off what only we set.
+pub(crate) fn strip_own(headers: &mut HeaderMap) {
     if headers.keys().any(|name| name.as_str().starts_with(OWN)) {
         let own: Vec<HeaderName> = headers.keys().filter(|n| n.as_str().starts_with(OWN)).cloned().collect();
         for name in own {
@@ -157,7 +167,13 @@ mod tests {
     }
 
     fn caller(trusted: bool) -> Caller<'static> {
-        Caller { addr: "10.0.0.9:1".parse().unwrap(), trusted, host: Some("a.b"), prefix: Some("/fn/n/f") }
+        Caller {
+            addr: "10.0.0.9:1".parse().unwrap(),
+            trusted,
+            inner: false,
+            host: Some("a.b"),
+            prefix: Some("/fn/n/f"),
+        }
     }
 
     #[test]
@@ -196,6 +212,14 @@ mod tests {
         to_instance(&mut headers, &caller(true), false);
         assert_eq!(headers.get_all("x-forwarded-for").iter().collect::<Vec<_>>(), ["1.1.1.1", "10.0.0.9"]);
         assert_eq!(headers.get("x-forwarded-proto").unwrap(), "https");
+    }
+
+    #[test]
+    fn another_activator_has_said_all_about_the_caller() {
+        let said = [("x-forwarded-for", "1.1.1.1"), ("via", "1.1 dormouse"), ("dormouse-peer", "secret")];
+        let mut headers = map(&said);
+        to_instance(&mut headers, &Caller { inner: true, ..caller(false) }, false);
+        assert_eq!(headers, map(&said[..2]));
     }
 
     #[test]

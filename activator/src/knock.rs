@@ -10,10 +10,7 @@ use crate::{
 use dormouse_proto::v1::{self, demand_client::DemandClient};
 use parking_lot::Mutex;
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
 use tokio::sync::{Notify, mpsc};
@@ -33,7 +30,15 @@ pub(crate) struct Board {
     dirty: Mutex<Vec<Arc<Func>>>,
     any: Notify,
     urgent: Notify,
-    applied: AtomicU64,
+    applied: Mutex<Applied>,
+}
+
+/// The routes that are acted by.
+#[derive(Clone, Copy, Debug, Default)]
+struct Applied {
+    version: u64,
+    /// The controller's life that the version is of.
+    life: u64,
 }
 
 impl Board {
@@ -51,8 +56,8 @@ impl Board {
     }
 
     /// Routes of this version are acted by.
-    pub(crate) fn applied(&self, version: u64) {
-        self.applied.store(version, Relaxed);
+    pub(crate) fn applied(&self, version: u64, life: u64) {
+        *self.applied.lock() = Applied { version, life };
         self.urgent.notify_one();
     }
 
@@ -124,6 +129,8 @@ async fn report(
 }
 
 fn collect(shared: &Shared, name: &str, whole: bool) -> v1::DemandReport {
+    // Before the functions: what was changed by routes of this version is among them, with the calls that run since.
+    let applied = *shared.board.applied.lock();
     let mut dirty = std::mem::take(&mut *shared.board.dirty.lock());
     if whole {
         // Functions that left the table while calls ran on are among the dirty ones.
@@ -134,9 +141,11 @@ fn collect(shared: &Shared, name: &str, whole: bool) -> v1::DemandReport {
     }
     let mut report = v1::DemandReport {
         activator: shared.spool.identity().activator,
+        epoch: shared.spool.identity().epoch,
         name: name.to_owned(),
         whole,
-        applied_version: shared.board.applied.load(Relaxed),
+        applied_version: applied.version,
+        applied_life: applied.life,
         functions: Vec::new(),
         instances: Vec::new(),
     };
@@ -145,11 +154,16 @@ fn collect(shared: &Shared, name: &str, whole: bool) -> v1::DemandReport {
         func.dirty.store(false, Relaxed);
         let mut inner = func.inner.lock();
         let (queued, running, peak) = (inner.room.queued(), inner.room.running(), inner.room.take_peak());
-        let instances = inner.seats.iter().map(|(seat, i)| told(&func.uid, i, inner.room.in_flight(*seat)));
+        let reserved = inner.room.most().filter(|_| whole);
+        let room = &inner.room;
+        let instances = inner.seats.iter().map(|(seat, i)| {
+            let slots = whole.then(|| room.slots(*seat));
+            v1::InstanceDemand { slots, ..told(&func.uid, i, room.in_flight(*seat)) }
+        });
         report.instances.extend(instances.filter(|i| !whole || !is_plain(i)));
         drop(inner);
-        if !whole || queued + running + peak > 0 {
-            report.functions.push(v1::FunctionDemand { uid: func.uid.clone(), queued, running, peak });
+        if !whole || queued + running + peak > 0 || reserved.is_some() {
+            report.functions.push(v1::FunctionDemand { uid: func.uid.clone(), queued, running, peak, reserved });
         }
     }
     report
@@ -163,10 +177,11 @@ fn told(function_uid: &str, instance: &Instance, in_flight: u32) -> v1::Instance
         first_call_sent: instance.first_call.load(Relaxed),
         in_flight,
         retired: instance.retired.load(Relaxed),
+        slots: None,
     }
 }
 
 /// True when there is nothing to say that a report's silence does not say.
 fn is_plain(i: &v1::InstanceDemand) -> bool {
-    !i.port_open && !i.first_call_sent && i.in_flight == 0 && !i.retired
+    !i.port_open && !i.first_call_sent && i.in_flight == 0 && !i.retired && i.slots.is_none_or(|slots| slots == 0)
 }

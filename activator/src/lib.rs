@@ -15,6 +15,7 @@ mod files;
 mod flight;
 mod forward;
 mod func;
+mod handover;
 mod headers;
 mod instance;
 mod knock;
@@ -22,6 +23,7 @@ mod link;
 mod meter;
 mod metered;
 mod metrics;
+mod peer;
 mod pool;
 mod room;
 mod route;
@@ -70,6 +72,10 @@ pub struct Config {
     pub spool_dir: PathBuf,
     /// Bound of the spool in bytes: over it calls are refused.
     pub spool_max_bytes: u64,
+    /// Where other activators hand calls over; `None`: they do not.
+    pub peer_listen: Option<SocketAddr>,
+    /// Where they reach that port: an address with or without a port. `None`: at the address it is bound to.
+    pub peer_advertise: Option<String>,
     /// Bounds of the traffic port.
     pub limits: Limits,
     /// Proxies whose word about a caller counts.
@@ -96,6 +102,8 @@ impl Config {
             name: "activator".into(),
             spool_dir,
             spool_max_bytes: 256 << 20,
+            peer_listen: None,
+            peer_advertise: None,
             limits: Limits::default(),
             trusted_proxies: Vec::new(),
             drain_delay: Duration::ZERO,
@@ -132,6 +140,14 @@ pub enum BindError {
         /// What the system said.
         source: io::Error,
     },
+    /// Nobody could hand calls over.
+    #[error("where do other activators reach {bound}? Say it: an IP address, with or without a port, not {said:?}")]
+    Advertise {
+        /// The port that is bound.
+        bound: SocketAddr,
+        /// What was said.
+        said: String,
+    },
     /// The spool cannot be used.
     #[error(transparent)]
     Spool(#[from] SpoolError),
@@ -146,6 +162,7 @@ pub struct Activator {
     config: Config,
     listener: TcpListener,
     addr: SocketAddr,
+    peers: Option<TcpListener>,
     link: link::Link,
     shared: Arc<Shared>,
     health: Health,
@@ -167,10 +184,14 @@ impl Activator {
         let addr = config.listen;
         let listener = listen(addr).map_err(|source| BindError::Listen { addr, source })?;
         let addr = listener.local_addr().map_err(|source| BindError::Listen { addr, source })?;
+        let peers = config.peer_listen.map(|addr| bind_peers(addr, config.peer_advertise.as_deref())).transpose()?;
+        let (peers, peer_address) = peers.unzip();
         let link = link::Link::new(&config.controller, &config.token)?;
+        let secret = link::Link::secret(&config.token)?;
         let (folder, bytes) = (config.spool_dir.clone(), config.spool_max_bytes);
         let opened = tokio::task::spawn_blocking(move || spool::Spool::open(&folder, bytes)).await;
         let spool = opened.map_err(|e| SpoolError::Io(io::Error::other(e)))??;
+        let me = spool.identity().activator;
         let health = Health::default();
         CHECKS.iter().for_each(|check| health.expect(check));
         let shared = Arc::new(Shared {
@@ -180,6 +201,7 @@ impl Activator {
             routes: Default::default(),
             spool,
             board: knock::Board::default(),
+            peers: peer::Peers::new(me, secret, peer_address.unwrap_or_default()),
             metrics: metrics::Metrics::default(),
             seen: config.seen.clone(),
             waiting: Default::default(),
@@ -189,7 +211,7 @@ impl Activator {
             tracker: TaskTracker::new(),
             hard_stop: CancellationToken::new(),
         });
-        Ok(Self { config, listener, addr, link, shared, health })
+        Ok(Self { config, listener, addr, peers, link, shared, health })
     }
 
     /// Where calls come in; tells the port when it was chosen by the system.
@@ -218,7 +240,7 @@ impl Activator {
     /// Serves until the token is cancelled, then ends in order: not ready, no new connections, running calls to their
     /// end (within the limit), records to the ledger.
     pub async fn run(self, stop: CancellationToken) {
-        let Self { config, listener, link, shared, health, .. } = self;
+        let Self { config, listener, peers, link, shared, health, .. } = self;
         // Streams stay up while calls drain: they may still wait for instances.
         let (streams_end, ship_end) = (CancellationToken::new(), CancellationToken::new());
         let name = config.name.clone();
@@ -227,7 +249,9 @@ impl Activator {
         let mut ship = tokio::spawn(ship::run(shared.clone(), link, ship_end.clone()));
         let tend = tokio::spawn(tend(shared.clone(), health.clone()));
         let accept_end = CancellationToken::new();
-        let server = tokio::spawn(server::run(listener, shared.clone(), config.limits, accept_end.clone()));
+        let server = tokio::spawn(server::run(listener, shared.clone(), config.limits, false, accept_end.clone()));
+        let taker = peers
+            .map(|peers| tokio::spawn(server::run(peers, shared.clone(), config.limits, true, accept_end.clone())));
 
         stop.cancelled().await;
         tend.abort();
@@ -235,6 +259,9 @@ impl Activator {
         tokio::time::sleep(config.drain_delay).await;
         accept_end.cancel();
         let _ = server.await;
+        if let Some(taker) = taker {
+            let _ = taker.await;
+        }
         shared.tracker.close();
         if tokio::time::timeout(config.drain_limit, shared.tracker.wait()).await.is_err() {
             tracing::warn!("calls still run: they are broken off");
@@ -254,6 +281,15 @@ impl Activator {
         }
         let _ = tokio::task::spawn_blocking(move || shared.spool.sync()).await;
     }
+}
+
+/// The port for other activators, and where they reach it.
+fn bind_peers(addr: SocketAddr, said: Option<&str>) -> Result<(TcpListener, String), BindError> {
+    let listener = listen(addr).map_err(|source| BindError::Listen { addr, source })?;
+    let bound = listener.local_addr().map_err(|source| BindError::Listen { addr, source })?;
+    let told = peer::advertised(bound, said);
+    let told = told.ok_or_else(|| BindError::Advertise { bound, said: said.unwrap_or_default().to_owned() })?;
+    Ok((listener, told))
 }
 
 fn listen(addr: SocketAddr) -> io::Result<TcpListener> {

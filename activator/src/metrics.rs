@@ -36,7 +36,7 @@ struct OfReason {
 /// Classes of status codes; a call whose caller got none is "none".
 const CLASSES: [&str; 6] = ["none", "1xx", "2xx", "3xx", "4xx", "5xx"];
 /// Reasons by which refusals are counted; the last one stands for the controller's codes.
-const REASONS: [&str; 15] = [
+const REASONS: [&str; 18] = [
     "UnknownFunction",
     "BadRequest",
     "HeadersTooLarge",
@@ -51,6 +51,9 @@ const REASONS: [&str; 15] = [
     "ShuttingDown",
     "NotReady",
     "Connections",
+    "ReservedConcurrency",
+    "PeerLost",
+    "Unauthorized",
     "Failed",
 ];
 
@@ -68,6 +71,7 @@ pub(crate) struct Metrics {
     pub(crate) spool_bytes: Gauge,
     pub(crate) connections: Gauge,
     pub(crate) controller_up: Gauge,
+    pub(crate) handed_over: Counter,
 }
 
 impl Metrics {
@@ -84,6 +88,7 @@ impl Metrics {
         r.register("metering_records_shipped", "Records that the ledger has", self.records_shipped.clone());
         r.register("spool_bytes", "Bytes of the spool on disk", self.spool_bytes.clone());
         r.register("connections", "Open client connections", self.connections.clone());
+        r.register("handed_over", "Calls that another activator took over", self.handed_over.clone());
         r.register("controller_up", "1 while the stream of routes is up", self.controller_up.clone());
     }
 

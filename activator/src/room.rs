@@ -22,14 +22,18 @@ use tokio::sync::oneshot;
 
 /// Wakes one waiting call.
 #[derive(Debug)]
-pub(crate) struct Waker(oneshot::Sender<Result<Seat, Refusal>>);
+pub(crate) struct Waker {
+    sender: oneshot::Sender<Result<Seat, Out>>,
+    /// It may be handed over to another activator.
+    movable: bool,
+}
 
 impl Waker {
     /// Tells calls that were taken out of the room why. Never under the room's lock.
     pub(crate) fn refuse(wakers: Vec<Self>, refusal: &Refusal) {
         for waker in wakers {
             // An error means that the call left at this very moment.
-            let _ = waker.0.send(Err(refusal.clone()));
+            let _ = waker.sender.send(Err(Out::Refused(refusal.clone())));
         }
     }
 }
@@ -41,6 +45,15 @@ pub(crate) enum Out {
     Refused(Refusal),
     /// There is nobody to tell.
     Gone,
+    /// Another activator may run it and this one not; the place that it had here, if it waited.
+    Elsewhere(Option<Place>),
+}
+
+/// The place of a call that was taken out of the room to be handed over.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    ticket: Ticket,
+    arrived: Duration,
 }
 
 impl From<Refusal> for Out {
@@ -101,7 +114,8 @@ impl Seat {
             func.note(shared, true);
             return Err(refusal);
         }
-        inner.room.put_back(turn.ticket, turn.arrived, Waker(sender));
+        // It stays: its slot was here a moment ago.
+        inner.room.put_back(turn.ticket, turn.arrived, Waker { sender, movable: false });
         let waiting = Waiting::new(func, shared, turn.ticket, head_bytes);
         func.watch_deadlines(&mut inner, shared);
         func.settle(inner, shared);
@@ -119,7 +133,7 @@ impl Drop for Seat {
     }
 }
 
-type Receiver = oneshot::Receiver<Result<Seat, Refusal>>;
+type Receiver = oneshot::Receiver<Result<Seat, Out>>;
 
 /// A call in the queue; leaves it when dropped.
 struct Waiting {
@@ -141,8 +155,7 @@ impl Waiting {
         tokio::select! {
             biased;
             result = receiver => match result {
-                Ok(Ok(seat)) => Ok(seat),
-                Ok(Err(refusal)) => Err(Out::Refused(refusal)),
+                Ok(told) => told,
                 // The room was dropped with its function.
                 Err(_) => Err(Out::Refused(Refusal::deleted())),
             },
@@ -172,23 +185,67 @@ impl Func {
         peer: &Peer,
         head_bytes: usize,
     ) -> Result<Seat, Out> {
-        let (waiting, receiver) = match self.enter(shared, head_bytes)? {
+        self.admitted(shared, peer, head_bytes, !peer.is_inner()).await
+    }
+
+    /// No other activator took a call that was to be handed over: it waits here, where it stood.
+    pub(crate) async fn admit_here(
+        self: &Arc<Self>,
+        shared: &Arc<Shared>,
+        peer: &Peer,
+        head_bytes: usize,
+        place: Option<Place>,
+    ) -> Result<Seat, Out> {
+        let Some(Place { ticket, arrived }) = place else {
+            return self.admitted(shared, peer, head_bytes, false).await;
+        };
+        let (waiting, receiver) = {
+            let mut inner = self.inner.lock();
+            if let Some(refusal) = self.refusal(&inner) {
+                return Err(refusal.into());
+            }
+            let (sender, receiver) = oneshot::channel();
+            inner.room.put_back(ticket, arrived, Waker { sender, movable: false });
+            let waiting = Waiting::new(self, shared, ticket, head_bytes);
+            self.watch_deadlines(&mut inner, shared);
+            self.settle(inner, shared);
+            (waiting, receiver)
+        };
+        self.note(shared, true);
+        waiting.result(receiver, peer).await
+    }
+
+    async fn admitted(
+        self: &Arc<Self>,
+        shared: &Arc<Shared>,
+        peer: &Peer,
+        head_bytes: usize,
+        movable: bool,
+    ) -> Result<Seat, Out> {
+        let (waiting, receiver) = match self.enter(shared, head_bytes, movable)? {
             Entered::Seat(seat) => return Ok(seat),
             Entered::Waiting(waiting, receiver) => (waiting, receiver),
+            Entered::Elsewhere => return Err(Out::Elsewhere(None)),
         };
         waiting.result(receiver, peer).await
     }
 
-    fn enter(self: &Arc<Self>, shared: &Arc<Shared>, head_bytes: usize) -> Result<Entered, Refusal> {
+    fn enter(self: &Arc<Self>, shared: &Arc<Shared>, head_bytes: usize, movable: bool) -> Result<Entered, Refusal> {
         let mut inner = self.inner.lock();
-        if inner.gone || self.plan().closing {
+        let plan = self.plan();
+        if inner.gone || plan.closing {
             return Err(Refusal::deleted());
         }
+        // Asked only where several activators share the function.
+        if movable && !plan.holders.is_empty() && !inner.room.is_of_use() {
+            return Ok(Entered::Elsewhere);
+        }
+        drop(plan);
         let mut receiver = None;
         let entry = inner.room.enter(shared.clock.now(), || {
             let (sender, r) = oneshot::channel();
             receiver = Some(r);
-            Waker(sender)
+            Waker { sender, movable }
         });
         match (entry, receiver) {
             (Entry::Go(turn), _) => {
@@ -259,7 +316,7 @@ impl Func {
         for (waker, turn) in granted {
             first |= turn.instance.note_first_call();
             // A call that left at this very moment drops the seat, which hands it on.
-            let _ = waker.0.send(Ok(self.seat(turn, shared)));
+            let _ = waker.sender.send(Ok(self.seat(turn, shared)));
         }
         if first {
             self.note(shared, true);
@@ -276,6 +333,19 @@ impl Func {
             self.note(shared, true);
             Waker::refuse(refused, &refusal);
         }
+    }
+
+    /// Other activators may run calls and this one not: those who wait are handed over.
+    pub(crate) fn send_elsewhere(self: &Arc<Self>, mut inner: MutexGuard<'_, Inner>, shared: &Arc<Shared>) {
+        let moved = inner.room.take_out(|waker| waker.movable);
+        drop(inner);
+        if moved.is_empty() {
+            return;
+        }
+        for (ticket, arrived, waker) in moved {
+            let _ = waker.sender.send(Err(Out::Elsewhere(Some(Place { ticket, arrived }))));
+        }
+        self.note(shared, false);
     }
 
     /// One task per function with waiting calls ends those whose time is over: no timer per call.
@@ -299,11 +369,13 @@ impl Func {
         while let Some(waker) = inner.room.expire(now) {
             expired.push(waker);
         }
+        let reserved = inner.room.is_at_most();
         let next = inner.room.next_deadline();
         inner.watched = next.is_some();
         drop(inner);
         if !expired.is_empty() {
-            Waker::refuse(expired, &Refusal::wait_timeout(&self.plan().waiting_reason));
+            let why = if reserved { Refusal::reserved() } else { Refusal::wait_timeout(&self.plan().waiting_reason) };
+            Waker::refuse(expired, &why);
             self.note(shared, false);
         }
         // At least once a second: the longest wait may have been made shorter.
@@ -314,6 +386,7 @@ impl Func {
 enum Entered {
     Seat(Seat),
     Waiting(Waiting, Receiver),
+    Elsewhere,
 }
 
 /// Calls that wait, or bytes of their heads, over all functions.

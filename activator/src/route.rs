@@ -46,6 +46,16 @@ impl Table {
         self.by_key.get(&key.namespace).is_some_and(|names| names.contains_key(&key.name))
     }
 
+    /// Finds the function that another activator means.
+    pub(crate) fn by_uid(&self, uid: &str) -> Result<Found, Refusal> {
+        if !self.known {
+            return Err(Refusal::not_ready());
+        }
+        let func = self.by_uid.get(uid).cloned();
+        func.map(|func| Found { func, prefix: 0 })
+            .ok_or_else(|| Refusal::unknown("the uid of a handed-over call".into()))
+    }
+
     /// Finds the function that a checked host and a path mean.
     pub(crate) fn find(&self, host: Option<&str>, path: &str) -> Result<Found, Refusal> {
         if !self.known {

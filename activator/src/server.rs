@@ -12,13 +12,8 @@ use crate::{
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
-use std::{
-    collections::HashMap,
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
-    time::Duration,
-};
-use tokio::net::{TcpListener, TcpStream};
+use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 /// Bounds of the traffic port.
@@ -72,8 +67,15 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const TOO_MANY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nconnection: close\r\n\
     retry-after: 1\r\ndormouse-reason: Connections\r\n\r\n";
 
-/// Serves until `stop` is cancelled; connections then end with the call that runs on them.
-pub(crate) async fn run(listener: TcpListener, shared: Arc<Shared>, limits: Limits, stop: CancellationToken) {
+/// Serves until `stop` is cancelled; connections then end with the call that runs on them. `inner`: the clients are other
+/// activators.
+pub(crate) async fn run(
+    listener: TcpListener,
+    shared: Arc<Shared>,
+    limits: Limits,
+    inner: bool,
+    stop: CancellationToken,
+) {
     let doors = Arc::new(Doors { limits, open: Mutex::new(HashMap::new()) });
     loop {
         let accepted = tokio::select! {
@@ -98,14 +100,14 @@ pub(crate) async fn run(listener: TcpListener, shared: Arc<Shared>, limits: Limi
         let tracker = shared.tracker.clone();
         tracker.spawn(async move {
             let _pass = pass;
-            connection(stream, addr, shared, limits, stop).await;
+            let _ = stream.set_nodelay(true);
+            let peer = Peer::new(Arc::new(stream), addr, shared.clone(), inner);
+            connection(peer, shared, limits, stop).await;
         });
     }
 }
 
-async fn connection(stream: TcpStream, addr: SocketAddr, shared: Arc<Shared>, limits: Limits, stop: CancellationToken) {
-    let _ = stream.set_nodelay(true);
-    let peer = Peer::new(Arc::new(stream), addr, shared.clone());
+async fn connection(peer: Arc<Peer>, shared: Arc<Shared>, limits: Limits, stop: CancellationToken) {
     if serve(&peer, &shared, &limits, &stop).await {
         peer.linger().await;
     }

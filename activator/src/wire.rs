@@ -42,6 +42,8 @@ pub(crate) struct Peer {
     stream: Arc<TcpStream>,
     pub(crate) addr: SocketAddr,
     shared: Arc<Shared>,
+    /// The client is another activator, or says so.
+    inner: bool,
     phase: AtomicU8,
     /// When the phase began, in milliseconds of the clock.
     since_ms: AtomicU64,
@@ -50,10 +52,15 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
-    pub(crate) fn new(stream: Arc<TcpStream>, addr: SocketAddr, shared: Arc<Shared>) -> Arc<Self> {
+    pub(crate) fn new(stream: Arc<TcpStream>, addr: SocketAddr, shared: Arc<Shared>, inner: bool) -> Arc<Self> {
         let since_ms = AtomicU64::new(shared.clock.now_ms());
         let (phase, until_ms) = (AtomicU8::new(Phase::Fresh as u8), AtomicU64::new(u64::MAX));
-        Arc::new(Self { stream, addr, shared, phase, since_ms, until_ms })
+        Arc::new(Self { stream, addr, shared, inner, phase, since_ms, until_ms })
+    }
+
+    /// It came in by the port of activators: its calls are not handed on.
+    pub(crate) fn is_inner(&self) -> bool {
+        self.inner
     }
 
     /// The phase and how long it lasts already.

@@ -1,8 +1,8 @@
 //! What all activators together say: merged per function and per instance.
 //!
 //! An activator is known by its name (its place of running). When its stream breaks it keeps its last state, because it
-//! goes on working by its last routes, until one of the same name comes back or [`SILENT`] is over. One that ends its
-//! stream properly has drained and is forgotten at once.
+//! goes on working by its last routes, until one of the same name comes back, its process is known to have ended, or
+//! [`SILENT`] is over. One that ends its stream properly has drained and is forgotten at once.
 
 use crate::fleet::{FunctionUid, InstanceId};
 use crate::reconcile::observe::{InstanceSaid, Moment};
@@ -37,6 +37,8 @@ struct Activator {
     stream: u64,
     /// Since when it has none.
     silent_since: Option<Moment>,
+    /// Its process is known to have ended, and nothing was heard of it since: a break of its stream is its end.
+    ended: bool,
     /// False until its first whole report: what it runs is not known.
     told: bool,
     applied: u64,
@@ -94,8 +96,22 @@ impl Demand {
         let activator = self.activators.entry(name.to_owned()).or_default();
         activator.stream = stream;
         activator.silent_since = None;
+        activator.ended = false;
         self.expected.remove(name);
         Ok(())
+    }
+
+    /// A process of that name has certainly ended. One that is silent is forgotten; one whose stream has not been seen to
+    /// break is forgotten as soon as it does, unless it is heard again: then it is the next process of the same name.
+    pub fn gone(&mut self, name: &str) -> Touched {
+        match self.activators.get_mut(name) {
+            Some(activator) if activator.silent_since.is_none() => {
+                activator.ended = true;
+                Touched::default()
+            }
+            Some(_) => self.forget(name),
+            None => Touched::default(),
+        }
     }
 
     /// A stream ended: properly (`clean`: it has nothing any more), or broken.
@@ -104,7 +120,7 @@ impl Demand {
         if activator.stream != stream {
             return Touched::default();
         }
-        if clean {
+        if clean || activator.ended {
             return self.forget(name);
         }
         activator.silent_since = Some(now);
@@ -146,6 +162,7 @@ impl Demand {
     pub fn report(&mut self, name: &str, stream: u64, report: v1::DemandReport) -> Touched {
         let mut touched = Touched::default();
         let Some(activator) = self.activators.get_mut(name).filter(|a| a.stream == stream) else { return touched };
+        activator.ended = false;
         if report.whole {
             for uid in activator.functions.drain().map(|(uid, _)| uid) {
                 touched.functions.insert(uid, Calls::default());
@@ -215,6 +232,18 @@ impl Demand {
         let others = sum.queued.saturating_add(sum.running).saturating_sub(said.queued.saturating_add(said.running));
         sum.peak = others.saturating_add(said.peak);
         sum
+    }
+
+    /// Calls of a function at one activator.
+    #[must_use]
+    pub fn of(&self, name: &str, uid: &FunctionUid) -> Calls {
+        self.activators.get(name).and_then(|a| a.functions.get(uid)).copied().unwrap_or_default()
+    }
+
+    /// Whether this is the present stream of an activator.
+    #[must_use]
+    pub fn is_present(&self, name: &str, stream: u64) -> bool {
+        self.activators.get(name).is_some_and(|a| a.stream == stream && a.silent_since.is_none())
     }
 
     /// What is said of an instance over all activators.
@@ -316,6 +345,38 @@ mod tests {
         assert_eq!(demand.applied(), 0);
         assert!(demand.expire(EXPECTED).applied);
         assert_eq!(demand.applied(), 7);
+    }
+
+    #[test]
+    fn one_whose_process_ended_is_not_waited_for() {
+        let f = FunctionUid::from("f");
+        let joined = || {
+            let mut demand = Demand::default();
+            demand.join("a", 1).unwrap();
+            demand.report("a", 1, report(true, 0, 2));
+            demand
+        };
+        // The stream broke first.
+        let mut demand = joined();
+        demand.leave("a", 1, false, Moment::ZERO);
+        assert_eq!(demand.calls(&f, Calls::default()).running, 2);
+        let touched = demand.gone("a");
+        assert!(touched.applied && touched.functions.contains_key(&f));
+        assert_eq!((demand.calls(&f, Calls::default()).running, demand.expires_at()), (0, None));
+        // The end was told first.
+        let mut demand = joined();
+        assert_eq!(demand.gone("a"), Touched::default(), "its stream may still hold reports");
+        assert!(demand.leave("a", 1, false, Moment::ZERO).functions.contains_key(&f));
+        assert_eq!(demand.expires_at(), None);
+        // What is heard after it is of the next process of that name, which is not to be forgotten with the first.
+        let mut demand = joined();
+        demand.gone("a");
+        demand.report("a", 1, report(false, 0, 1));
+        assert_eq!(demand.leave("a", 1, false, Moment::ZERO), Touched::default());
+        demand.join("a", 2).unwrap();
+        demand.report("a", 2, report(true, 0, 1));
+        assert_eq!(demand.leave("a", 2, false, Moment::ZERO), Touched::default());
+        assert_eq!(demand.gone("unknown"), Touched::default());
     }
 
     #[test]

@@ -91,6 +91,12 @@ pub enum Event {
     Workload(Workload),
     /// It is gone.
     WorkloadGone(FunctionUid, Revision),
+    /// A process of an activator has certainly ended: its pod is gone or over, or its container does not run or was
+    /// started anew. A fleet that cannot see activators never tells this.
+    ActivatorGone {
+        /// What the activator calls itself: its pod's name.
+        name: String,
+    },
     /// Everything that existed when the fleet began has been told: nothing is routed or changed before this.
     Synced,
 }

@@ -10,6 +10,7 @@ pub mod metrics;
 pub mod office;
 pub mod reconcile;
 pub mod routes;
+pub mod shares;
 pub mod usage_api;
 
 use doors::{Doors, Token};

@@ -68,6 +68,8 @@ pub struct ValidFunction {
     pub cpu_millis: u32,
     /// Calls an instance runs at once, 1 to 1000.
     pub concurrency: u32,
+    /// Most calls of it at once, over all activators; `None`: unbounded.
+    pub reserved_concurrency: Option<u32>,
     /// From the last call to zero.
     pub idle_timeout: Duration,
     /// From dispatch to the end of a call.
@@ -178,6 +180,7 @@ fn build(function: &Function, key: FunctionKey, memory_mib: u32, cpu_millis: u32
         memory_mib,
         cpu_millis,
         concurrency: u32::try_from(spec.concurrency_or_default()).ok()?,
+        reserved_concurrency: spec.reserved_concurrency.map(u32::try_from).transpose().ok()?,
         idle_timeout: seconds(spec.idle_timeout_seconds)?,
         timeout: seconds(spec.timeout_seconds)?,
         queue_max_calls: u32::try_from(spec.queue.max_calls).ok()?,

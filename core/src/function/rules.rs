@@ -50,13 +50,12 @@ pub fn name_is_valid(name: &str) -> bool {
 }
 
 /// Every rule over the spec, in the order in which faults are told.
-pub const ALL: [&SpecRule; 9] = [
+pub const ALL: [&SpecRule; 8] = [
     &IMAGE_OR_SOURCE,
     &ENV_RESERVED,
     &WARM_WITHIN_RESERVED,
     &NOT_YET_SOURCE,
     &NOT_YET_H2C,
-    &NOT_YET_RESERVED,
     &NOT_YET_WARM,
     &NOT_YET_WINDOWS,
     &NOT_YET_SCHEDULES,
@@ -103,14 +102,6 @@ pub const NOT_YET_H2C: SpecRule = SpecRule {
     message: "h2c to instances is not supported by this version of Dormouse: use http1",
     path: "protocol",
     keeps: |spec| spec.protocol != Protocol::H2c,
-};
-
-/// Not in this version.
-pub const NOT_YET_RESERVED: SpecRule = SpecRule {
-    cel: "!has(self.reservedConcurrency)",
-    message: "reservedConcurrency is not supported by this version of Dormouse: remove it",
-    path: "reservedConcurrency",
-    keeps: |spec| spec.reserved_concurrency.is_none(),
 };
 
 /// Not in this version.

@@ -43,6 +43,10 @@ pub(super) fn route(
         instances,
         closing,
         waiting_reason,
+        reserved: valid.reserved_concurrency,
+        // Shares are dealt out after the plan.
+        holders: Vec::new(),
+        keep_shares: false,
     }
 }
 
@@ -63,6 +67,7 @@ fn invalid(observed: &Observed, object: &Object, urls: &Urls, closing: bool) -> 
         instances: Vec::new(),
         closing,
         waiting_reason: String::new(),
+        ..v1::Function::default()
     }
 }
 
