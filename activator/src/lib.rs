@@ -80,7 +80,8 @@ pub struct Config {
     pub limits: Limits,
     /// Proxies whose word about a caller counts.
     pub trusted_proxies: Vec<Network>,
-    /// After the stop is asked for: not ready, but still serving, until every proxy in front has noticed.
+    /// After the stop is asked for: not ready, but still serving, until every proxy in front has noticed. Each answer
+    /// tells its connection to close, so that connections in use are elsewhere before the port closes.
     pub drain_delay: Duration,
     /// After that: how long running calls may take before they are broken off.
     pub drain_limit: Duration,
@@ -207,6 +208,7 @@ impl Activator {
             waiting: Default::default(),
             waiting_bytes: Default::default(),
             fed: Default::default(),
+            leaving: Default::default(),
             calls: Default::default(),
             tracker: TaskTracker::new(),
             hard_stop: CancellationToken::new(),
@@ -255,6 +257,8 @@ impl Activator {
 
         stop.cancelled().await;
         tend.abort();
+        // Before anybody can see that we are not ready: whoever comes afterwards is told.
+        shared.leaving.store(true, Relaxed);
         health.fail(CHECKS[0], "shutting down");
         tokio::time::sleep(config.drain_delay).await;
         accept_end.cancel();

@@ -9,10 +9,16 @@ use crate::{
     shared::Shared,
     wire::{Peer, Phase, Wire},
 };
+use http::{HeaderValue, StatusCode, header};
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
-use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -115,7 +121,13 @@ async fn connection(peer: Arc<Peer>, shared: Arc<Shared>, limits: Limits, stop: 
 
 /// Serves one connection; true when it came to its own end.
 async fn serve(peer: &Arc<Peer>, shared: &Arc<Shared>, limits: &Limits, stop: &CancellationToken) -> bool {
-    let service = service_fn(|request| forward::serve(shared.clone(), peer.clone(), request));
+    let service = service_fn(async |request| {
+        let mut response = forward::serve(shared.clone(), peer.clone(), request).await?;
+        if shared.leaving.load(Relaxed) && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        Ok::<_, forward::Hangup>(response)
+    });
     let mut builder = http1::Builder::new();
     // Not `pipeline_flush`: with it hyper closes without flushing its own 400 while unparsed bytes are left.
     builder.max_headers(limits.header_lines).max_buf_size(limits.head_bytes).max_header_size(limits.head_bytes);

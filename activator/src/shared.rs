@@ -50,6 +50,8 @@ pub(crate) struct Shared {
     pub(crate) waiting_bytes: WaitingTotal,
     /// The stream of routes is up: what it said last is true now.
     pub(crate) fed: AtomicBool,
+    /// We were asked to stop: connections are told to close, so that their callers go to another activator.
+    pub(crate) leaving: AtomicBool,
     pub(crate) calls: AtomicU64,
     /// Work that outlives its connection.
     pub(crate) tracker: TaskTracker,

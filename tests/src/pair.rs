@@ -4,13 +4,14 @@
 //! the release program.
 
 use crate::client::Target;
+pub use crate::ports::free as free_ports;
 use crate::proc::{Process, Program};
 use crate::usage::Usage;
 use crate::wait::until;
 use anyhow::{Context, Result};
 use dormouse_controller::fleet::process::leftover;
 use serde_json::Value;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -148,15 +149,4 @@ impl Drop for Pair {
         self.house = None;
         leftover::kill_all(&self.mark);
     }
-}
-
-/// Loopback addresses that were free a moment ago.
-///
-/// # Errors
-/// When the system has none.
-pub fn free_ports<const N: usize>() -> Result<[SocketAddr; N]> {
-    let listeners: Vec<TcpListener> =
-        (0..N).map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0))).collect::<std::io::Result<_>>()?;
-    let addresses: Vec<SocketAddr> = listeners.iter().map(TcpListener::local_addr).collect::<std::io::Result<_>>()?;
-    addresses.try_into().map_err(|_| anyhow::anyhow!("fewer ports than asked for"))
 }

@@ -41,9 +41,9 @@ struct Args {
     /// The mark of its instances.
     #[arg(long)]
     mark: String,
-    /// The function, as JSON with `metadata.uid`.
-    #[arg(long)]
-    function: PathBuf,
+    /// A function, as JSON with `metadata.uid`; as many as the flag is given.
+    #[arg(long, required = true)]
+    function: Vec<PathBuf>,
     /// The program of its instances and its arguments.
     #[arg(required = true, last = true)]
     command: Vec<String>,
@@ -55,7 +55,6 @@ async fn main() -> Result<()> {
     let (args, stop) = (Args::parse(), shutdown::on_signal()?);
     let left = leftover::kill_all(&args.mark);
     tracing::info!(left, "instances of a killed house were ended");
-    let function: Function = serde_json::from_slice(&std::fs::read(&args.function)?).context("no function")?;
     let (seen, mut lines) = mpsc::channel(64);
     tokio::spawn(async move {
         while let Some(seen) = lines.recv().await {
@@ -65,7 +64,12 @@ async fn main() -> Result<()> {
     let program = PathBuf::from(args.command.first().context("no command")?);
     let fleet = Fleet { program, mark: args.mark, seen };
     let folder = args.ledger_dir.parent().context("no folder")?.to_owned();
-    let fleet = Arc::new(Processes::new(fleet, vec![Local { function, command: args.command, folder }]));
+    let functions = args.function.iter().map(|file| {
+        let function: Function = serde_json::from_slice(&std::fs::read(file)?).context("no function")?;
+        Ok(Local { function, command: args.command.clone(), folder: folder.clone() })
+    });
+    let functions: Vec<Local> = functions.collect::<Result<_>>()?;
+    let fleet = Arc::new(Processes::new(fleet, functions));
     let token = Token::new(&args.token).context("no token")?;
     let config = Config {
         grpc: args.grpc,
