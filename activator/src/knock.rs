@@ -75,8 +75,10 @@ impl Board {
 /// Reports until the token is cancelled.
 pub(crate) async fn run(shared: Arc<Shared>, link: Link, name: String, stop: CancellationToken) {
     let mut backoff = Backoff::default();
+    let mut number = 0_u32;
     while !stop.is_cancelled() {
-        if let Err(e) = report(&shared, &link, &name, &mut backoff, &stop).await {
+        number = number.saturating_add(1);
+        if let Err(e) = report(&shared, &link, (&name, number), &mut backoff, &stop).await {
             tracing::debug!("demand: {}", e.message());
         }
         backoff.wait(&stop).await;
@@ -86,7 +88,7 @@ pub(crate) async fn run(shared: Arc<Shared>, link: Link, name: String, stop: Can
 async fn report(
     shared: &Arc<Shared>,
     link: &Link,
-    name: &str,
+    (name, number): (&str, u32),
     backoff: &mut Backoff,
     stop: &CancellationToken,
 ) -> Result<(), tonic::Status> {
@@ -110,8 +112,9 @@ async fn report(
                 return;
             }
             let report = collect(shared, name, whole);
+            let stream = if whole { number } else { 0 };
             whole = false;
-            place.send(report);
+            place.send(v1::DemandReport { stream, ..report });
         }
     };
     let started = tokio::time::Instant::now();
@@ -146,6 +149,7 @@ fn collect(shared: &Shared, name: &str, whole: bool) -> v1::DemandReport {
         whole,
         applied_version: applied.version,
         applied_life: applied.life,
+        stream: 0,
         functions: Vec::new(),
         instances: Vec::new(),
     };

@@ -35,6 +35,8 @@ pub struct Demand {
 struct Activator {
     /// Number of its present stream.
     stream: u64,
+    /// The same by its own count.
+    begun: Begun,
     /// Since when it has none.
     silent_since: Option<Moment>,
     /// Its process is known to have ended, and nothing was heard of it since: a break of its stream is its end.
@@ -44,6 +46,17 @@ struct Activator {
     applied: u64,
     functions: HashMap<FunctionUid, Calls>,
     instances: HashMap<InstanceId, InstanceSaid>,
+}
+
+/// A stream by its process's own count.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Begun {
+    /// Id of the process's spool.
+    pub activator: u64,
+    /// Grows with every start on that spool.
+    pub epoch: u32,
+    /// Grows with every stream of the process; 0 when it does not say.
+    pub number: u32,
 }
 
 /// Calls of one function.
@@ -99,6 +112,25 @@ impl Demand {
         activator.ended = false;
         self.expected.remove(name);
         Ok(())
+    }
+
+    /// True when a later stream of the same process was heard: this one is over, whatever is still read of it. What it
+    /// said would be older than what is known, and its end would be taken for that of the later one.
+    #[must_use]
+    pub fn is_late(&self, name: &str, begun: Begun) -> bool {
+        let known = self.activators.get(name).map(|a| a.begun);
+        known.is_some_and(|known| {
+            (known.activator, known.epoch) == (begun.activator, begun.epoch)
+                && 0 < begun.number
+                && begun.number < known.number
+        })
+    }
+
+    /// Which of its streams a process counts the present one as.
+    pub fn began(&mut self, name: &str, begun: Begun) {
+        if let Some(activator) = self.activators.get_mut(name) {
+            activator.begun = begun;
+        }
     }
 
     /// A process of that name has certainly ended. One that is silent is forgotten; one whose stream has not been seen to
@@ -331,6 +363,20 @@ mod tests {
         assert_eq!(demand.report("b", 2, report(false, 9, 9)), Touched::default(), "a replaced stream says nothing");
         demand.leave("a", 1, true, Moment::from_secs(2));
         assert_eq!(demand.calls(&f, Calls::default()), Calls::default());
+    }
+
+    #[test]
+    fn a_stream_that_is_heard_late_changes_nothing() {
+        let begun = |activator, epoch, number| Begun { activator, epoch, number };
+        let mut demand = Demand::default();
+        assert!(!demand.is_late("a", begun(7, 1, 1)));
+        demand.join("a", 10).unwrap();
+        demand.began("a", begun(7, 1, 3));
+        for (other, late) in
+            [((7, 1, 2), true), ((7, 1, 4), false), ((7, 1, 0), false), ((7, 2, 1), false), ((8, 1, 1), false)]
+        {
+            assert_eq!(demand.is_late("a", begun(other.0, other.1, other.2)), late, "{other:?}");
+        }
     }
 
     #[test]

@@ -202,7 +202,8 @@ impl Demand for DemandDoor {
         }
         let stream = self.streams.fetch_add(1, Ordering::Relaxed) + 1;
         tracing::info!(activator = %process, stream, "reports its demand");
-        self.send(Mail::Join { process: process.clone(), stream }).await?;
+        let number = first.stream;
+        self.send(Mail::Join { process: process.clone(), stream, number }).await?;
         self.send(Mail::Report { process: process.clone(), stream, report: first }).await?;
         let mut leaving = Leaving { post: self.post.clone(), process: Some(process.clone()), stream, clean: false };
         loop {

@@ -4,7 +4,7 @@
 //! There is one writer and no lock: two things can never be decided at once. Nothing is delayed on purpose: what one
 //! message touches is planned before the next message is read.
 
-use crate::demand::{Calls, Demand, Touched};
+use crate::demand::{Begun, Calls, Demand, Touched};
 use crate::fleet::{Code, Event, Fleet, FleetError, FunctionUid, InstanceId, Phase, Trouble};
 use crate::metrics::Metrics;
 use crate::reconcile::apply::{self, Answer, Hands};
@@ -59,6 +59,8 @@ pub enum Mail {
         process: Process,
         /// Number of the stream.
         stream: u64,
+        /// The process's own number of it; 0 when it does not say.
+        number: u32,
     },
     /// A report.
     Report {
@@ -270,7 +272,7 @@ impl<F: Fleet> Office<F> {
                 let touched = self.shares.set_peer(activator, false);
                 self.plan_all(touched, now);
             }
-            Mail::Join { process, stream } => self.joined(&process, stream),
+            Mail::Join { process, stream, number } => self.joined(&process, stream, number),
             Mail::Report { process, stream, report } => self.reported(&process, stream, report, now),
             Mail::Leave { process, stream, clean } => {
                 tracing::info!(activator = %process, clean, "activator left");
@@ -285,13 +287,19 @@ impl<F: Fleet> Office<F> {
         }
     }
 
-    fn joined(&mut self, process: &Process, stream: u64) {
+    fn joined(&mut self, process: &Process, stream: u64, number: u32) {
         if self.shares.is_over(process) {
             tracing::warn!(activator = %process, "not heard: a later life of it was heard already");
             return;
         }
-        if let Err(error) = self.demand.join(&process.name, stream) {
-            tracing::warn!(activator = %process, %error, "activator not heard");
+        let begun = Begun { activator: process.activator, epoch: process.epoch, number };
+        if self.demand.is_late(&process.name, begun) {
+            tracing::info!(activator = %process, number, "not heard: a later stream of it was heard already");
+            return;
+        }
+        match self.demand.join(&process.name, stream) {
+            Ok(()) => self.demand.began(&process.name, begun),
+            Err(error) => tracing::warn!(activator = %process, %error, "activator not heard"),
         }
     }
 

@@ -129,10 +129,10 @@ impl Team {
     pub fn join(&mut self) -> Result<Member> {
         let name = format!("activator-{}", self.named);
         self.named += 1;
-        let [traffic, admin] = ports::free()?;
+        let [traffic, admin, peer] = ports::free()?;
         let program = Program::new(&self.activator, self.folder.join(format!("{name}.log")))
             .args([format!("--listen={traffic}"), format!("--admin={admin}"), format!("--name={name}")])
-            .args([format!("--controller=http://{}", self.grpc)])
+            .args([format!("--controller=http://{}", self.grpc), format!("--peer-listen={peer}")])
             .args([format!("--spool-dir={}", text(&self.folder.join(format!("spool-{name}")))?)])
             .args(self.flags.iter().cloned())
             .env("DORMOUSE_TOKEN", &self.mark);
