@@ -8,12 +8,13 @@ use std::time::Duration;
 /// A delay that no test waits for.
 const DELAY: Duration = Duration::from_secs(600);
 
-async fn leaving() -> House {
+/// The instance ends when it is dropped.
+async fn leaving() -> (House, Origin) {
     let house = House::with(|config| config.drain_delay = DELAY).await;
     let origin = Origin::echo().await;
     house.publish(ready("hello", origin.addr, 4)).await;
     until("it is ready", || house.activator.health.is_ready().then_some(())).await;
-    house
+    (house, origin)
 }
 
 async fn asked_to_stop(house: &House) {
@@ -23,7 +24,7 @@ async fn asked_to_stop(house: &House) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_are_told_to_close_while_it_still_serves() {
-    let house = leaving().await;
+    let (house, _origin) = leaving().await;
     let mut kept = house.activator.client().await;
     kept.send(get("/before")).await;
     let before = kept.answer().await;
@@ -42,7 +43,7 @@ async fn connections_are_told_to_close_while_it_still_serves() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn refusals_and_answers_with_bodies_tell_it_too() {
-    let house = leaving().await;
+    let (house, _origin) = leaving().await;
     asked_to_stop(&house).await;
     for (path, status) in [("/fn/ns/unknown/", 404), ("/fn/ns/hello/x", 200)] {
         let mut client = house.activator.client().await;

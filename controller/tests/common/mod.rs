@@ -67,7 +67,7 @@ impl Fleet for Scripted {
     async fn remove(&self, _: &Target) -> Result<(), FleetError> {
         self.ask(Asked::Remove).await
     }
-    pub async fn report(&self, _: &Arc<Function>, status: &FunctionStatus) -> Result<(), FleetError> {
+    async fn report(&self, _: &Arc<Function>, status: &FunctionStatus) -> Result<(), FleetError> {
         self.ask(Asked::Report(status.state)).await
     }
     async fn note(&self, _: &Arc<Function>, _: &Note) -> Result<(), FleetError> {
