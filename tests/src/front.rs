@@ -301,6 +301,9 @@ impl Front {
     }
 }
 
+/// Reason of the next process at a dead one's address, which callers take for the dead one until they learn of it.
+const NO_ROUTES_YET: &str = "NotReady";
+
 /// Reasons of a call that ran out of its time.
 const OVER_TIME: [&str; 2] = ["Timeout", "WaitTimeout"];
 
@@ -315,7 +318,9 @@ impl State {
             let lost_with_it = entry.reason == LOST_WITH_PEER;
             at_the_time
                 && match done.deed {
-                    Deed::Killed if own => entry.fate == Fate::Indeterminate || entry.status == 0,
+                    Deed::Killed if own => {
+                        entry.fate == Fate::Indeterminate || entry.status == 0 || entry.reason == NO_ROUTES_YET
+                    }
                     Deed::Killed => lost_with_it && placed.began <= done.from,
                     Deed::Paused => OVER_TIME.contains(&entry.reason.as_str()),
                 }
