@@ -107,8 +107,16 @@ async fn report(
     let feed = async move {
         let mut whole = true;
         loop {
-            let Some(Ok(place)) = stop.run_until_cancelled(sender.reserve()).await else { return };
+            let place = match stop.run_until_cancelled(sender.reserve()).await {
+                Some(Ok(place)) => place,
+                Some(Err(_)) => return,
+                None => {
+                    let _ = sender.try_send(farewell(shared, name));
+                    return;
+                }
+            };
             if !whole && stop.run_until_cancelled(shared.board.changed()).await.is_none() {
+                place.send(farewell(shared, name));
                 return;
             }
             let report = collect(shared, name, whole);
@@ -120,8 +128,8 @@ async fn report(
     let started = tokio::time::Instant::now();
     let result = tokio::select! {
         result = &mut stream => result,
-        // The feed ends when we do: the stream then ends properly, which tells the controller that nothing of ours runs
-        // any more. One that breaks instead is believed to go on by its last routes.
+        // The feed ends when we do, with a farewell, which tells the controller that nothing of ours runs any more. A
+        // process that is not heard to say so is believed to go on by its last routes.
         () = feed => tokio::time::timeout(FAREWELL, stream).await.unwrap_or(Ok(())),
     };
     // A stream that lived for a while was no failure to connect.
@@ -129,6 +137,11 @@ async fn report(
         backoff.reset();
     }
     result
+}
+
+/// The last report. After calls were broken off it is an ordinary one: instances may be working on them still.
+fn farewell(shared: &Shared, name: &str) -> v1::DemandReport {
+    v1::DemandReport { farewell: !shared.broken_off.load(Relaxed), ..collect(shared, name, false) }
 }
 
 fn collect(shared: &Shared, name: &str, whole: bool) -> v1::DemandReport {
@@ -150,6 +163,7 @@ fn collect(shared: &Shared, name: &str, whole: bool) -> v1::DemandReport {
         applied_version: applied.version,
         applied_life: applied.life,
         stream: 0,
+        farewell: false,
         functions: Vec::new(),
         instances: Vec::new(),
     };

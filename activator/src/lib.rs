@@ -209,6 +209,7 @@ impl Activator {
             waiting_bytes: Default::default(),
             fed: Default::default(),
             leaving: Default::default(),
+            broken_off: Default::default(),
             calls: Default::default(),
             tracker: TaskTracker::new(),
             hard_stop: CancellationToken::new(),
@@ -269,6 +270,7 @@ impl Activator {
         shared.tracker.close();
         if tokio::time::timeout(config.drain_limit, shared.tracker.wait()).await.is_err() {
             tracing::warn!("calls still run: they are broken off");
+            shared.broken_off.store(true, Relaxed);
             shared.hard_stop.cancel();
             // Breaking off is quick; whoever still holds on is dropped with the runtime.
             let _ = tokio::time::timeout(Duration::from_secs(1), shared.tracker.wait()).await;

@@ -52,6 +52,8 @@ pub(crate) struct Shared {
     pub(crate) fed: AtomicBool,
     /// We were asked to stop: connections are told to close, so that their callers go to another activator.
     pub(crate) leaving: AtomicBool,
+    /// Calls were cut off to end in time: their instances may be working on them still.
+    pub(crate) broken_off: AtomicBool,
     pub(crate) calls: AtomicU64,
     /// Work that outlives its connection.
     pub(crate) tracker: TaskTracker,

@@ -210,16 +210,16 @@ impl Demand for DemandDoor {
             let report = match self.stop.run_until_cancelled(reports.message()).await {
                 None => return Err(shutting_down()),
                 Some(Ok(Some(report))) => report,
-                Some(Ok(None)) => {
-                    leaving.clean = true;
-                    break;
-                }
+                // Also that of a stream which was cancelled: what it means is in the last report.
+                Some(Ok(None)) => break,
                 Some(Err(error)) => {
                     tracing::debug!(activator = %process, %error, "the demand stream broke");
                     break;
                 }
             };
+            let farewell = report.farewell;
             self.send(Mail::Report { process: process.clone(), stream, report }).await?;
+            leaving.clean |= farewell;
         }
         Ok(Response::new(v1::DemandClosed {}))
     }

@@ -226,8 +226,21 @@ async fn one_that_left_cleanly_leaves_its_slots_at_once() {
     a.until(|f| !f.instances.is_empty()).await;
     a.acts(0, 1).await;
     assert!(a.slots()[0] < 4);
+    b.say(v1::DemandReport { farewell: true, ..v1::DemandReport::default() }).await;
     drop(b.reports);
     a.until(|f| f.instances[0].slots == 4).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_end_of_a_stream_without_a_farewell_frees_no_slot() {
+    let (_house, mut a, b) = shared(json!({"concurrency": 4})).await;
+    a.until(|f| !f.instances.is_empty()).await;
+    a.acts(4, 1).await;
+    let before = a.slots()[0];
+    assert!(before < 4);
+    drop(b.reports);
+    a.is_told_nothing().await;
+    assert_eq!(a.slots()[0], before);
 }
 
 #[tokio::test(start_paused = true)]

@@ -301,6 +301,10 @@ impl Front {
     }
 }
 
+/// For so long after a kill another activator may still hand a call over to the one that is gone, or to its successor
+/// at the same address: until the controller has told it.
+const AFTERMATH: Duration = Duration::from_secs(1);
+
 /// Reason of the next process at a dead one's address, which callers take for the dead one until they learn of it.
 const NO_ROUTES_YET: &str = "NotReady";
 
@@ -321,7 +325,7 @@ impl State {
                     Deed::Killed if own => {
                         entry.fate == Fate::Indeterminate || entry.status == 0 || entry.reason == NO_ROUTES_YET
                     }
-                    Deed::Killed => lost_with_it && placed.began <= done.from,
+                    Deed::Killed => lost_with_it && placed.began <= done.from + AFTERMATH,
                     Deed::Paused => OVER_TIME.contains(&entry.reason.as_str()),
                 }
         })

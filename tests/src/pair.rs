@@ -11,7 +11,7 @@ use crate::wait::until;
 use anyhow::{Context, Result};
 use dormouse_controller::fleet::process::leftover;
 use serde_json::Value;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 

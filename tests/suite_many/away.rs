@@ -36,7 +36,10 @@ fn functions() -> [Function; 2] {
     // Waiting calls wait longer than the controller is away.
     let queue = json!({"maxCalls": 10_000, "maxWaitSeconds": absence().as_secs() + 60});
     let spec = |idle: u64| json!({"concurrency": CONCURRENCY, "timeoutSeconds": 10, "idleTimeoutSeconds": idle, "queue": queue});
-    [Function::new("warm", spec(5)), Function::new("asleep", spec(5))]
+    // It is not started once when applied: it sleeps until its calls come.
+    let mut asleep = spec(5);
+    asleep["startCheck"] = json!("Never");
+    [Function::new("warm", spec(5)), Function::new("asleep", asleep)]
 }
 
 #[tokio::test(flavor = "multi_thread")]
