@@ -327,6 +327,7 @@ mod tests {
                 queued,
                 running: in_flight,
                 peak: queued + in_flight,
+                reserved: None,
             }],
             instances: vec![v1::InstanceDemand {
                 function_uid: "f".into(),

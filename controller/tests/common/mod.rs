@@ -194,7 +194,7 @@ pub fn workload(replicas: u32) -> Event {
 pub fn calls(queued: u32, running: u32) -> v1::DemandReport {
     let peak = queued + running;
     v1::DemandReport {
-        functions: vec![v1::FunctionDemand { uid: "f".into(), queued, running, peak }],
+        functions: vec![v1::FunctionDemand { uid: "f".into(), queued, running, peak, reserved: None }],
         ..Default::default()
     }
 }
