@@ -239,8 +239,14 @@ async fn the_end_of_a_stream_without_a_farewell_frees_no_slot() {
     let before = a.slots()[0];
     assert!(before < 4);
     drop(b.reports);
-    a.is_told_nothing().await;
-    assert_eq!(a.slots()[0], before);
+    // It may be told other things; what it may use stays.
+    while let Ok(update) = tokio::time::timeout(Duration::from_secs(3), a.routes.message()).await {
+        let update = update.unwrap().unwrap();
+        a.version = update.version;
+        a.function = update.functions.into_iter().next().unwrap_or(a.function);
+        assert_eq!(a.slots(), [before]);
+        a.acts(4, 1).await;
+    }
 }
 
 #[tokio::test(start_paused = true)]
