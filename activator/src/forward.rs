@@ -68,7 +68,6 @@ struct Answer {
     body: AnswerBody,
 }
 
-#[expect(clippy::large_enum_variant, reason = "moved once, into a box")]
 enum AnswerBody {
     /// The call is over with the head.
     Over,

@@ -1,8 +1,6 @@
 //! The office between a scripted fleet and a real gRPC client, in one process and in paused time: what an activator says
 //! becomes effects, what the fleet says becomes routes.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by it")]
-
 mod common;
 
 use common::{Asked, House, calls, function, instance, next, on_instance, with_token, workload};
