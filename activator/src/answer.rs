@@ -4,7 +4,7 @@ use crate::body::OutBody;
 use crate::wire::InCall;
 use bytes::Bytes;
 use dormouse_core::RequestId;
-use http::{HeaderValue, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use std::borrow::Cow;
 
 /// Header that names the call.
@@ -134,16 +134,22 @@ impl Refusal {
 
     /// The response that tells it.
     pub(crate) fn response(&self, id: RequestId, in_call: InCall) -> Response<OutBody> {
-        let id = id.to_string();
-        let mut response = Response::new(OutBody::whole(Bytes::from(self.json(&id)), in_call));
+        let body = self.json(&id.to_string());
+        let mut response = Response::new(OutBody::whole(Bytes::from(body), in_call));
         *response.status_mut() = self.status;
-        let headers = response.headers_mut();
+        *response.headers_mut() = self.head(id);
+        response
+    }
+
+    /// Its headers.
+    fn head(&self, id: RequestId) -> HeaderMap {
+        let mut headers = HeaderMap::new();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         // Codes and ids are ASCII; a code from the wire that is none is left out.
         if let Ok(code) = HeaderValue::from_str(&self.code) {
             headers.insert(REASON, code);
         }
-        if let Ok(id) = HeaderValue::from_str(&id) {
+        if let Ok(id) = HeaderValue::from_str(&id.to_string()) {
             headers.insert(REQUEST_ID, id);
         }
         if self.retry {
@@ -152,7 +158,7 @@ impl Refusal {
         if self.close {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
-        response
+        headers
     }
 }
 
@@ -173,5 +179,69 @@ pub(crate) fn of_parser(data: &[u8]) -> Option<Refusal> {
             Some(Refusal::new("HeadersTooLarge", StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, why).close())
         }
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::{Metrics, REASONS};
+    use std::collections::BTreeSet;
+
+    /// Every refusal there is, by the name of its constructor. Codes of the controller are its own: see the last three.
+    fn all() -> Vec<(&'static str, Refusal, &'static str)> {
+        vec![
+            ("bad_request", Refusal::bad_request("x"), "BadRequest"),
+            ("coding", Refusal::coding(), "UnsupportedTransferCoding"),
+            ("unknown", Refusal::unknown("x".into()), "UnknownFunction"),
+            ("not_ready", Refusal::not_ready(), "NotReady"),
+            ("function_queue_full", Refusal::function_queue_full(), "QueueFull"),
+            ("platform_queue_full", Refusal::platform_queue_full(), "QueueFull"),
+            ("deleted", Refusal::deleted(), "FunctionDeleted"),
+            ("instance_died", Refusal::instance_died(), "InstanceDied"),
+            ("timeout", Refusal::timeout(), "Timeout"),
+            ("slow_body", Refusal::slow_body(), "RequestTimeout"),
+            ("spool_full", Refusal::spool_full(), "SpoolFull"),
+            ("shutting_down", Refusal::shutting_down(), "ShuttingDown"),
+            ("wait_timeout", Refusal::wait_timeout(""), "WaitTimeout"),
+            ("wait_timeout", Refusal::wait_timeout("Unschedulable"), "Failed"),
+            ("failed", Refusal::failed("CrashLoop", 502), "Failed"),
+        ]
+    }
+
+    /// This file up to here.
+    fn source() -> &'static str {
+        include_str!("answer.rs").split("#[cfg(test)]").next().unwrap()
+    }
+
+    #[test]
+    fn every_refusal_is_told_and_counted_by_its_code() {
+        for (name, refusal, reason) in all() {
+            let metrics = Metrics::default();
+            metrics.refused(None, &refusal.code);
+            let line = format!("dormouse_queue_rejected_total{{namespace=\"\",function=\"\",reason=\"{reason}\"}} 1");
+            assert!(metrics.text().contains(&line), "{name}: {line} is not in {}", metrics.text());
+            let response = refusal.head(RequestId { activator: 1, epoch: 1, call: 1 });
+            assert_eq!(response[REASON], *refusal.code, "{name}");
+            assert!(refusal.status.is_client_error() || refusal.status.is_server_error(), "{name}");
+            let raw = refusal.raw(RequestId { activator: 1, epoch: 1, call: 1 });
+            assert!(raw.contains(&format!("\r\n{REASON}: {}\r\n", refusal.code)), "{name}: {raw}");
+        }
+    }
+
+    #[test]
+    fn no_constructor_and_no_code_is_left_out() {
+        let makes =
+            |line: &&str| line.contains("-> Self {") && !line.contains("(mut self)") && !line.contains("fn new(");
+        let named: BTreeSet<&str> = source()
+            .lines()
+            .filter(makes)
+            .filter_map(|line| line.trim().trim_start_matches("pub(crate) ").strip_prefix("fn ")?.split('(').next())
+            .collect();
+        assert_eq!(named, all().iter().map(|(name, ..)| *name).collect(), "each constructor is in the list above");
+        let codes =
+            source().split("new(\"").skip(1).filter_map(|rest| rest.split('"').next()).filter(|c| !c.is_empty());
+        let codes: BTreeSet<&str> = codes.chain(["Connections", "Failed"]).collect();
+        assert_eq!(codes, REASONS.into_iter().collect(), "each code has its label, and each label its code");
     }
 }

@@ -1,7 +1,7 @@
 //! What the command line says; each flag is also an environment variable.
 
 use clap::Parser;
-use dormouse_activator::{Config, Limits, Network};
+use dormouse_activator::{AccessLog, Config, Limits, Network};
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 /// The data path of Dormouse: takes calls, wakes functions, forwards, meters.
@@ -11,7 +11,7 @@ pub(crate) struct Args {
     /// Where calls come in.
     #[arg(long, env = "DORMOUSE_LISTEN", default_value = "0.0.0.0:8080")]
     listen: SocketAddr,
-    /// Where /livez, /readyz and /metrics are served.
+    /// Where /livez, /readyz, /startupz, /metrics and /loglevel are served.
     #[arg(long, env = "DORMOUSE_ADMIN", default_value = "0.0.0.0:9090")]
     pub(crate) admin: SocketAddr,
     /// The controller's gRPC address.
@@ -61,6 +61,18 @@ pub(crate) struct Args {
     #[arg(long, env = "DORMOUSE_IDLE_LIMIT_SECONDS", default_value_t = Limits::default().idle.as_secs(),
         value_parser = clap::value_parser!(u64).range(1..=86400))]
     idle_limit_seconds: u64,
+    /// Write a JSON line for each call that was dispatched or refused: to standard output, or to the end of a file. Lines
+    /// that nobody takes in time are dropped and counted; no call waits for one.
+    #[arg(long, env = "DORMOUSE_ACCESS_LOG", value_name = "FILE", num_args = 0..=1, require_equals = true,
+        default_missing_value = "-")]
+    access_log: Option<AccessLog>,
+    /// Send the traces of sampled calls to this collector (OTLP over gRPC), such as http://collector:4317.
+    #[arg(long, env = "DORMOUSE_OTLP_ENDPOINT", value_name = "URL")]
+    otlp_endpoint: Option<String>,
+    /// Part of the calls whose caller has not decided (no valid traceparent) that are sampled: 0 to 1. The function is
+    /// told, with or without a collector. A caller's own decision is kept.
+    #[arg(long, env = "DORMOUSE_TRACE_RATIO", default_value_t = 1.0, value_parser = ratio)]
+    trace_ratio: f64,
     /// Seconds to keep serving after SIGTERM, until whoever routes to us has noticed.
     #[arg(long, env = "DORMOUSE_DRAIN_DELAY_SECONDS", default_value_t = 0)]
     drain_delay_seconds: u64,
@@ -94,6 +106,9 @@ impl Args {
         config.limits.head = Duration::from_secs(self.head_limit_seconds);
         config.limits.first_byte = config.limits.head;
         config.limits.idle = Duration::from_secs(self.idle_limit_seconds);
+        config.access_log = self.access_log;
+        config.otlp_endpoint = self.otlp_endpoint;
+        config.trace_ratio = self.trace_ratio;
         config.drain_delay = Duration::from_secs(self.drain_delay_seconds);
         config.drain_limit = Duration::from_secs(self.drain_limit_seconds);
         config.ship_limit = Duration::from_secs(self.ship_limit_seconds);
@@ -110,6 +125,10 @@ fn spool_bytes(text: &str) -> Result<u64, String> {
         return Err(format!("a spool needs at least {LEAST_SPOOL} bytes (64 KiB)"));
     }
     Ok(bytes)
+}
+
+fn ratio(text: &str) -> Result<f64, String> {
+    text.parse().ok().filter(|r| (0.0..=1.0).contains(r)).ok_or_else(|| "write a number from 0 to 1".to_owned())
 }
 
 #[cfg(test)]
@@ -131,5 +150,18 @@ mod tests {
         assert!(parse(&["--spool-max-bytes", "65535"]).is_err_and(|e| e.contains("64 KiB")));
         assert!(parse(&["--spool-max-bytes", "1GB"]).is_err_and(|e| e.contains("number of bytes")));
         assert!(parse(&["--head-limit-seconds", "0"]).is_err());
+    }
+
+    #[test]
+    fn what_is_told_of_calls_is_off_until_asked_for() {
+        let told = |more: &[&str]| parse(more).map(|a| (a.access_log, a.otlp_endpoint, a.trace_ratio));
+        assert_eq!(told(&[]), Ok((None, None, 1.0)));
+        assert_eq!(told(&["--access-log"]), Ok((Some(AccessLog::StandardOutput), None, 1.0)));
+        let more = ["--access-log=/a", "--otlp-endpoint", "http://c:4317", "--trace-ratio", "0.01"];
+        let expected = (Some(AccessLog::File("/a".into())), Some("http://c:4317".into()), 0.01);
+        assert_eq!(told(&more), Ok(expected));
+        for bad in ["--trace-ratio=2", "--trace-ratio=-1", "--trace-ratio=NaN", "--access-log="] {
+            assert!(parse(&[bad]).is_err(), "{bad}");
+        }
     }
 }

@@ -5,6 +5,7 @@ use crate::{
     body::Progress,
     flight::{self, Parts, Reply},
     metered,
+    metrics::Trouble,
     shared::Shared,
 };
 use dormouse_core::record::Outcome;
@@ -98,6 +99,11 @@ impl Draining {
 
     fn broken(&mut self) -> Poll<()> {
         if let Some(Parts { lane, mut meter, .. }) = self.parts.take() {
+            meter.trouble(if meter.upload.progress() == Progress::Whole {
+                Trouble::Died
+            } else {
+                Trouble::UploadBroke
+            });
             // Half a body went out: the instance must not take it for a whole one.
             if meter.upload.progress() == Progress::Whole {
                 drop(lane)
@@ -113,6 +119,7 @@ impl Draining {
         if let Some(Parts { lane, mut meter, .. }) = self.parts.take() {
             if meter.upload.progress() != Progress::Starved {
                 meter.retire_instance();
+                meter.trouble(Trouble::Timeout);
             }
             lane.reset();
             let _ = meter.finish(Outcome::ClientGone);

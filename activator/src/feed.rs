@@ -53,6 +53,7 @@ async fn follow(shared: &Arc<Shared>, link: &Link, name: &str, backoff: &mut Bac
         if !std::mem::replace(&mut begun, true) {
             tracing::info!(functions = shared.routes.load().by_uid.len(), "routes are known");
             shared.metrics.controller_up.set(1);
+            shared.metrics.controller_streams.inc();
             backoff.reset();
         }
     }

@@ -91,7 +91,7 @@ pub(crate) fn poll_reply(
 ) -> Poll<Result<Response<Incoming>, Option<Request<SentBody>>>> {
     parts.lane.drive(cx);
     reply.as_mut().poll(cx).map_err(|mut error| {
-        tracing::debug!("an instance broke off: {}", error.error());
+        parts.meter.note_breakage(error.error());
         error.take_message()
     })
 }

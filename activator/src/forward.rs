@@ -9,10 +9,13 @@ use crate::{
     headers::{self, Caller},
     meter::{Meter, Received},
     metered::{self, Metered, outcome_of},
+    metrics::Trouble,
     pool::{self, Lane},
     room::{Out, Seat},
     route,
     shared::Shared,
+    trace,
+    trail::Trail,
     wire::Peer,
 };
 use bytes::Bytes;
@@ -31,13 +34,20 @@ pub(crate) struct Hangup;
 pub(crate) async fn serve(
     shared: Arc<Shared>,
     peer: Arc<Peer>,
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
 ) -> Result<Response<OutBody>, Hangup> {
     let in_call = peer.begin_call();
-    let received = Received { call: shared.next_call(), at_us: clock::wall_us(), seen: None };
-    let id = shared.request_id(received.call);
+    let (call_no, at_us, at) = (shared.next_call(), clock::wall_us(), shared.clock.now());
+    let id = shared.request_id(call_no);
+    let context = trace::enter(request.headers_mut(), shared.outlets.sampling);
+    let trail = Trail::begin(&shared, peer.addr, &request, (id, at_us, at), context);
+    let received = Received { call: call_no, at_us, at, trace: context.trace, trail: trail.clone(), seen: None };
     let mut func = None;
-    match call(&shared, &peer, request, received, &mut func).await {
+    let result = call(&shared, &peer, request, received, &mut func).await;
+    if let (Some(trail), Some(func)) = (&trail, &func) {
+        trail.found(func);
+    }
+    match result {
         Ok(Answer { mut head, body }) => {
             if let Ok(value) = HeaderValue::from_str(&id.to_string()) {
                 head.headers.insert(REQUEST_ID, value);
@@ -49,9 +59,14 @@ pub(crate) async fn serve(
             Ok(Response::from_parts(head, body))
         }
         Err(Out::Refused(refusal)) => {
-            shared
-                .metrics
-                .refused(func.as_deref().filter(|f: &&Func| !f.metrics.is_retired()).map(|f| &f.key), &refusal.code);
+            let key = func.as_deref().map(|f: &Func| &f.key);
+            let (namespace, function) = key.map(|k| (&*k.namespace, &*k.name)).unzip();
+            let reason = &*refusal.code;
+            tracing::debug!(request_id = %id, trace_id = %context.trace, namespace, function, reason, "a call is refused");
+            shared.metrics.refused(key.filter(|_| !func.as_deref().is_some_and(|f| f.metrics.is_retired())), reason);
+            if let Some(trail) = &trail {
+                trail.refused(refusal.status.as_u16(), &refusal.code);
+            }
             Ok(refusal.response(id, in_call))
         }
         Err(Out::Gone) => Err(Hangup),
@@ -147,9 +162,15 @@ async fn lane(seat: &Seat, shared: &Arc<Shared>) -> Option<Lane> {
             if poll_fn(|cx| lane.poll_free(cx)).await {
                 return Some(lane);
             }
-            tracing::debug!(function = %seat.func().key, instance = instance.id, "closed at once");
+            seat.func().metrics.trouble(Trouble::ClosedAtOnce);
+            let (namespace, function) = (&seat.func().key.namespace, &seat.func().key.name);
+            tracing::debug!(namespace, function, instance = instance.id, "closed at once");
         }
-        Err(e) => tracing::debug!(function = %seat.func().key, instance = instance.id, "not reached: {e}"),
+        Err(e) => {
+            seat.func().metrics.trouble(Trouble::Connect);
+            let (namespace, function) = (&seat.func().key.namespace, &seat.func().key.name);
+            tracing::debug!(namespace, function, instance = instance.id, "not reached: {e}");
+        }
     }
     instance.note_unreachable();
     None
@@ -172,16 +193,22 @@ fn retry(lost: Lost) -> Result<Again, Out> {
             let (received, seat, _) = parts.meter.undo().ok_or(Out::Gone)?;
             return Ok(Again { request, received, seat, was_fresh });
         }
-        Lost::Died(parts) => (parts.meter, parts.lane, Outcome::FunctionError, Refusal::instance_died()),
+        Lost::Died(parts) => {
+            parts.meter.trouble(Trouble::Died);
+            (parts.meter, parts.lane, Outcome::FunctionError, Refusal::instance_died())
+        }
         Lost::UploadBroke(parts) => {
+            parts.meter.trouble(Trouble::UploadBroke);
             let refusal = Refusal::bad_request("the request body broke off");
             (parts.meter, parts.lane, Outcome::ClientGone, refusal)
         }
         Lost::Late(parts) if parts.meter.upload.progress() == Progress::Starved => {
+            parts.meter.trouble(Trouble::UploadBroke);
             (parts.meter, parts.lane, Outcome::ClientGone, Refusal::slow_body())
         }
         Lost::Late(parts) => {
             parts.meter.retire_instance();
+            parts.meter.trouble(Trouble::Timeout);
             (parts.meter, parts.lane, Outcome::Timeout, Refusal::timeout())
         }
     };

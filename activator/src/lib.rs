@@ -3,6 +3,7 @@
 //! No Kubernetes client and no cluster rights: routes come from the controller by one stream, demand goes to it by
 //! another, records by a third; a warm call needs none of them.
 
+mod access;
 mod answer;
 mod body;
 mod check;
@@ -22,6 +23,7 @@ mod link;
 mod meter;
 mod metered;
 mod metrics;
+mod otlp;
 mod pool;
 mod room;
 mod route;
@@ -29,11 +31,15 @@ mod server;
 mod shared;
 mod ship;
 mod spool;
+mod trace;
+mod trail;
 mod trust;
 mod wire;
 
+pub use access::AccessLog;
 pub use files::raise_file_limit;
 pub use link::LinkError;
+pub use otlp::BadEndpoint;
 pub use server::Limits;
 pub use spool::{Identity, SpoolError};
 pub use trust::{BadNetwork, Network};
@@ -81,6 +87,13 @@ pub struct Config {
     /// When everything else has ended: how long records may take to leave. As long as the spool lasts no longer than the
     /// process (a pod's emptyDir), what has not left by then is lost.
     pub ship_limit: Duration,
+    /// Where a line for each call goes; `None`: nowhere.
+    pub access_log: Option<AccessLog>,
+    /// The collector that traces go to (OTLP over gRPC): `http://HOST:4317`; `None`: nowhere.
+    pub otlp_endpoint: Option<String>,
+    /// Part of the calls that come without a caller's decision whose trace is sampled, from 0 to 1. The decision is told
+    /// to the function, whether traces are exported or not.
+    pub trace_ratio: f64,
     /// Gets a copy of every record as its call ends; a full channel loses copies, never records.
     pub seen: Option<tokio::sync::mpsc::Sender<SeenCall>>,
 }
@@ -101,6 +114,9 @@ impl Config {
             drain_delay: Duration::ZERO,
             drain_limit: Duration::from_secs(30),
             ship_limit: Duration::from_secs(5),
+            access_log: None,
+            otlp_endpoint: None,
+            trace_ratio: 1.0,
             seen: None,
         }
     }
@@ -138,6 +154,12 @@ pub enum BindError {
     /// The controller cannot be meant.
     #[error(transparent)]
     Link(#[from] LinkError),
+    /// The access log cannot be written.
+    #[error("access log {0:?}: {1}")]
+    AccessLog(AccessLog, io::Error),
+    /// The trace collector cannot be meant.
+    #[error(transparent)]
+    Collector(#[from] BadEndpoint),
 }
 
 /// An activator that has its port and its spool.
@@ -148,11 +170,14 @@ pub struct Activator {
     addr: SocketAddr,
     link: link::Link,
     shared: Arc<Shared>,
+    exporter: Option<otlp::Exporter>,
     health: Health,
 }
 
 /// Length of the queue of connections that are not accepted yet.
 const BACKLOG: u32 = 4096;
+/// How long the last traces and lines of the access log have.
+const LAST_WORDS: Duration = Duration::from_secs(3);
 /// How often the spool is synced.
 const SYNC: Duration = Duration::from_secs(1);
 /// Readiness checks.
@@ -171,6 +196,8 @@ impl Activator {
         let (folder, bytes) = (config.spool_dir.clone(), config.spool_max_bytes);
         let opened = tokio::task::spawn_blocking(move || spool::Spool::open(&folder, bytes)).await;
         let spool = opened.map_err(|e| SpoolError::Io(io::Error::other(e)))??;
+        let metrics = metrics::Metrics::default();
+        let (outlets, exporter) = outlets(&config, &metrics)?;
         let health = Health::default();
         CHECKS.iter().for_each(|check| health.expect(check));
         let shared = Arc::new(Shared {
@@ -180,7 +207,8 @@ impl Activator {
             routes: Default::default(),
             spool,
             board: knock::Board::default(),
-            metrics: metrics::Metrics::default(),
+            metrics,
+            outlets: Arc::new(outlets),
             seen: config.seen.clone(),
             waiting: Default::default(),
             waiting_bytes: Default::default(),
@@ -189,7 +217,7 @@ impl Activator {
             tracker: TaskTracker::new(),
             hard_stop: CancellationToken::new(),
         });
-        Ok(Self { config, listener, addr, link, shared, health })
+        Ok(Self { config, listener, addr, link, shared, exporter, health })
     }
 
     /// Where calls come in; tells the port when it was chosen by the system.
@@ -207,6 +235,10 @@ impl Activator {
     /// Puts the metrics under their names.
     pub fn register(&self, registry: &mut Registry) {
         self.shared.metrics.register(registry);
+        let (limits, spool) = (self.config.limits, self.config.spool_max_bytes);
+        let levels = metrics::Levels::new(Arc::downgrade(&self.shared), limits, spool);
+        registry.sub_registry_with_prefix("dormouse").register_collector(Box::new(levels));
+        dormouse_daemon::version::register(registry, "dormouse-activator", env!("CARGO_PKG_VERSION"));
     }
 
     /// The random id and epoch of this life.
@@ -218,13 +250,15 @@ impl Activator {
     /// Serves until the token is cancelled, then ends in order: not ready, no new connections, running calls to their
     /// end (within the limit), records to the ledger.
     pub async fn run(self, stop: CancellationToken) {
-        let Self { config, listener, link, shared, health, .. } = self;
+        let Self { config, listener, link, shared, exporter, health, .. } = self;
         // Streams stay up while calls drain: they may still wait for instances.
         let (streams_end, ship_end) = (CancellationToken::new(), CancellationToken::new());
         let name = config.name.clone();
         let feed = tokio::spawn(feed::run(shared.clone(), link.clone(), name.clone(), streams_end.clone()));
         let knock = tokio::spawn(knock::run(shared.clone(), link.clone(), name, streams_end.clone()));
         let mut ship = tokio::spawn(ship::run(shared.clone(), link, ship_end.clone()));
+        let traces_end = CancellationToken::new();
+        let traces = exporter.map(|exporter| tokio::spawn(exporter.run(traces_end.clone())));
         let tend = tokio::spawn(tend(shared.clone(), health.clone()));
         let accept_end = CancellationToken::new();
         let server = tokio::spawn(server::run(listener, shared.clone(), config.limits, accept_end.clone()));
@@ -252,7 +286,33 @@ impl Activator {
             ship.abort();
             let _ = ship.await;
         }
+        traces_end.cancel();
+        end_outlets(traces, &shared).await;
         let _ = tokio::task::spawn_blocking(move || shared.spool.sync()).await;
+    }
+}
+
+/// Opens whatever is told of calls.
+fn outlets(config: &Config, metrics: &metrics::Metrics) -> Result<(trail::Outlets, Option<otlp::Exporter>), BindError> {
+    let to = config.access_log.as_ref();
+    let access = to.map(|to| access::Writer::begin(to, metrics).map_err(|e| BindError::AccessLog(to.clone(), e)));
+    let collector = config.otlp_endpoint.as_deref();
+    let (traces, exporter) = collector.map(|at| otlp::Exporter::new(at, &config.name, metrics)).transpose()?.unzip();
+    let sampling = trace::Sampling::new(traces.is_some(), config.trace_ratio);
+    Ok((trail::Outlets { access: access.transpose()?, traces, sampling }, exporter))
+}
+
+/// The last traces and lines leave; both at once, and neither for longer than [`LAST_WORDS`].
+async fn end_outlets(traces: Option<tokio::task::JoinHandle<()>>, shared: &Arc<Shared>) {
+    let exported = async {
+        if let Some(traces) = traces {
+            let _ = traces.await;
+        }
+    };
+    let writer = shared.outlets.access.clone();
+    let written = tokio::task::spawn_blocking(move || writer.iter().for_each(access::Writer::end));
+    if tokio::time::timeout(LAST_WORDS, async { tokio::join!(exported, written) }).await.is_err() {
+        tracing::warn!("the last traces or lines of the access log are lost: nobody takes them");
     }
 }
 

@@ -6,6 +6,7 @@ use crate::{
     body::{Cut, Progress},
     drain,
     flight::Parts,
+    metrics::Trouble,
     shared::Shared,
 };
 use bytes::Bytes;
@@ -104,16 +105,17 @@ impl Metered {
         let Some((parts, incoming)) = self.running.take() else { return Poll::Ready(None) };
         let Parts { lane, mut meter, .. } = parts;
         drop(incoming);
-        let outcome = match cut {
-            Cut::Unread => Outcome::ClientGone,
-            Cut::Timeout if meter.upload.progress() == Progress::Starved => Outcome::ClientGone,
-            Cut::Timeout => {
+        let (outcome, trouble) = match (cut, meter.upload.progress()) {
+            (Cut::Unread, _) => (Outcome::ClientGone, Trouble::ResponseUnread),
+            (Cut::Timeout, Progress::Starved) => (Outcome::ClientGone, Trouble::UploadBroke),
+            (Cut::Timeout, _) => {
                 meter.retire_instance();
-                Outcome::Timeout
+                (Outcome::Timeout, Trouble::Timeout)
             }
-            _ if meter.upload.progress() == Progress::Broken => Outcome::ClientGone,
-            _ => Outcome::FunctionError,
+            (_, Progress::Broken) => (Outcome::ClientGone, Trouble::UploadBroke),
+            _ => (Outcome::FunctionError, Trouble::ResponseBroke),
         };
+        meter.trouble(trouble);
         if matches!(outcome, Outcome::FunctionError) {
             drop(lane)
         } else {

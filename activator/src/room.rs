@@ -134,6 +134,7 @@ impl Waiting {
         shared.waiting.fetch_add(1, Relaxed);
         shared.waiting_bytes.fetch_add(head_bytes, Relaxed);
         func.metrics.queued.inc();
+        func.metrics.held(head_bytes);
         Self { func: func.clone(), shared: shared.clone(), ticket, head_bytes }
     }
 
@@ -157,6 +158,7 @@ impl Drop for Waiting {
         self.shared.waiting.fetch_sub(1, Relaxed);
         self.shared.waiting_bytes.fetch_sub(self.head_bytes, Relaxed);
         self.func.metrics.queued.dec();
+        self.func.metrics.let_go(self.head_bytes);
         // Whoever was granted a slot meanwhile has it in its channel: dropping that hands it back.
         if self.func.inner.lock().room.leave(self.ticket).is_some() {
             self.func.note(&self.shared, false);

@@ -10,6 +10,7 @@ use crate::{
     room::{Seat, WaitingTotal},
     route::Table,
     spool::Spool,
+    trail::Outlets,
     trust::Network,
 };
 use arc_swap::ArcSwap;
@@ -42,6 +43,8 @@ pub(crate) struct Shared {
     pub(crate) spool: Spool,
     pub(crate) board: Board,
     pub(crate) metrics: Metrics,
+    /// Who is told of calls that are over.
+    pub(crate) outlets: Arc<Outlets>,
     pub(crate) seen: Option<tokio::sync::mpsc::Sender<SeenCall>>,
     pub(crate) waiting: WaitingTotal,
     /// Bytes of the heads of calls that wait.

@@ -3,7 +3,7 @@
 //! hyper does not look at a socket while the body of a call is unread, so that a client which leaves a waiting room would
 //! not be noticed. The stream stands behind an [`Arc`]: the room awaits the socket's read-closed state on it.
 
-use crate::{answer, shared::Shared};
+use crate::{answer, shared::Shared, trail};
 use futures::FutureExt;
 use socket2::SockRef;
 use std::{
@@ -224,7 +224,9 @@ impl Wire {
         let shared = &self.0.shared;
         let Some(refusal) = answer::of_parser(data).filter(|_| self.0.phase().0 == Phase::Head) else { return false };
         shared.metrics.refused(None, &refusal.code);
-        let _ = self.0.stream.try_write(refusal.raw(shared.request_id(shared.next_call())).as_bytes());
+        let id = shared.request_id(shared.next_call());
+        trail::unread(shared, self.0.addr, id, &refusal);
+        let _ = self.0.stream.try_write(refusal.raw(id).as_bytes());
         true
     }
 

@@ -34,7 +34,7 @@ pub(crate) struct Run {
     /// Where the usage API is.
     #[arg(long, env = "DORMOUSE_USAGE", default_value = "0.0.0.0:8081")]
     pub(crate) usage: SocketAddr,
-    /// Where health and metrics are.
+    /// Where /livez, /readyz, /startupz, /metrics and /loglevel are served.
     #[arg(long, env = "DORMOUSE_ADMIN", default_value = "0.0.0.0:9090")]
     pub(crate) admin: SocketAddr,
     /// Folder of the ledger.

@@ -96,6 +96,7 @@ impl<F: Fleet> Controller<F> {
         let events = fleet.events().ok_or(ControllerError::FleetTaken)?;
         let routes = Routes::default();
         config.health.expect(LEDGER_CHECK);
+        config.ledger.register(registry);
         let (office, post) = Office::new(Parts {
             fleet,
             events,

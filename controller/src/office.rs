@@ -6,7 +6,7 @@
 
 use crate::demand::{Calls, Demand, Touched};
 use crate::fleet::{Code, Event, Fleet, FleetError, FunctionUid, InstanceId, Phase, Trouble};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Replicas};
 use crate::reconcile::apply::{self, Answer, Hands};
 use crate::reconcile::observe::{Lane, LaneState, Moment, Observed, WorkloadSeen, function_of};
 use crate::reconcile::plan::{self, Context, Urls};
@@ -77,6 +77,7 @@ pub struct Office<F> {
     hands: Hands<F>,
     routes: Routes,
     metrics: Metrics,
+    replicas: Replicas,
     health: Health,
     urls: Urls,
     events: mpsc::Receiver<Event>,
@@ -123,6 +124,7 @@ impl<F: Fleet> Office<F> {
         let office = Self {
             hands: Hands::new(fleet, answer),
             routes,
+            replicas: Replicas::new(metrics.clone()),
             metrics,
             health,
             urls,
@@ -335,9 +337,11 @@ impl<F: Fleet> Office<F> {
             self.functions.remove(uid);
             self.routes.remove(uid);
             self.unacknowledged.remove(uid);
+            self.replicas.forget(uid);
             self.set_timer(uid, None);
             return;
         }
+        let began = std::time::Instant::now();
         observed.settle(now);
         let policy = observed.policy();
         let decision = policy.map_or(plan::NOTHING, |policy| observed.scaler.decide(now, &policy));
@@ -351,7 +355,8 @@ impl<F: Fleet> Office<F> {
         };
         let plan = plan::plan(observed, decision, &context);
         let applied = apply::apply(plan, observed, &self.routes, &mut self.hands, now);
-        self.metrics.planned(&applied);
+        self.replicas.note(observed, now);
+        self.metrics.planned(&applied, began.elapsed());
         if applied.unacknowledged {
             self.unacknowledged.insert(uid.clone());
         }

@@ -20,6 +20,7 @@ use dormouse_proto::v1::demand_client::DemandClient;
 use dormouse_proto::v1::ledger_client::LedgerClient;
 use dormouse_proto::v1::routes_client::RoutesClient;
 use dormouse_proto::v1::{self, InstanceState};
+use prometheus_client::registry::Registry;
 use serde_json::json;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -86,6 +87,7 @@ struct House {
     events: mpsc::Sender<Event>,
     asked: mpsc::Receiver<Asked>,
     channel: Channel,
+    registry: Registry,
     _folder: tempfile::TempDir,
     _stop: tokio_util::sync::DropGuard,
 }
@@ -96,13 +98,14 @@ impl House {
         let (asked_in, asked) = mpsc::channel(64);
         let fleet = Arc::new(Scripted { events: Mutex::new(Some(receiver)), asked: asked_in });
         let (routes, stop, folder) = (Routes::default(), CancellationToken::new(), tempfile::tempdir().unwrap());
+        let mut registry = Registry::default();
         let (office, post) = Office::new(Parts {
             events: fleet.events().unwrap(),
             fleet,
             routes: routes.clone(),
             urls: Urls { domain: "localhost".into(), activator: "http://localhost".into() },
             health: Health::default(),
-            metrics: Metrics::default(),
+            metrics: Metrics::register(&mut registry),
         });
         tokio::spawn(office.run(stop.clone()));
         // Never opened: waking does not depend on it.
@@ -117,7 +120,14 @@ impl House {
             async move { client }
         });
         let channel = Endpoint::from_static("http://office").connect_with_connector(connector).await.unwrap();
-        Self { events, asked, channel, _folder: folder, _stop: stop.drop_guard() }
+        Self { events, asked, channel, registry, _folder: folder, _stop: stop.drop_guard() }
+    }
+
+    /// The metrics' lines that have `part` in them.
+    fn metrics(&self, part: &str) -> Vec<String> {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.registry).unwrap();
+        text.lines().filter(|line| line.contains(part)).map(str::to_owned).collect()
     }
 
     async fn see(&self, event: Event) {
@@ -239,6 +249,15 @@ async fn a_waiting_call_becomes_an_instance_and_silence_ends_it() {
     demand.send(on_instance(3)).await.unwrap();
     assert_eq!(next(&mut routes).await.1, [InstanceState::Ready]);
     assert_eq!(house.asked().await, Asked::Report(Some(State::Active)));
+    let of = |state: &str| format!("dormouse_replicas{{namespace=\"default\",function=\"hello\",state=\"{state}\"}}");
+    let mut lines = house.metrics("dormouse_replicas{");
+    lines.sort();
+    assert_eq!(lines, [format!("{} 1", of("ready")), format!("{} 0", of("starting"))]);
+    for phase in ["start", "ready"] {
+        let line = format!("dormouse_cold_start_duration_seconds_count{{phase=\"{phase}\"}} 1");
+        assert_eq!(house.metrics("seconds_count{").iter().filter(|l| **l == line).count(), 1, "{line}");
+    }
+    assert!(house.metrics("dormouse_reconcile_duration_seconds_count")[0].ends_with(|c: char| c != '0'));
 
     demand.send(calls(0, 3)).await.unwrap();
     demand.send(on_instance(0)).await.unwrap();
@@ -256,6 +275,12 @@ async fn a_waiting_call_becomes_an_instance_and_silence_ends_it() {
     house.see(Event::InstanceGone("i".into())).await;
     assert_eq!(next(&mut routes).await.1, []);
     assert_eq!(house.asked().await, Asked::Report(Some(State::Idle)));
+    let left: Vec<_> = house.metrics("dormouse_replicas{").into_iter().filter(|l| !l.ends_with(" 0")).collect();
+    assert_eq!(left, [""; 0]);
+    house.see(Event::FunctionGone("f".into())).await;
+    house.see(Event::WorkloadGone("f".into(), Revision::of(&function().spec))).await;
+    assert_eq!(routes.message().await.unwrap().unwrap().removed, ["f"]);
+    assert_eq!(house.metrics("hello"), [""; 0], "the series go with the function");
 }
 
 #[tokio::test(start_paused = true)]

@@ -12,6 +12,7 @@ pub use origin::Origin;
 use dormouse_activator::{Activator, Config, Identity};
 use dormouse_core::record::{CallRecord, Subject};
 use dormouse_proto::v1;
+use prometheus_client::registry::Registry;
 use std::{net::SocketAddr, path::Path, time::Duration};
 use tokio_util::sync::CancellationToken;
 
@@ -41,6 +42,7 @@ pub struct Running {
     pub addr: SocketAddr,
     pub identity: Identity,
     pub health: dormouse_daemon::Health,
+    registry: Registry,
     stop: CancellationToken,
     task: tokio::task::JoinHandle<()>,
 }
@@ -53,9 +55,25 @@ impl Running {
         change(&mut config);
         let activator = Activator::bind(config).await.unwrap();
         let (addr, identity, health) = (activator.traffic_addr(), activator.identity(), activator.health());
+        let mut registry = Registry::default();
+        activator.register(&mut registry);
         let stop = CancellationToken::new();
         let task = tokio::spawn(activator.run(stop.clone()));
-        Self { addr, identity, health, stop, task }
+        Self { addr, identity, health, registry, stop, task }
+    }
+
+    /// Its metrics, as a scrape gets them.
+    pub fn metrics(&self) -> String {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.registry).unwrap();
+        text
+    }
+
+    /// The value of one series; `None` when there is no such line.
+    pub fn metric(&self, series: &str) -> Option<f64> {
+        let text = self.metrics();
+        let line = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        line.map(|value| value.parse().unwrap())
     }
 
     pub async fn client(&self) -> Client {

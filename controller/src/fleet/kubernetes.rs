@@ -17,6 +17,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::runtime::events::{Recorder, Reporter};
 use kube::{Api, Client};
 use parking_lot::Mutex;
+use prometheus_client::registry::Registry;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
@@ -45,6 +46,7 @@ pub struct Kubernetes {
     options: Options,
     recorder: Recorder,
     gate: Gate,
+    restarts: watch::Restarts,
     events: Mutex<Option<mpsc::Receiver<Event>>>,
     /// Ends the watches when the fleet goes.
     stop: CancellationToken,
@@ -58,7 +60,8 @@ impl Kubernetes {
         let stop = CancellationToken::new();
         // Synced is told once each of the three has listed.
         let missing = Arc::new(AtomicUsize::new(3));
-        let port = watch::Port { sender, missing };
+        let restarts = watch::Restarts::default();
+        let port = watch::Port { sender, missing, restarts: restarts.clone() };
         let gate = Gate::new(client.clone());
         let namespace = options.namespace.as_deref();
         let functions = watch::functions(api(&client, namespace), client.clone(), port.clone(), gate.clone());
@@ -70,7 +73,13 @@ impl Kubernetes {
         tokio::spawn(stop.clone().run_until_cancelled_owned(pods));
         let reporter = Reporter { controller: "dormouse-controller".into(), instance: Some(options.reporter.clone()) };
         let recorder = Recorder::new(client.clone(), reporter);
-        Self { client, options, recorder, gate, events: Mutex::new(Some(receiver)), stop }
+        Self { client, options, recorder, gate, restarts, events: Mutex::new(Some(receiver)), stop }
+    }
+
+    /// Puts what is counted of the watches into a registry.
+    pub fn register(&self, registry: &mut Registry) {
+        let help = "Watches that broke and began anew, by kind of object";
+        registry.register("dormouse_watch_restarts", help, self.restarts.clone());
     }
 }
 

@@ -16,6 +16,9 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::core::{DeserializeGuard, PartialObjectMeta};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, Resource, ResourceExt};
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
 use serde::de::DeserializeOwned;
 use std::collections::{HashMap, HashSet};
 use std::fmt::Debug;
@@ -34,6 +37,16 @@ pub(super) struct Port {
     pub(super) sender: mpsc::Sender<Event>,
     /// Watches that have not listed yet.
     pub(super) missing: Arc<AtomicUsize>,
+    pub(super) restarts: Restarts,
+}
+
+/// Counts watches that broke.
+pub(super) type Restarts = Family<OfKind, Counter>;
+
+/// Kind of the objects that are watched.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct OfKind {
+    kind: String,
 }
 
 impl Port {
@@ -203,7 +216,11 @@ impl<K: Seen> Follower<K> {
                     self.seen(object).await;
                 }
                 Ok(watcher::Event::InitDone) => self.listed().await,
-                Err(error) => tracing::warn!(kind = %K::kind(&()), %error, "a watch broke; it begins anew"),
+                Err(error) => {
+                    let kind = K::kind(&()).into_owned();
+                    tracing::warn!(kind, %error, "a watch broke; it begins anew");
+                    self.port.restarts.get_or_create(&OfKind { kind }).inc();
+                }
             }
         }
     }
