@@ -93,7 +93,7 @@ impl EncodeMetric for Histogram {
         let count = counts.iter().sum();
         #[expect(clippy::cast_precision_loss, reason = "a reader gets floating point in any case")]
         let seconds = |micros: u64| micros as f64 / 1e6;
-        let bounds = inner.bounds.iter().map(|bound| seconds(*bound)).chain([f64::MAX]);
+        let bounds = inner.bounds.iter().map(|bound| seconds(*bound)).chain([f64::INFINITY]);
         let buckets: Vec<(f64, u64)> = bounds.zip(counts).collect();
         encoder.encode_histogram::<NoLabelSet>(seconds(inner.sum.load(Relaxed)), count, &buckets, None)
     }

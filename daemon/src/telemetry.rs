@@ -5,6 +5,7 @@ use crate::json::JsonLines;
 use parking_lot::Mutex;
 use std::io::IsTerminal;
 use std::sync::Arc;
+use tracing::level_filters::LevelFilter;
 use tracing_subscriber::fmt::{self, MakeWriter};
 use tracing_subscriber::layer::{Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
@@ -71,10 +72,8 @@ impl LogFilter {
             return Err(BadFilter::Syntax("it is empty".into()));
         }
         // Also what cannot mean anything ("inof" alone would be taken for the name of a target).
-        let lone = text
-            .split(',')
-            .find(|d| !d.contains('=') && d.trim().parse::<tracing::level_filters::LevelFilter>().is_err());
-        if let Some(lone) = lone {
+        let is_level = |d: &str| !d.trim().is_empty() && d.trim().parse::<LevelFilter>().is_ok();
+        if let Some(lone) = text.split(',').find(|d| !d.contains('=') && !is_level(d)) {
             return Err(BadFilter::Syntax(format!("{lone:?} is no level")));
         }
         let filter = EnvFilter::try_new(text).map_err(|e| BadFilter::Syntax(e.to_string()))?;

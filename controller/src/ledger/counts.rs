@@ -60,3 +60,33 @@ impl LedgerDoor {
         r.register_collector(Box::new(Levels(self.clone())));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::Filesystem;
+    use dormouse_core::price::PricePlan;
+
+    #[test]
+    fn a_closed_ledger_is_down_and_has_no_size() {
+        let folder = tempfile::tempdir().unwrap();
+        let door = LedgerDoor::new(folder.path(), PricePlan::default(), Filesystem::Any);
+        let mut registry = Registry::default();
+        door.register(&mut registry);
+        let text = || {
+            let mut text = String::new();
+            prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+            text
+        };
+        assert!(text().contains("dormouse_ledger_up 0.0\n") && !text().contains("store_bytes"), "{}", text());
+        let ledger = door.open().unwrap();
+        let open = text();
+        assert!(open.contains("dormouse_ledger_up 1.0\n") && open.contains("dormouse_metering_store_bytes "), "{open}");
+        door.counts().frame(Ok(AppendOutcome::Gap));
+        door.counts().frame(Err(&AppendError::Closed(String::new())));
+        assert!(text().contains("dormouse_ledger_frames_total{outcome=\"gap\"} 1\n"), "{}", text());
+        drop(ledger);
+        door.close("over");
+        assert!(text().contains("dormouse_ledger_up 0.0\n"));
+    }
+}
