@@ -6,6 +6,7 @@
 use crate::{clock::micros, metrics::Metrics, trail::Facts};
 use serde::Serialize;
 use std::{
+    fmt,
     fs::OpenOptions,
     io::{self, Write},
     path::PathBuf,
@@ -41,6 +42,15 @@ impl FromStr for AccessLog {
             "" => Err("name a file, or write - for standard output"),
             "-" => Ok(Self::StandardOutput),
             file => Ok(Self::File(file.into())),
+        }
+    }
+}
+
+impl fmt::Display for AccessLog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::StandardOutput => f.write_str("standard output"),
+            Self::File(path) => path.display().fmt(f),
         }
     }
 }

@@ -155,7 +155,7 @@ pub enum BindError {
     #[error(transparent)]
     Link(#[from] LinkError),
     /// The access log cannot be written.
-    #[error("access log {0:?}: {1}")]
+    #[error("access log {0}: {1}")]
     AccessLog(AccessLog, io::Error),
     /// The trace collector cannot be meant.
     #[error(transparent)]

@@ -38,7 +38,7 @@ pub(crate) struct SpanId(pub(crate) u64);
 
 impl SpanId {
     pub(crate) fn random() -> Self {
-        Self(rand::random_range(1..=u64::MAX))
+        Self(rand::random::<u64>().max(1))
     }
 }
 
@@ -60,14 +60,14 @@ impl Sampling {
     }
 
     fn draw(self) -> bool {
-        u64::from(rand::random::<u32>()) < self.part
+        self.part > u64::from(u32::MAX) || u64::from(rand::random::<u32>()) < self.part
     }
 }
 
 /// Makes a caller's trace headers those that its function gets.
 pub(crate) fn enter(headers: &mut HeaderMap, sampling: Sampling) -> Context {
     let Some(told) = told(headers) else {
-        let trace = TraceId(rand::random_range(1..=u128::MAX));
+        let trace = TraceId(rand::random::<u128>().max(1));
         let sampled = sampling.draw();
         let own = SpanId::random();
         headers.remove(TRACESTATE);
