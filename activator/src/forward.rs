@@ -43,11 +43,7 @@ pub(crate) async fn serve(
     let trail = Trail::begin(&shared, peer.addr, &request, (id, at_us, at), context);
     let received = Received { call: call_no, at_us, at, trace: context.trace, trail: trail.clone(), seen: None };
     let mut func = None;
-    let result = call(&shared, &peer, request, received, &mut func).await;
-    if let (Some(trail), Some(func)) = (&trail, &func) {
-        trail.found(func);
-    }
-    match result {
+    match call(&shared, &peer, request, received, &mut func).await {
         Ok(Answer { mut head, body }) => {
             if let Ok(value) = HeaderValue::from_str(&id.to_string()) {
                 head.headers.insert(REQUEST_ID, value);
@@ -91,6 +87,9 @@ async fn call(
     let host = check::host(&head)?;
     let found = shared.routes.load().find(host, head.uri.path())?;
     let found_func = func.insert(found.func);
+    if let Some(trail) = &received.trail {
+        trail.found(found_func);
+    }
     let target =
         route::target(&head.uri, found.prefix).ok_or(Refusal::bad_request("the request target has no path"))?;
     if shared.seen.is_some() {

@@ -21,7 +21,10 @@ use dormouse_proto::v1::{
     InstanceState::{Ready, Starting},
 };
 use parking_lot::Mutex;
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::Ordering::SeqCst},
+};
 use tonic::{Code, Request, Response, Status, transport::server::TcpIncoming};
 
 const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
@@ -215,6 +218,43 @@ async fn the_access_log_has_a_line_for_each_call_and_no_secret() {
     let names = ["status", "outcome", "reason", "function"];
     assert_eq!(told(&lines[1], &names), ["404", "refused", "UnknownFunction", "null"]);
     assert_eq!(told(&lines[2], &names), ["400", "refused", "BadRequest", "null"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_whose_clients_left_have_their_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("access.log");
+    let house = House::with(|c| c.access_log = Some(AccessLog::File(file.clone()))).await;
+    house.publish(function("waits")).await;
+    let go = Arc::new(tokio::sync::Notify::new());
+    let gate = go.clone();
+    let origin = Origin::start(move |mut line| {
+        let go = gate.clone();
+        async move {
+            line.request().await;
+            line.begin();
+            go.notified().await;
+            line.answer(b"late").await;
+        }
+    })
+    .await;
+    house.publish(ready("hello", origin.addr, 1)).await;
+    let (mut waits, mut runs) = (house.activator.client().await, house.activator.client().await);
+    waits.send(get("/").replace("hello", "waits")).await;
+    until("one waits", || (house.controller.demand("uid-waits") == Some((1, 0))).then_some(())).await;
+    drop(waits);
+    until("it is dropped", || (house.controller.demand("uid-waits") == Some((0, 0))).then_some(())).await;
+    runs.send(get("/")).await;
+    until("one runs", || (origin.seen.running.load(SeqCst) == 1).then_some(())).await;
+    drop(runs);
+    go.notify_one();
+    house.records(1).await;
+    house.activator.stop().await;
+    let text = std::fs::read_to_string(&file).unwrap();
+    let lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let told: Vec<_> =
+        lines.iter().map(|l| (l["function"].as_str(), l["outcome"].as_str(), l["status"].as_u64())).collect();
+    assert_eq!(told, [(Some("waits"), Some("client_gone"), Some(0)), (Some("hello"), Some("client_gone"), Some(0)),]);
 }
 
 /// A collector that keeps what it is told.
