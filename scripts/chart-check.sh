@@ -40,7 +40,22 @@ has default "--activator-url=http://dormouse-activator.dormouse-system.svc.clust
 has default "--spool-max-bytes=805306368"
 has everything "--spool-max-bytes=4294967296"
 has default "terminationGracePeriodSeconds: 730"
+has everything "terminationGracePeriodSeconds: 737"
+has everything '- "--head-limit-seconds=5"'
+has everything "replicas: 32"
+for name in default everything least; do
+  has "$name" "{name: DORMOUSE_PEER_ADVERTISE, valueFrom: {fieldRef: {fieldPath: status.podIP}}}"; has "$name" "{name: peer, containerPort: 8082}"
+  has "$name" "--system-namespace=dormouse-system"
+  has "$name" "--activator-labels=app.kubernetes.io/component=activator,app.kubernetes.io/instance=dormouse,app.kubernetes.io/name=dormouse"
+  has "$name" "--controller-labels=app.kubernetes.io/component=controller,app.kubernetes.io/instance=dormouse,app.kubernetes.io/name=dormouse"
+done
+# Opted out, the controller may still remove what it made, and make nothing.
+has default "--network-policies=make"; has least "--network-policies=remove"
+has default "verbs: [list, watch, patch, delete]"; has least "verbs: [list, watch, delete]"
+has default "kind: NetworkPolicy"; lacks least "kind: NetworkPolicy"
 has everything "--max-connections=1000000"
+lacks default "--access-log"; lacks default "--otlp-endpoint"; has default "--trace-ratio=1"
+has everything "--access-log"; has everything "--otlp-endpoint=http://collector.observability.svc:4317"; has everything "--trace-ratio=0.01"
 has everything "--trusted-proxies=10.0.0.0/8,fd00::/8"
 has everything "image: registry.example.com/dormouse/controller@sha256:0000"
 has everything "image: dormouse/activator:0.1.0-rc.1"
@@ -55,10 +70,11 @@ refused() {
   ! "$helm" template dormouse "$chart" --set "$1" > /dev/null 2> "$work/refusal" || die "the schema takes $1"
   grep -q "values don't meet the specifications of the schema" "$work/refusal" || die "$1 fails, but not by the schema: $(cat "$work/refusal")"
 }
-for value in unknown=1 activator.replica=1 controller.image.tga=x activator.service.type=Node pricePlan.perCall=1 pricePlan.perCall=1e-7 \
+for value in unknown=1 activator.replica=1 activator.tracing.ratio=2 activator.tracing.endpoint=collector:4317 controller.image.tga=x activator.service.type=Node pricePlan.perCall=1 pricePlan.perCall=1e-7 \
   pricePlan.bill.starts=true token=short domain=Upper.Case activator.resources.limit.memory=1Gi ingress.tls[0].host=a \
-  controller.image.digest=latest commonLabels.app\\.kubernetes\\.io/name=x activator.replicas=2 persistence.size=big \
-  activator.extraEnv[0].name=RUST_LOG functions.name=x publicUrl=example.com; do
+  controller.image.digest=latest commonLabels.app\\.kubernetes\\.io/name=x activator.replicas=33 persistence.size=big \
+  activator.extraArgs[0]=-x networkPolicy.functions=yes networkPolicy.adminFrom[0].pods=x networkPolicy.usageFrom[0]=x \
+  activator.extraEnv[0].name=DORMOUSE_PEER_LISTEN activator.extraEnv[0].name=RUST_LOG functions.name=x publicUrl=example.com; do
   refused "$value"
 done
 echo "chart: good" >&2

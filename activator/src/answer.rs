@@ -1,10 +1,9 @@
 //! The one place where errors become responses.
 
-use crate::body::OutBody;
-use crate::wire::InCall;
+use crate::{body::OutBody, grpc, wire::InCall};
 use bytes::Bytes;
 use dormouse_core::RequestId;
-use http::{HeaderValue, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use std::borrow::Cow;
 
 /// Header that names the call.
@@ -53,6 +52,17 @@ impl Refusal {
         Self::new("UnsupportedTransferCoding", StatusCode::NOT_IMPLEMENTED, why).close()
     }
 
+    pub(crate) fn header_lines() -> Self {
+        let why = "the request head has too many lines";
+        Self::new("HeadersTooLarge", StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, why)
+    }
+
+    /// The request goes round in circles: a function that calls itself, or proxies that point at each other.
+    pub(crate) fn loop_detected() -> Self {
+        let why = "the request has passed through here too often already, by its Via header";
+        Self::new("LoopDetected", StatusCode::LOOP_DETECTED, why)
+    }
+
     pub(crate) fn unknown(asked: String) -> Self {
         Self::new("UnknownFunction", StatusCode::NOT_FOUND, format!("no function answers {asked}"))
     }
@@ -81,6 +91,24 @@ impl Refusal {
         refusal
     }
 
+    /// The longest wait is over, and what kept the call waiting was the function's own limit on all its calls.
+    pub(crate) fn reserved() -> Self {
+        let why = "as many calls as the function's reservedConcurrency allows ran all the time";
+        Self::new("ReservedConcurrency", StatusCode::TOO_MANY_REQUESTS, why).retry()
+    }
+
+    /// Another activator took the call over and was lost before it answered.
+    pub(crate) fn peer_lost() -> Self {
+        let why = "the activator that ran the call was lost before it answered; the call was not repeated";
+        Self::new("PeerLost", StatusCode::BAD_GATEWAY, why)
+    }
+
+    /// Whoever calls the port of activators is none.
+    pub(crate) fn no_peer() -> Self {
+        let why = "this port is for activators";
+        Self::new("Unauthorized", StatusCode::UNAUTHORIZED, why).close()
+    }
+
     /// No instance can start; the controller says why.
     pub(crate) fn failed(code: &str, status: u32) -> Self {
         let status = if status == 502 { StatusCode::BAD_GATEWAY } else { StatusCode::SERVICE_UNAVAILABLE };
@@ -105,6 +133,11 @@ impl Refusal {
     pub(crate) fn slow_body() -> Self {
         let why = "the request body did not arrive within the function's timeoutSeconds";
         Self::new("RequestTimeout", StatusCode::REQUEST_TIMEOUT, why).close()
+    }
+
+    /// The client sends its request's head so slowly that the time for it is over.
+    pub(crate) fn slow_head() -> Self {
+        Self::new("RequestTimeout", StatusCode::REQUEST_TIMEOUT, "the request head did not arrive in time").close()
     }
 
     pub(crate) fn spool_full() -> Self {
@@ -132,28 +165,49 @@ impl Refusal {
         )
     }
 
-    /// The response that tells it.
-    pub(crate) fn response(&self, id: RequestId, in_call: InCall) -> Response<OutBody> {
-        let id = id.to_string();
-        let mut response = Response::new(OutBody::whole(Bytes::from(self.json(&id)), in_call));
-        *response.status_mut() = self.status;
-        let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    /// The response that tells it, in the words that the caller understands.
+    pub(crate) fn response(&self, id: RequestId, in_call: InCall, asker: Asker) -> Response<OutBody> {
+        let text = if asker.grpc { String::new() } else { self.json(&id.to_string()) };
+        let mut response = Response::new(OutBody::whole(Bytes::from(text), in_call));
+        *response.headers_mut() = self.head(id, asker);
+        if !asker.grpc {
+            *response.status_mut() = self.status;
+        }
+        response
+    }
+
+    /// Its headers.
+    fn head(&self, id: RequestId, asker: Asker) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        if asker.grpc {
+            grpc::trailers_only(&mut headers, self.status, &self.message);
+        } else {
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        }
         // Codes and ids are ASCII; a code from the wire that is none is left out.
         if let Ok(code) = HeaderValue::from_str(&self.code) {
             headers.insert(REASON, code);
         }
-        if let Ok(id) = HeaderValue::from_str(&id) {
+        if let Ok(id) = HeaderValue::from_str(&id.to_string()) {
             headers.insert(REQUEST_ID, id);
         }
         if self.retry {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
         }
-        if self.close {
+        if self.close && !asker.http2 {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
-        response
+        headers
     }
+}
+
+/// How a caller wants to be answered.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asker {
+    /// Its call is one of gRPC.
+    pub(crate) grpc: bool,
+    /// It speaks HTTP/2: a stream ends, not the connection.
+    pub(crate) http2: bool,
 }
 
 /// Beginning of the answers that hyper gives on its own; ours and those of functions have other headers first.
@@ -173,5 +227,77 @@ pub(crate) fn of_parser(data: &[u8]) -> Option<Refusal> {
             Some(Refusal::new("HeadersTooLarge", StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, why).close())
         }
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::{Metrics, REASONS};
+    use std::collections::BTreeSet;
+
+    /// Every refusal there is, by the name of its constructor. Codes of the controller are its own: see the last three.
+    fn all() -> Vec<(&'static str, Refusal, &'static str)> {
+        vec![
+            ("bad_request", Refusal::bad_request("x"), "BadRequest"),
+            ("coding", Refusal::coding(), "UnsupportedTransferCoding"),
+            ("header_lines", Refusal::header_lines(), "HeadersTooLarge"),
+            ("loop_detected", Refusal::loop_detected(), "LoopDetected"),
+            ("unknown", Refusal::unknown("x".into()), "UnknownFunction"),
+            ("not_ready", Refusal::not_ready(), "NotReady"),
+            ("function_queue_full", Refusal::function_queue_full(), "QueueFull"),
+            ("platform_queue_full", Refusal::platform_queue_full(), "QueueFull"),
+            ("reserved", Refusal::reserved(), "ReservedConcurrency"),
+            ("peer_lost", Refusal::peer_lost(), "PeerLost"),
+            ("no_peer", Refusal::no_peer(), "Unauthorized"),
+            ("deleted", Refusal::deleted(), "FunctionDeleted"),
+            ("instance_died", Refusal::instance_died(), "InstanceDied"),
+            ("timeout", Refusal::timeout(), "Timeout"),
+            ("slow_body", Refusal::slow_body(), "RequestTimeout"),
+            ("slow_head", Refusal::slow_head(), "RequestTimeout"),
+            ("spool_full", Refusal::spool_full(), "SpoolFull"),
+            ("shutting_down", Refusal::shutting_down(), "ShuttingDown"),
+            ("wait_timeout", Refusal::wait_timeout(""), "WaitTimeout"),
+            ("wait_timeout", Refusal::wait_timeout("Unschedulable"), "Failed"),
+            ("failed", Refusal::failed("CrashLoop", 502), "Failed"),
+        ]
+    }
+
+    /// This file up to here.
+    fn source() -> &'static str {
+        include_str!("answer.rs").split("#[cfg(test)]").next().unwrap()
+    }
+
+    #[test]
+    fn every_refusal_is_told_and_counted_by_its_code() {
+        for (name, refusal, reason) in all() {
+            let metrics = Metrics::default();
+            metrics.refused(None, &refusal.code);
+            let line = format!("dormouse_queue_rejected_total{{namespace=\"\",function=\"\",reason=\"{reason}\"}} 1");
+            assert!(metrics.text().contains(&line), "{name}: {line} is not in {}", metrics.text());
+            for asker in [Asker { grpc: false, http2: false }, Asker { grpc: true, http2: true }] {
+                let head = refusal.head(RequestId { activator: 1, epoch: 1, call: 1 }, asker);
+                assert_eq!(head[REASON], *refusal.code, "{name}");
+            }
+            assert!(refusal.status.is_client_error() || refusal.status.is_server_error(), "{name}");
+            let raw = refusal.raw(RequestId { activator: 1, epoch: 1, call: 1 });
+            assert!(raw.contains(&format!("\r\n{REASON}: {}\r\n", refusal.code)), "{name}: {raw}");
+        }
+    }
+
+    #[test]
+    fn no_constructor_and_no_code_is_left_out() {
+        let makes =
+            |line: &&str| line.contains("-> Self {") && !line.contains("(mut self)") && !line.contains("fn new(");
+        let named: BTreeSet<&str> = source()
+            .lines()
+            .filter(makes)
+            .filter_map(|line| line.trim().trim_start_matches("pub(crate) ").strip_prefix("fn ")?.split('(').next())
+            .collect();
+        assert_eq!(named, all().iter().map(|(name, ..)| *name).collect(), "each constructor is in the list above");
+        let codes =
+            source().split("new(\"").skip(1).filter_map(|rest| rest.split('"').next()).filter(|c| !c.is_empty());
+        let codes: BTreeSet<&str> = codes.chain(["Connections", "Failed"]).collect();
+        assert_eq!(codes, REASONS.into_iter().collect(), "each code has its label, and each label its code");
     }
 }

@@ -4,26 +4,40 @@ use crate::answer::Refusal;
 use http::{HeaderMap, Method, Version, header, request::Parts};
 
 /// Checks a request head and returns its host as written: name or address, with a port when it had one.
-/// An absolute form has been compared with Host. `None`: an HTTP/1.0 request without Host.
+/// An absolute form, or the `:authority` of HTTP/2, has been compared with Host. `None`: an HTTP/1.0 request without Host.
+///
+/// On HTTP/2 the protocol's own library has refused malformed requests by then: headers of a connection, `TE` other than
+/// `trailers`, missing or doubled pseudo-headers.
 pub(crate) fn host(head: &Parts) -> Result<Option<&str>, Refusal> {
     if head.method == Method::CONNECT {
         return Err(Refusal::bad_request("CONNECT is not served"));
+    }
+    // RFC 9112 3.2.4: the asterisk stands for a server as a whole.
+    if head.uri.path() == "*" && head.method != Method::OPTIONS {
+        return Err(Refusal::bad_request("only OPTIONS has the target *"));
     }
     transfer_coding(&head.headers)?;
     let mut hosts = head.headers.get_all(header::HOST).iter();
     let host = match (hosts.next(), hosts.next()) {
         (_, Some(_)) => return Err(Refusal::bad_request("more than one Host header")),
         (None, None) if head.version == Version::HTTP_10 => None,
+        (None, None) if head.version == Version::HTTP_2 && head.uri.authority().is_some() => None,
         (None, None) => return Err(Refusal::bad_request("no Host header")),
         (Some(host), None) => Some(host.to_str().ok().filter(|h| is_host(h)).ok_or(BAD_HOST)),
     };
     let host = host.transpose().map_err(Refusal::bad_request)?;
     let Some(authority) = head.uri.authority() else { return Ok(host) };
+    if head.version == Version::HTTP_2 && host.is_none() {
+        let authority = authority.as_str();
+        return if is_host(authority) { Ok(Some(authority)) } else { Err(Refusal::bad_request(BAD_AUTHORITY)) };
+    }
     let agrees = host.is_some_and(|h| same_host(h, authority.as_str(), head.uri.scheme_str()));
     if agrees { Ok(host) } else { Err(Refusal::bad_request("the request target and the Host header disagree")) }
 }
 
 const BAD_HOST: &str = "the Host header is not a host name or address with an optional port";
+
+const BAD_AUTHORITY: &str = "the :authority is not a host name or address with an optional port";
 
 /// `Transfer-Encoding` is absent, or once and exactly `chunked`.
 fn transfer_coding(headers: &HeaderMap) -> Result<(), Refusal> {
@@ -100,6 +114,14 @@ mod tests {
     }
 
     #[test]
+    fn the_asterisk_is_for_options_only() {
+        let mut options = head("*", &[("host", "a")]);
+        assert!(host(&options).is_err());
+        options.method = Method::OPTIONS;
+        assert_eq!(host(&options), Ok(Some("a")));
+    }
+
+    #[test]
     fn absolute_form_agrees_with_host() {
         for (uri, value) in
             [("http://a/x", "a"), ("http://A:80/", "a"), ("http://a:8080/", "A:8080"), ("https://a/", "a:443")]
@@ -108,6 +130,26 @@ mod tests {
         }
         for (uri, value) in [("http://a/x", "b"), ("http://a:81/", "a"), ("http://u@a/", "a"), ("http://a/", "a:443")] {
             assert!(host(&head(uri, &[("host", value)])).is_err(), "{uri} {value}");
+        }
+    }
+
+    #[test]
+    fn a_stream_names_its_host_by_authority_or_header() {
+        let of = |uri: &str, headers: &[(&str, &str)]| {
+            let mut head = head(uri, headers);
+            head.version = Version::HTTP_2;
+            host(&head).map(|h| h.map(str::to_owned)).map_err(|r| r.status.as_u16())
+        };
+        assert_eq!(of("http://A.b:8080/x", &[]), Ok(Some("A.b:8080".into())));
+        assert_eq!(of("/x", &[("host", "a")]), Ok(Some("a".into())));
+        assert_eq!(of("http://a/x", &[("host", "a:80")]), Ok(Some("a:80".into())));
+        for (uri, headers) in [
+            ("http://u@a/", &[][..]),
+            ("http://a/", &[("host", "b")]),
+            ("http://a/", &[("host", "a"), ("host", "a")]),
+            ("/", &[]),
+        ] {
+            assert_eq!(of(uri, headers), Err(400), "{uri} {headers:?}");
         }
     }
 

@@ -1,6 +1,6 @@
 //! Trying the port of an instance that starts, with short growing pauses; nobody waits for a probe period.
 
-use crate::{func::Func, instance::Instance, pool::Lane, shared::Shared};
+use crate::{clock::Clock, func::Func, instance::Instance, pool::Lane, shared::Shared};
 use dormouse_core::admit::SeatNo;
 use std::{
     io,
@@ -28,11 +28,11 @@ const TRY_TIMEOUT: Duration = Duration::from_millis(250);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Connects for a call.
-pub(crate) async fn connect(instance: &Arc<Instance>) -> io::Result<Lane> {
-    open(instance, CONNECT_TIMEOUT).await
+pub(crate) async fn connect(instance: &Arc<Instance>, clock: Clock) -> io::Result<Lane> {
+    open(instance, clock, CONNECT_TIMEOUT).await
 }
 
-async fn open(instance: &Arc<Instance>, timeout: Duration) -> io::Result<Lane> {
+async fn open(instance: &Arc<Instance>, clock: Clock, timeout: Duration) -> io::Result<Lane> {
     let stream = tokio::time::timeout(timeout, TcpStream::connect(instance.addr)).await??;
     // A proxy's own port taken as source port would connect the socket to itself while nothing listens.
     if stream.local_addr()? == stream.peer_addr()? {
@@ -40,7 +40,7 @@ async fn open(instance: &Arc<Instance>, timeout: Duration) -> io::Result<Lane> {
     }
     stream.set_nodelay(true)?;
     instance.port_open.store(true, Relaxed);
-    Lane::new(stream, instance).await
+    Lane::new(stream, instance, clock).await
 }
 
 /// Tries the instance's port until it opens, also when no call waits: that it is open is told to the controller. The
@@ -90,7 +90,7 @@ async fn try_port(instance: &Arc<Instance>, shared: &Shared) -> Option<Lane> {
         if !shared.may_dial(instance) {
             return None;
         }
-        if let Ok(lane) = open(instance, TRY_TIMEOUT).await {
+        if let Ok(lane) = open(instance, shared.clock, TRY_TIMEOUT).await {
             return Some(lane);
         }
     }

@@ -2,17 +2,16 @@
 //! instance has answered, the answer is thrown away, and the record says so.
 
 use crate::{
-    body::Progress,
-    flight::{self, Parts, Reply},
+    body::{InBody, Progress},
+    flight::{self, Parts},
     metered,
+    metrics::Trouble,
+    pool::Reply,
     shared::Shared,
 };
 use dormouse_core::record::Outcome;
-use http_body::Body;
-use hyper::body::Incoming;
 use std::{
     future::poll_fn,
-    pin::Pin,
     sync::Arc,
     task::{Context, Poll},
 };
@@ -23,7 +22,7 @@ pub(crate) fn before_head(parts: Parts, reply: Reply, shared: &Arc<Shared>) {
 }
 
 /// The client left within the response.
-pub(crate) fn after_head(mut parts: Parts, incoming: Incoming, shared: &Arc<Shared>) {
+pub(crate) fn after_head(mut parts: Parts, incoming: InBody, shared: &Arc<Shared>) {
     if parts.is_late() {
         // It did not read its response in time: the instance is not to blame for that.
         parts.lane.reset();
@@ -57,7 +56,7 @@ struct Draining {
 
 enum Stage {
     Head(Reply),
-    Body(Incoming),
+    Body(InBody),
 }
 
 impl Draining {
@@ -98,6 +97,11 @@ impl Draining {
 
     fn broken(&mut self) -> Poll<()> {
         if let Some(Parts { lane, mut meter, .. }) = self.parts.take() {
+            meter.trouble(if meter.upload.progress() == Progress::Whole {
+                Trouble::Died
+            } else {
+                Trouble::UploadBroke
+            });
             // Half a body went out: the instance must not take it for a whole one.
             if meter.upload.progress() == Progress::Whole {
                 drop(lane)
@@ -113,6 +117,7 @@ impl Draining {
         if let Some(Parts { lane, mut meter, .. }) = self.parts.take() {
             if meter.upload.progress() != Progress::Starved {
                 meter.retire_instance();
+                meter.trouble(Trouble::Timeout);
             }
             lane.reset();
             let _ = meter.finish(Outcome::ClientGone);
@@ -128,9 +133,9 @@ enum Step {
     Broken,
 }
 
-fn poll_body(parts: &mut Parts, incoming: &mut Incoming, cx: &mut Context<'_>) -> Step {
+fn poll_body(parts: &mut Parts, incoming: &mut InBody, cx: &mut Context<'_>) -> Step {
     parts.lane.drive(cx);
-    match Pin::new(incoming).poll_frame(cx) {
+    match incoming.poll_frame(cx) {
         Poll::Pending => Step::Wait,
         Poll::Ready(None) => Step::Whole,
         Poll::Ready(Some(Err(_))) => Step::Broken,

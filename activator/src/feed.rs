@@ -19,6 +19,8 @@ const MAX_UPDATE: usize = 64 << 20;
 const MAX_TEXT: usize = 253;
 /// Most hosts of a function.
 const MAX_HOSTS: usize = 32;
+/// Most activators that may run calls of one function: as many as the controller hears.
+const MAX_HOLDERS: usize = 64;
 
 /// Follows the routes until the token is cancelled.
 pub(crate) async fn run(shared: Arc<Shared>, link: Link, name: String, stop: CancellationToken) {
@@ -40,7 +42,13 @@ pub(crate) async fn run(shared: Arc<Shared>, link: Link, name: String, stop: Can
 
 async fn follow(shared: &Arc<Shared>, link: &Link, name: &str, backoff: &mut Backoff) -> Result<(), tonic::Status> {
     let mut client = RoutesClient::with_interceptor(link.channel(), link.token()).max_decoding_message_size(MAX_UPDATE);
-    let request = v1::WatchRequest { activator: shared.spool.identity().activator, name: name.to_owned() };
+    let identity = shared.spool.identity();
+    let request = v1::WatchRequest {
+        activator: identity.activator,
+        epoch: identity.epoch,
+        name: name.to_owned(),
+        peer_address: shared.peers.address().to_owned(),
+    };
     let mut updates = client.watch(request).await?.into_inner();
     let mut begun = false;
     while let Some(update) = updates.message().await? {
@@ -53,6 +61,7 @@ async fn follow(shared: &Arc<Shared>, link: &Link, name: &str, backoff: &mut Bac
         if !std::mem::replace(&mut begun, true) {
             tracing::info!(functions = shared.routes.load().by_uid.len(), "routes are known");
             shared.metrics.controller_up.set(1);
+            shared.metrics.controller_streams.inc();
             backoff.reset();
         }
     }
@@ -61,6 +70,9 @@ async fn follow(shared: &Arc<Shared>, link: &Link, name: &str, backoff: &mut Bac
 
 /// Acts by an update, then tells its version.
 pub(crate) fn apply(shared: &Arc<Shared>, update: v1::RouteUpdate) {
+    if let Some(peers) = &update.peers {
+        shared.peers.update(&peers.peers);
+    }
     let old = shared.routes.load_full();
     let mut named: Vec<Arc<Func>> = Vec::with_capacity(update.functions.len());
     // What happens to instances is within a function: the table is made anew only when it would differ.
@@ -88,7 +100,7 @@ pub(crate) fn apply(shared: &Arc<Shared>, update: v1::RouteUpdate) {
         shared.routes.store(Arc::new(table));
         gone.iter().for_each(|func| func.close(shared));
     }
-    shared.board.applied(update.version);
+    shared.board.applied(update.version, update.life);
 }
 
 fn next_table(old: &Table, named: Vec<Arc<Func>>, update: &v1::RouteUpdate) -> Table {
@@ -110,6 +122,9 @@ fn within_bounds(told: &v1::Function) -> Result<(), &'static str> {
     }
     if !told.instances.iter().all(|i| ok(&i.id) && ok(&i.revision)) {
         return Err("an instance's id or revision is empty or too long");
+    }
+    if told.holders.len() > MAX_HOLDERS {
+        return Err("too many activators hold slots of it");
     }
     if told.timeout_ms == 0 {
         return Err("it has no timeout");

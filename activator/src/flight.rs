@@ -1,14 +1,13 @@
 //! A call on its way: from the first byte to an instance until the head of its response.
 
 use crate::{
-    body::{Progress, SentBody},
+    body::{InBody, Progress, SentBody},
     drain,
     meter::Meter,
-    pool::{Lane, Sent},
+    pool::{Lane, Reply},
     shared::Shared,
 };
 use http::{Request, Response};
-use hyper::body::Incoming;
 use std::{
     pin::Pin,
     sync::Arc,
@@ -16,15 +15,14 @@ use std::{
 };
 use tokio::time::{Instant, Sleep};
 
-/// The response to come.
-pub(crate) type Reply = Pin<Box<dyn Future<Output = Sent> + Send>>;
-
 /// What a call holds while an instance works on it.
 pub(crate) struct Parts {
     pub(crate) lane: Lane,
     pub(crate) meter: Meter,
     /// The end of the call's time.
     pub(crate) deadline: Pin<Box<Sleep>>,
+    /// It asks for a change of protocol.
+    pub(crate) upgrades: bool,
 }
 
 impl Parts {
@@ -55,13 +53,13 @@ pub(crate) struct Flight {
 
 impl Flight {
     pub(crate) fn start(mut parts: Parts, request: Request<SentBody>, shared: &Arc<Shared>) -> Self {
-        let reply: Reply = Box::pin(parts.lane.send(request));
+        let reply = parts.lane.send(request);
         Self { flying: Some((parts, reply)), shared: shared.clone() }
     }
 }
 
 impl Future for Flight {
-    type Output = Result<(Response<Incoming>, Parts), Box<Lost>>;
+    type Output = Result<(Response<InBody>, Parts), Box<Lost>>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let Some((parts, reply)) = &mut self.flying else { return Poll::Pending };
@@ -88,12 +86,13 @@ pub(crate) fn poll_reply(
     parts: &mut Parts,
     reply: &mut Reply,
     cx: &mut Context<'_>,
-) -> Poll<Result<Response<Incoming>, Option<Request<SentBody>>>> {
+) -> Poll<Result<Response<InBody>, Option<Request<SentBody>>>> {
     parts.lane.drive(cx);
-    reply.as_mut().poll(cx).map_err(|mut error| {
-        tracing::debug!("an instance broke off: {}", error.error());
-        error.take_message()
-    })
+    let polled = reply.poll(&mut parts.lane, cx);
+    if let Poll::Ready(Err(_)) = &polled {
+        parts.meter.note_breakage();
+    }
+    polled
 }
 
 impl Drop for Flight {

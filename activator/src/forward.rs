@@ -1,67 +1,102 @@
 //! One call from its head to the head of its response: check, route, admit, connect, send, answer.
 
 use crate::{
-    answer::{REQUEST_ID, Refusal},
-    body::{OutBody, Progress, SentBody},
+    answer::{Asker, REQUEST_ID, Refusal},
+    body::{InBody, OutBody, Progress, SentBody, Upload},
     check, clock, dial,
     flight::{Flight, Lost, Parts},
     func::Func,
+    grpc,
+    handover::{self, Handed, HandedBody},
     headers::{self, Caller},
     meter::{Meter, Received},
     metered::{self, Metered, outcome_of},
-    pool::{self, Lane},
+    metrics::Trouble,
+    pool::Lane,
     room::{Out, Seat},
     route,
+    server::Limits,
     shared::Shared,
+    text, trace,
+    trail::Trail,
+    tunnel::{self, Tunnel},
     wire::Peer,
 };
 use bytes::Bytes;
 use dormouse_core::record::Outcome;
-use http::{HeaderValue, Request, Response, StatusCode};
+use http::{HeaderName, Request, Response, StatusCode, Version, header::UPGRADE};
 use http_body::Body;
 use hyper::body::Incoming;
-use std::{future::poll_fn, sync::Arc, time::Duration};
+use std::{
+    future::poll_fn,
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
 
 /// There is nobody to answer, or no answer may be given: the connection ends.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("the client is gone")]
 pub(crate) struct Hangup;
 
+/// A request that has passed through here so often goes round in circles. Five: an ingress that sends a function's own
+/// calls back here, four deep, is still an architecture.
+const MAX_PASSES: usize = 5;
+
+const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+
 /// Serves one call.
 pub(crate) async fn serve(
     shared: Arc<Shared>,
     peer: Arc<Peer>,
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
 ) -> Result<Response<OutBody>, Hangup> {
     let in_call = peer.begin_call();
-    let received = Received { call: shared.next_call(), at_us: clock::wall_us(), seen: None };
-    let id = shared.request_id(received.call);
+    let asker = Asker { grpc: grpc::is_grpc(request.headers()), http2: request.version() == Version::HTTP_2 };
+    let (call_no, at_us, at) = (shared.next_call(), clock::wall_us(), shared.clock.now());
+    let id = shared.request_id(call_no);
+    let context = trace::enter(request.headers_mut(), shared.outlets.sampling);
+    let trail = Trail::begin(&shared, peer.addr, &request, (id, at_us, at), context);
+    let (trace, grpc) = (context.trace, asker.grpc);
+    let received = Received { call: call_no, at_us, at, trace, trail: trail.clone(), grpc, seen: None };
     let mut func = None;
     match call(&shared, &peer, request, received, &mut func).await {
         Ok(Answer { mut head, body }) => {
-            if let Ok(value) = HeaderValue::from_str(&id.to_string()) {
-                head.headers.insert(REQUEST_ID, value);
+            // One that was handed over has the id under which it was recorded.
+            if !matches!(body, AnswerBody::Handed(_)) {
+                head.headers.insert(REQUEST_ID, text::request_id(id));
             }
             let body = match body {
-                Some(body) => OutBody::metered(body, in_call),
-                None => OutBody::whole(Bytes::new(), in_call),
+                AnswerBody::Metered(body) => OutBody::metered(body, in_call, asker.grpc && asker.http2),
+                AnswerBody::Handed(body) => OutBody::handed(body, in_call),
+                AnswerBody::Over => OutBody::whole(Bytes::new(), in_call),
             };
             Ok(Response::from_parts(head, body))
         }
         Err(Out::Refused(refusal)) => {
-            shared
-                .metrics
-                .refused(func.as_deref().filter(|f: &&Func| !f.metrics.is_retired()).map(|f| &f.key), &refusal.code);
-            Ok(refusal.response(id, in_call))
+            let key = func.as_deref().map(|f: &Func| &f.key);
+            let (namespace, function) = key.map(|k| (&*k.namespace, &*k.name)).unzip();
+            let reason = &*refusal.code;
+            tracing::debug!(request_id = %id, trace_id = %trace, namespace, function, reason, "a call is refused");
+            shared.metrics.refused(key.filter(|_| !func.as_deref().is_some_and(|f| f.metrics.is_retired())), reason);
+            if let Some(trail) = &trail {
+                trail.refused(refusal.status.as_u16(), refusal.code.clone());
+            }
+            Ok(refusal.response(id, in_call, asker))
         }
-        Err(Out::Gone) => Err(Hangup),
+        Err(Out::Gone | Out::Elsewhere(_)) => Err(Hangup),
     }
 }
 
 struct Answer {
     head: http::response::Parts,
-    /// `None`: the call is over with the head.
-    body: Option<Metered>,
+    body: AnswerBody,
+}
+
+enum AnswerBody {
+    /// The call is over with the head.
+    Over,
+    Metered(Metered),
+    /// Another activator took the call over.
+    Handed(HandedBody),
 }
 
 /// Everything up to the head of the response; `func` is told as soon as it is known.
@@ -73,9 +108,18 @@ async fn call(
     func: &mut Option<Arc<Func>>,
 ) -> Result<Answer, Out> {
     let (mut head, body) = request.into_parts();
+    let http2 = head.version == Version::HTTP_2;
+    bounded(&head, shared)?;
     let host = check::host(&head)?;
-    let found = shared.routes.load().find(host, head.uri.path())?;
+    let found = if peer.is_inner() {
+        shared.routes.load().by_uid(shared.peers.open(&head.headers)?)?
+    } else {
+        shared.routes.load().find(host, head.uri.path())?
+    };
     let found_func = func.insert(found.func);
+    if let Some(trail) = &received.trail {
+        trail.found(found_func);
+    }
     let target =
         route::target(&head.uri, found.prefix).ok_or(Refusal::bad_request("the request target has no path"))?;
     if shared.seen.is_some() {
@@ -83,49 +127,96 @@ async fn call(
     }
     // Refused before anything is woken for it; reserved again with the slot in hand.
     shared.spool.check()?;
-    let prefix = head.uri.path().get(..found.prefix).filter(|p| !p.is_empty()).map(str::to_owned);
-    let host = host.map(str::to_owned);
+    let said = peer.introductions.to(peer.addr, host);
     let trusted = shared.is_trusted(peer.addr.ip());
-    let caller = Caller { addr: peer.addr, trusted, host: host.as_deref(), prefix: prefix.as_deref() };
+    let prefix = (found.prefix > 0).then_some(&found_func.prefix);
+    let caller = Caller { said: &said, trusted, inner: peer.is_inner(), prefix, http2 };
     let chunked = !body.is_end_stream() && body.size_hint().exact().is_none();
+    let upgrade = tunnel::wanted(&head, !body.is_end_stream());
+    let upgrades = upgrade.is_some();
     headers::to_instance(&mut head.headers, &caller, chunked);
-    let head_bytes = held_bytes(&head);
+    if let Some(protocol) = upgrade {
+        tunnel::tell(&mut head.headers, protocol);
+    }
+    // While it waits, its head is held, and what was read along with it or may come ahead.
+    let held = if http2 { head_bytes(&head) + ahead_bytes(&body) } else { head_bytes(&head).max(peer.held()) };
     head.uri = target;
-    head.version = http::Version::HTTP_11;
+    head.version = Version::HTTP_11;
     head.extensions.clear();
     let (body, upload) = SentBody::new(body);
     let mut request = Request::from_parts(head, body);
 
-    let timeout = found_func.plan().timeout;
-    let mut seat = found_func.admit(shared, peer, head_bytes).await?;
+    let seat = match found_func.admit(shared, peer, held).await {
+        Err(Out::Elsewhere(place)) => {
+            // A tunnel over two hops would be metered at one and held open by the other: it waits for a share here.
+            if !upgrades {
+                match handover::hand_over(shared, found_func, peer, request, received.call).await? {
+                    Handed::Answer(head, body) => {
+                        if let Some(trail) = &received.trail {
+                            trail.handed_over(head.status.as_u16());
+                        }
+                        return Ok(Answer { head, body: AnswerBody::Handed(body) });
+                    }
+                    Handed::Nobody(unsent) => request = unsent,
+                }
+            }
+            found_func.admit_here(shared, peer, held, place).await?
+        }
+        admitted => admitted?,
+    };
+    dispatch(shared, peer, request, received, (seat, upload), (held, upgrades)).await
+}
+
+/// Sends a call to the instance that it has a slot on, or to the next one while no byte of it has left.
+async fn dispatch(
+    shared: &Arc<Shared>,
+    peer: &Arc<Peer>,
+    mut request: Request<SentBody>,
+    mut received: Received,
+    (mut seat, upload): (Seat, Arc<Upload>),
+    (held, upgrades): (usize, bool),
+) -> Result<Answer, Out> {
+    let timeout = seat.func().plan().timeout;
     loop {
         if peer.is_gone() {
             return Err(Out::Gone);
         }
         let reservation = shared.spool.reserve()?;
         let Some(lane) = lane(&seat, shared).await else {
-            seat = seat.put_back(peer, head_bytes).await?;
+            seat = seat.put_back(peer, held).await?;
             continue;
         };
         let meter = Meter::start(shared, received, seat, reservation, upload.clone());
         let deadline = Box::pin(tokio::time::sleep(timeout));
         peer.set_deadline(shared.clock.now() + timeout);
-        match Flight::start(Parts { lane, meter, deadline }, request, shared).await {
-            Ok((response, parts)) => return answer(response, parts, shared).await,
+        match Flight::start(Parts { lane, meter, deadline, upgrades }, request, shared).await {
+            Ok((response, parts)) => return answer(response, parts, peer, shared).await,
             Err(lost) => {
                 let again = retry(*lost)?;
                 (request, received, seat) = (again.request, again.received, again.seat);
                 if again.was_fresh {
                     seat.instance().note_unreachable();
-                    seat = seat.put_back(peer, head_bytes).await?;
+                    seat = seat.put_back(peer, held).await?;
                 }
             }
         }
     }
 }
 
+/// Refuses a request whose head has too many lines, or that goes round in circles.
+fn bounded(head: &http::request::Parts, shared: &Shared) -> Result<(), Refusal> {
+    // HTTP/1.1 counts them as it parses.
+    if head.version == Version::HTTP_2 && head.headers.len() > shared.limits.header_lines {
+        return Err(Refusal::header_lines());
+    }
+    if headers::passes(&head.headers) >= MAX_PASSES {
+        return Err(Refusal::loop_detected());
+    }
+    Ok(())
+}
+
 /// Bytes of a request line and its headers, as they would be written.
-fn held_bytes(head: &http::request::Parts) -> usize {
+fn head_bytes(head: &http::request::Parts) -> usize {
     let target = head.uri.path_and_query().map_or(0, |t| t.as_str().len());
     // Two spaces, the version and a line end; then ": " and a line end each.
     let line = head.method.as_str().len() + target + " HTTP/1.1\r\n".len() + 1;
@@ -133,23 +224,47 @@ fn held_bytes(head: &http::request::Parts) -> usize {
     line + headers.sum::<usize>()
 }
 
+/// Bytes of an unread body that a stream of HTTP/2 may hold here; on HTTP/1.1 they stay with the kernel.
+fn ahead_bytes(body: &Incoming) -> usize {
+    let window = u64::from(Limits::STREAM_WINDOW);
+    let ahead = if body.is_end_stream() { 0 } else { body.size_hint().exact().map_or(window, |len| len.min(window)) };
+    usize::try_from(ahead).unwrap_or(usize::MAX)
+}
+
 /// A connection that is free for this call; `None` when the instance cannot be reached.
 async fn lane(seat: &Seat, shared: &Arc<Shared>) -> Option<Lane> {
     let instance = seat.instance();
-    if let Some(lane) = instance.pool.take(shared.clock.now()) {
+    if let Some(lane) = instance.pool.take(instance.http2, shared.clock.now()) {
         return Some(lane);
+    }
+    let failures = instance.failures.load(Relaxed);
+    let turn = instance.pool.turn(instance.http2).await;
+    if turn.is_some() {
+        if let Some(lane) = instance.pool.take(instance.http2, shared.clock.now()) {
+            return Some(lane);
+        }
+        if instance.failures.load(Relaxed) != failures {
+            // Who had the turn before could not connect: the others do not try one after another.
+            return None;
+        }
     }
     if !shared.may_dial(instance) {
         return None;
     }
-    match dial::connect(instance).await {
+    match dial::connect(instance, shared.clock).await {
         Ok(mut lane) => {
             if poll_fn(|cx| lane.poll_free(cx)).await {
                 return Some(lane);
             }
-            tracing::debug!(function = %seat.func().key, instance = instance.id, "closed at once");
+            seat.func().metrics.trouble(Trouble::ClosedAtOnce);
+            let (namespace, function) = (&seat.func().key.namespace, &seat.func().key.name);
+            tracing::debug!(namespace, function, instance = instance.id, "closed at once");
         }
-        Err(e) => tracing::debug!(function = %seat.func().key, instance = instance.id, "not reached: {e}"),
+        Err(e) => {
+            seat.func().metrics.trouble(Trouble::Connect);
+            let (namespace, function) = (&seat.func().key.namespace, &seat.func().key.name);
+            tracing::debug!(namespace, function, instance = instance.id, "not reached: {e}");
+        }
     }
     instance.note_unreachable();
     None
@@ -168,20 +283,26 @@ struct Again {
 fn retry(lost: Lost) -> Result<Again, Out> {
     let (mut meter, lane, outcome, refusal) = match lost {
         Lost::NotSent(request, parts) => {
-            let was_fresh = !parts.lane.used;
+            let was_fresh = !parts.lane.is_used();
             let (received, seat, _) = parts.meter.undo().ok_or(Out::Gone)?;
             return Ok(Again { request, received, seat, was_fresh });
         }
-        Lost::Died(parts) => (parts.meter, parts.lane, Outcome::FunctionError, Refusal::instance_died()),
+        Lost::Died(parts) => {
+            parts.meter.trouble(Trouble::Died);
+            (parts.meter, parts.lane, Outcome::FunctionError, Refusal::instance_died())
+        }
         Lost::UploadBroke(parts) => {
+            parts.meter.trouble(Trouble::UploadBroke);
             let refusal = Refusal::bad_request("the request body broke off");
             (parts.meter, parts.lane, Outcome::ClientGone, refusal)
         }
         Lost::Late(parts) if parts.meter.upload.progress() == Progress::Starved => {
+            parts.meter.trouble(Trouble::UploadBroke);
             (parts.meter, parts.lane, Outcome::ClientGone, Refusal::slow_body())
         }
         Lost::Late(parts) => {
             parts.meter.retire_instance();
+            parts.meter.trouble(Trouble::Timeout);
             (parts.meter, parts.lane, Outcome::Timeout, Refusal::timeout())
         }
     };
@@ -199,39 +320,45 @@ fn retry(lost: Lost) -> Result<Again, Out> {
 }
 
 /// The head of a response is there.
-async fn answer(response: Response<Incoming>, mut parts: Parts, shared: &Arc<Shared>) -> Result<Answer, Out> {
+async fn answer(
+    response: Response<InBody>,
+    mut parts: Parts,
+    peer: &Peer,
+    shared: &Arc<Shared>,
+) -> Result<Answer, Out> {
     let (mut head, incoming) = response.into_parts();
-    if head.status == StatusCode::SWITCHING_PROTOCOLS {
-        // Nobody asked for it: the request's Upgrade was stripped.
+    let upgrade = head.headers.get(UPGRADE).filter(|_| head.status == StatusCode::SWITCHING_PROTOCOLS).cloned();
+    if head.status == StatusCode::SWITCHING_PROTOCOLS && (upgrade.is_none() || !parts.upgrades) {
+        // Nobody asked for it.
         return Err(retry(Lost::Died(parts)).err().unwrap_or(Out::Gone));
     }
-    let closes =
-        head.headers.get(http::header::CONNECTION).is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"close"));
-    parts.lane.ends_orderly = closes || head.version == http::Version::HTTP_10;
-    parts.lane.used = true;
+    parts.lane.note_response(&head);
     parts.meter.note_response();
-    parts.lane.keep = pool::keep_for(headers::keep_alive_seconds(&head.headers));
-    headers::to_client(&mut head.headers);
-    server_timing(&mut head.headers, parts.meter.times());
-    head.version = http::Version::HTTP_11;
+    headers::to_client(&mut head.headers, head.version == Version::HTTP_2);
+    head.headers.append(SERVER_TIMING, text::server_timing(parts.meter.times()));
+    head.version = Version::HTTP_11;
     head.extensions.clear();
     parts.meter.status = head.status.as_u16();
+    if let Some(protocol) = upgrade {
+        tunnel::tell(&mut head.headers, protocol);
+        drop(incoming);
+        return match Tunnel::new(parts) {
+            Ok(tunnel) => {
+                peer.set_tunnel(tunnel);
+                Ok(Answer { head, body: AnswerBody::Over })
+            }
+            Err(parts) => Err(retry(Lost::Died(*parts)).err().unwrap_or(Out::Gone)),
+        };
+    }
     if !incoming.is_end_stream() {
-        return Ok(Answer { head, body: Some(Metered::new(parts, incoming, shared)) });
+        return Ok(Answer { head, body: AnswerBody::Metered(Metered::new(parts, incoming, shared)) });
     }
     drop(incoming);
-    let outcome = outcome_of(parts.meter.status);
+    let failed = parts.meter.is_grpc() && grpc::is_failure(&head.headers);
+    let outcome = if failed { Outcome::FunctionError } else { outcome_of(parts.meter.status) };
     let mut parts = Some(parts);
     let finished =
         poll_fn(|cx| std::task::Poll::Ready(parts.take().map_or(Ok(()), |parts| metered::finish(parts, outcome, cx))));
     finished.await.map_err(|_| Out::Gone)?;
-    Ok(Answer { head, body: None })
-}
-
-fn server_timing(headers: &mut http::HeaderMap, (wait, start, run): (Duration, Duration, Duration)) {
-    let ms = |d: Duration| d.as_secs_f64() * 1000.0;
-    let text = format!("wait;dur={:.3}, start;dur={:.3}, run;dur={:.3}", ms(wait), ms(start), ms(run));
-    if let Ok(value) = HeaderValue::from_str(&text) {
-        headers.append("server-timing", value);
-    }
+    Ok(Answer { head, body: AnswerBody::Over })
 }

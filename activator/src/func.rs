@@ -8,6 +8,7 @@ use dormouse_core::{
     record::Subject,
 };
 use dormouse_proto::v1::{self, InstanceState};
+use http::HeaderValue;
 use parking_lot::Mutex;
 use std::{
     sync::{
@@ -28,6 +29,8 @@ pub(crate) struct Plan {
     pub(crate) failure: Option<(String, u32)>,
     pub(crate) waiting_reason: String,
     pub(crate) closing: bool,
+    /// Activators that may run its calls on open instances, without this one.
+    pub(crate) holders: Vec<u64>,
 }
 
 /// A function.
@@ -35,6 +38,8 @@ pub(crate) struct Plan {
 pub(crate) struct Func {
     pub(crate) uid: String,
     pub(crate) key: FunctionKey,
+    /// What stands before the rest in the path of a call by path.
+    pub(crate) prefix: HeaderValue,
     plan: ArcSwap<Plan>,
     pub(crate) inner: Mutex<Inner>,
     pub(crate) metrics: FuncMetrics,
@@ -57,10 +62,15 @@ pub(crate) struct Inner {
 impl Func {
     pub(crate) fn new(wire: &v1::Function, metrics: FuncMetrics) -> Self {
         let plan = plan_of(wire);
-        let inner = Inner { room: Room::new(plan.limits), seats: Vec::new(), watched: false, gone: false };
+        let mut room = Room::new(plan.limits);
+        room.set_most(wire.reserved);
+        let inner = Inner { room, seats: Vec::new(), watched: false, gone: false };
         Self {
             uid: wire.uid.clone(),
             key: FunctionKey::new(&wire.namespace, &wire.name),
+            // A name that is no header's value is in no path either.
+            prefix: HeaderValue::from_str(&format!("/fn/{}/{}", wire.namespace, wire.name))
+                .unwrap_or(HeaderValue::from_static("")),
             plan: ArcSwap::from_pointee(plan),
             inner: Mutex::new(inner),
             metrics,
@@ -74,16 +84,29 @@ impl Func {
 
     /// Acts by what the routes say now. Returns true when its hosts changed.
     pub(crate) fn update(self: &Arc<Self>, wire: &v1::Function, shared: &Arc<Shared>) -> bool {
-        let plan = plan_of(wire);
+        let mut plan = plan_of(wire);
+        plan.holders.retain(|holder| *holder != shared.peers.me());
         let hosts_changed = self.plan().hosts != plan.hosts;
         self.plan.store(Arc::new(plan.clone()));
         let mut inner = self.inner.lock();
         inner.room.set_limits(plan.limits);
+        if !wire.keep_shares {
+            inner.room.set_most(wire.reserved);
+        }
         inner.drop_missing(&wire.instances);
         for told in &wire.instances {
-            self.update_instance(&mut inner, told, &plan, shared);
+            self.update_instance(&mut inner, (told, wire.keep_shares), &plan, shared);
         }
-        self.settle_or_refuse(inner, shared);
+        let shares = !inner.seats.is_empty() || inner.room.most().is_some();
+        if !plan.holders.is_empty() && !inner.room.is_of_use() && self.refusal(&inner).is_none() {
+            self.send_elsewhere(inner, shared);
+        } else {
+            self.settle_or_refuse(inner, shared);
+        }
+        if shares {
+            // Told with the version that is acted by from now on: what runs since then, whatever was told before.
+            self.note(shared, false);
+        }
         hosts_changed
     }
 
@@ -107,7 +130,13 @@ impl Func {
         Waker::refuse(refused, &Refusal::deleted());
     }
 
-    fn update_instance(self: &Arc<Self>, inner: &mut Inner, told: &v1::Instance, plan: &Plan, shared: &Arc<Shared>) {
+    fn update_instance(
+        self: &Arc<Self>,
+        inner: &mut Inner,
+        (told, keep_slots): (&v1::Instance, bool),
+        plan: &Plan,
+        shared: &Arc<Shared>,
+    ) {
         let state = told.state();
         let known = inner.seats.iter().find(|(_, i)| i.is(told)).cloned();
         let (seat, instance) = match known {
@@ -124,7 +153,9 @@ impl Func {
             }
         };
         let taking = matches!(state, InstanceState::Starting | InstanceState::Ready) && !instance.retired.load(Relaxed);
-        inner.room.set(seat, told.slots, taking);
+        // Once retired it has none, whatever is told.
+        let slots = if keep_slots { inner.room.slots(seat) } else { told.slots };
+        inner.room.set(seat, slots, taking);
         // The routes name it now: the address is its own.
         instance.broken.store(false, Relaxed);
         if state == InstanceState::Starting && instance.told_ready.swap(false, Relaxed) {
@@ -186,5 +217,6 @@ fn plan_of(wire: &v1::Function) -> Plan {
         failure: wire.failure.as_ref().map(|f| (f.code.clone(), f.status)),
         waiting_reason: wire.waiting_reason.clone(),
         closing: wire.closing,
+        holders: wire.holders.clone(),
     }
 }

@@ -19,6 +19,8 @@ pub(crate) struct Instance {
     pub(crate) addr: SocketAddr,
     /// What its records are about.
     pub(crate) subject: Arc<Subject>,
+    /// It speaks HTTP/2 without TLS, else HTTP/1.1.
+    pub(crate) http2: bool,
     pub(crate) pool: Pool,
     /// The routes called it ready once.
     pub(crate) told_ready: AtomicBool,
@@ -45,6 +47,7 @@ impl Instance {
             id: told.id.clone(),
             addr,
             subject,
+            http2: told.h2c,
             pool: Pool::default(),
             told_ready: AtomicBool::new(false),
             port_open: AtomicBool::new(false),

@@ -10,10 +10,7 @@ use crate::{
 use dormouse_proto::v1::{self, demand_client::DemandClient};
 use parking_lot::Mutex;
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
 use tokio::sync::{Notify, mpsc};
@@ -33,7 +30,15 @@ pub(crate) struct Board {
     dirty: Mutex<Vec<Arc<Func>>>,
     any: Notify,
     urgent: Notify,
-    applied: AtomicU64,
+    applied: Mutex<Applied>,
+}
+
+/// The routes that are acted by.
+#[derive(Clone, Copy, Debug, Default)]
+struct Applied {
+    version: u64,
+    /// The controller's life that the version is of.
+    life: u64,
 }
 
 impl Board {
@@ -51,8 +56,8 @@ impl Board {
     }
 
     /// Routes of this version are acted by.
-    pub(crate) fn applied(&self, version: u64) {
-        self.applied.store(version, Relaxed);
+    pub(crate) fn applied(&self, version: u64, life: u64) {
+        *self.applied.lock() = Applied { version, life };
         self.urgent.notify_one();
     }
 
@@ -70,8 +75,10 @@ impl Board {
 /// Reports until the token is cancelled.
 pub(crate) async fn run(shared: Arc<Shared>, link: Link, name: String, stop: CancellationToken) {
     let mut backoff = Backoff::default();
+    let mut number = 0_u32;
     while !stop.is_cancelled() {
-        if let Err(e) = report(&shared, &link, &name, &mut backoff, &stop).await {
+        number = number.saturating_add(1);
+        if let Err(e) = report(&shared, &link, (&name, number), &mut backoff, &stop).await {
             tracing::debug!("demand: {}", e.message());
         }
         backoff.wait(&stop).await;
@@ -81,7 +88,7 @@ pub(crate) async fn run(shared: Arc<Shared>, link: Link, name: String, stop: Can
 async fn report(
     shared: &Arc<Shared>,
     link: &Link,
-    name: &str,
+    (name, number): (&str, u32),
     backoff: &mut Backoff,
     stop: &CancellationToken,
 ) -> Result<(), tonic::Status> {
@@ -100,20 +107,29 @@ async fn report(
     let feed = async move {
         let mut whole = true;
         loop {
-            let Some(Ok(place)) = stop.run_until_cancelled(sender.reserve()).await else { return };
+            let place = match stop.run_until_cancelled(sender.reserve()).await {
+                Some(Ok(place)) => place,
+                Some(Err(_)) => return,
+                None => {
+                    let _ = sender.try_send(farewell(shared, name));
+                    return;
+                }
+            };
             if !whole && stop.run_until_cancelled(shared.board.changed()).await.is_none() {
+                place.send(farewell(shared, name));
                 return;
             }
             let report = collect(shared, name, whole);
+            let stream = if whole { number } else { 0 };
             whole = false;
-            place.send(report);
+            place.send(v1::DemandReport { stream, ..report });
         }
     };
     let started = tokio::time::Instant::now();
     let result = tokio::select! {
         result = &mut stream => result,
-        // The feed ends when we do: the stream then ends properly, which tells the controller that nothing of ours runs
-        // any more. One that breaks instead is believed to go on by its last routes.
+        // The feed ends when we do, with a farewell, which tells the controller that nothing of ours runs any more. A
+        // process that is not heard to say so is believed to go on by its last routes.
         () = feed => tokio::time::timeout(FAREWELL, stream).await.unwrap_or(Ok(())),
     };
     // A stream that lived for a while was no failure to connect.
@@ -123,7 +139,14 @@ async fn report(
     result
 }
 
+/// The last report. After calls were broken off it is an ordinary one: instances may be working on them still.
+fn farewell(shared: &Shared, name: &str) -> v1::DemandReport {
+    v1::DemandReport { farewell: !shared.broken_off.load(Relaxed), ..collect(shared, name, false) }
+}
+
 fn collect(shared: &Shared, name: &str, whole: bool) -> v1::DemandReport {
+    // Before the functions: what was changed by routes of this version is among them, with the calls that run since.
+    let applied = *shared.board.applied.lock();
     let mut dirty = std::mem::take(&mut *shared.board.dirty.lock());
     if whole {
         // Functions that left the table while calls ran on are among the dirty ones.
@@ -134,9 +157,13 @@ fn collect(shared: &Shared, name: &str, whole: bool) -> v1::DemandReport {
     }
     let mut report = v1::DemandReport {
         activator: shared.spool.identity().activator,
+        epoch: shared.spool.identity().epoch,
         name: name.to_owned(),
         whole,
-        applied_version: shared.board.applied.load(Relaxed),
+        applied_version: applied.version,
+        applied_life: applied.life,
+        stream: 0,
+        farewell: false,
         functions: Vec::new(),
         instances: Vec::new(),
     };
@@ -145,11 +172,16 @@ fn collect(shared: &Shared, name: &str, whole: bool) -> v1::DemandReport {
         func.dirty.store(false, Relaxed);
         let mut inner = func.inner.lock();
         let (queued, running, peak) = (inner.room.queued(), inner.room.running(), inner.room.take_peak());
-        let instances = inner.seats.iter().map(|(seat, i)| told(&func.uid, i, inner.room.in_flight(*seat)));
+        let reserved = inner.room.most().filter(|_| whole);
+        let room = &inner.room;
+        let instances = inner.seats.iter().map(|(seat, i)| {
+            let slots = whole.then(|| room.slots(*seat));
+            v1::InstanceDemand { slots, ..told(&func.uid, i, room.in_flight(*seat)) }
+        });
         report.instances.extend(instances.filter(|i| !whole || !is_plain(i)));
         drop(inner);
-        if !whole || queued + running + peak > 0 {
-            report.functions.push(v1::FunctionDemand { uid: func.uid.clone(), queued, running, peak });
+        if !whole || queued + running + peak > 0 || reserved.is_some() {
+            report.functions.push(v1::FunctionDemand { uid: func.uid.clone(), queued, running, peak, reserved });
         }
     }
     report
@@ -163,10 +195,11 @@ fn told(function_uid: &str, instance: &Instance, in_flight: u32) -> v1::Instance
         first_call_sent: instance.first_call.load(Relaxed),
         in_flight,
         retired: instance.retired.load(Relaxed),
+        slots: None,
     }
 }
 
 /// True when there is nothing to say that a report's silence does not say.
 fn is_plain(i: &v1::InstanceDemand) -> bool {
-    !i.port_open && !i.first_call_sent && i.in_flight == 0 && !i.retired
+    !i.port_open && !i.first_call_sent && i.in_flight == 0 && !i.retired && i.slots.is_none_or(|slots| slots == 0)
 }

@@ -3,6 +3,7 @@
 //! No Kubernetes client and no cluster rights: routes come from the controller by one stream, demand goes to it by
 //! another, records by a third; a warm call needs none of them.
 
+mod access;
 mod answer;
 mod body;
 mod check;
@@ -15,13 +16,18 @@ mod files;
 mod flight;
 mod forward;
 mod func;
+mod grpc;
+mod handover;
 mod headers;
 mod instance;
+mod introduce;
 mod knock;
 mod link;
 mod meter;
 mod metered;
 mod metrics;
+mod otlp;
+mod peer;
 mod pool;
 mod room;
 mod route;
@@ -29,11 +35,19 @@ mod server;
 mod shared;
 mod ship;
 mod spool;
+#[cfg(test)]
+mod strangers;
+mod text;
+mod trace;
+mod trail;
 mod trust;
+mod tunnel;
 mod wire;
 
+pub use access::AccessLog;
 pub use files::raise_file_limit;
 pub use link::LinkError;
+pub use otlp::BadEndpoint;
 pub use server::Limits;
 pub use spool::{Identity, SpoolError};
 pub use trust::{BadNetwork, Network};
@@ -70,17 +84,29 @@ pub struct Config {
     pub spool_dir: PathBuf,
     /// Bound of the spool in bytes: over it calls are refused.
     pub spool_max_bytes: u64,
+    /// Where other activators hand calls over; `None`: they do not.
+    pub peer_listen: Option<SocketAddr>,
+    /// Where they reach that port: an address with or without a port. `None`: at the address it is bound to.
+    pub peer_advertise: Option<String>,
     /// Bounds of the traffic port.
     pub limits: Limits,
     /// Proxies whose word about a caller counts.
     pub trusted_proxies: Vec<Network>,
-    /// After the stop is asked for: not ready, but still serving, until every proxy in front has noticed.
+    /// After the stop is asked for: not ready, but still serving, until every proxy in front has noticed. Each answer
+    /// tells its connection to close, so that connections in use are elsewhere before the port closes.
     pub drain_delay: Duration,
     /// After that: how long running calls may take before they are broken off.
     pub drain_limit: Duration,
     /// When everything else has ended: how long records may take to leave. As long as the spool lasts no longer than the
     /// process (a pod's emptyDir), what has not left by then is lost.
     pub ship_limit: Duration,
+    /// Where a line for each call goes; `None`: nowhere.
+    pub access_log: Option<AccessLog>,
+    /// The collector that traces go to (OTLP over gRPC): `http://HOST:4317`; `None`: nowhere.
+    pub otlp_endpoint: Option<String>,
+    /// Part of the calls that come without a caller's decision whose trace is sampled, from 0 to 1. The decision is told
+    /// to the function, whether traces are exported or not.
+    pub trace_ratio: f64,
     /// Gets a copy of every record as its call ends; a full channel loses copies, never records.
     pub seen: Option<tokio::sync::mpsc::Sender<SeenCall>>,
 }
@@ -96,11 +122,16 @@ impl Config {
             name: "activator".into(),
             spool_dir,
             spool_max_bytes: 256 << 20,
+            peer_listen: None,
+            peer_advertise: None,
             limits: Limits::default(),
             trusted_proxies: Vec::new(),
             drain_delay: Duration::ZERO,
             drain_limit: Duration::from_secs(30),
             ship_limit: Duration::from_secs(5),
+            access_log: None,
+            otlp_endpoint: None,
+            trace_ratio: 1.0,
             seen: None,
         }
     }
@@ -132,12 +163,26 @@ pub enum BindError {
         /// What the system said.
         source: io::Error,
     },
+    /// Nobody could hand calls over.
+    #[error("where do other activators reach {bound}? Say it: an IP address, with or without a port, not {said:?}")]
+    Advertise {
+        /// The port that is bound.
+        bound: SocketAddr,
+        /// What was said.
+        said: String,
+    },
     /// The spool cannot be used.
     #[error(transparent)]
     Spool(#[from] SpoolError),
     /// The controller cannot be meant.
     #[error(transparent)]
     Link(#[from] LinkError),
+    /// The access log cannot be written.
+    #[error("access log {0}: {1}")]
+    AccessLog(AccessLog, io::Error),
+    /// The trace collector cannot be meant.
+    #[error(transparent)]
+    Collector(#[from] BadEndpoint),
 }
 
 /// An activator that has its port and its spool.
@@ -146,13 +191,17 @@ pub struct Activator {
     config: Config,
     listener: TcpListener,
     addr: SocketAddr,
+    peers: Option<TcpListener>,
     link: link::Link,
     shared: Arc<Shared>,
+    exporter: Option<otlp::Exporter>,
     health: Health,
 }
 
 /// Length of the queue of connections that are not accepted yet.
 const BACKLOG: u32 = 4096;
+/// How long the last traces and lines of the access log have.
+const LAST_WORDS: Duration = Duration::from_secs(3);
 /// How often the spool is synced.
 const SYNC: Duration = Duration::from_secs(1);
 /// Readiness checks.
@@ -167,29 +216,41 @@ impl Activator {
         let addr = config.listen;
         let listener = listen(addr).map_err(|source| BindError::Listen { addr, source })?;
         let addr = listener.local_addr().map_err(|source| BindError::Listen { addr, source })?;
+        let peers = config.peer_listen.map(|addr| bind_peers(addr, config.peer_advertise.as_deref())).transpose()?;
+        let (peers, peer_address) = peers.unzip();
         let link = link::Link::new(&config.controller, &config.token)?;
+        let secret = link::Link::secret(&config.token)?;
         let (folder, bytes) = (config.spool_dir.clone(), config.spool_max_bytes);
         let opened = tokio::task::spawn_blocking(move || spool::Spool::open(&folder, bytes)).await;
         let spool = opened.map_err(|e| SpoolError::Io(io::Error::other(e)))??;
+        let metrics = metrics::Metrics::default();
+        let (outlets, exporter) = outlets(&config, &metrics)?;
+        let me = spool.identity().activator;
         let health = Health::default();
         CHECKS.iter().for_each(|check| health.expect(check));
         let shared = Arc::new(Shared {
             clock: clock::Clock::start(),
-            limits: Bounds { max_waiting: config.limits.waiting, max_waiting_bytes: config.limits.waiting_bytes },
+            limits: Bounds {
+                max_waiting: config.limits.waiting,
+                max_waiting_bytes: config.limits.waiting_bytes,
+                header_lines: config.limits.header_lines,
+            },
             trusted: config.trusted_proxies.clone(),
             routes: Default::default(),
             spool,
             board: knock::Board::default(),
-            metrics: metrics::Metrics::default(),
+            peers: peer::Peers::new(me, secret, peer_address.unwrap_or_default()),
+            metrics,
+            outlets: Arc::new(outlets),
             seen: config.seen.clone(),
-            waiting: Default::default(),
-            waiting_bytes: Default::default(),
             fed: Default::default(),
+            leaving: Default::default(),
+            broken_off: Default::default(),
             calls: Default::default(),
             tracker: TaskTracker::new(),
             hard_stop: CancellationToken::new(),
         });
-        Ok(Self { config, listener, addr, link, shared, health })
+        Ok(Self { config, listener, addr, peers, link, shared, exporter, health })
     }
 
     /// Where calls come in; tells the port when it was chosen by the system.
@@ -207,6 +268,10 @@ impl Activator {
     /// Puts the metrics under their names.
     pub fn register(&self, registry: &mut Registry) {
         self.shared.metrics.register(registry);
+        let (limits, spool) = (self.config.limits, self.config.spool_max_bytes);
+        let levels = metrics::Levels::new(Arc::downgrade(&self.shared), limits, spool);
+        registry.sub_registry_with_prefix("dormouse").register_collector(Box::new(levels));
+        dormouse_daemon::version::register(registry, "dormouse-activator", env!("CARGO_PKG_VERSION"));
     }
 
     /// The random id and epoch of this life.
@@ -218,26 +283,36 @@ impl Activator {
     /// Serves until the token is cancelled, then ends in order: not ready, no new connections, running calls to their
     /// end (within the limit), records to the ledger.
     pub async fn run(self, stop: CancellationToken) {
-        let Self { config, listener, link, shared, health, .. } = self;
+        let Self { config, listener, peers, link, shared, exporter, health, .. } = self;
         // Streams stay up while calls drain: they may still wait for instances.
         let (streams_end, ship_end) = (CancellationToken::new(), CancellationToken::new());
         let name = config.name.clone();
         let feed = tokio::spawn(feed::run(shared.clone(), link.clone(), name.clone(), streams_end.clone()));
         let knock = tokio::spawn(knock::run(shared.clone(), link.clone(), name, streams_end.clone()));
         let mut ship = tokio::spawn(ship::run(shared.clone(), link, ship_end.clone()));
+        let traces_end = CancellationToken::new();
+        let traces = exporter.map(|exporter| tokio::spawn(exporter.run(traces_end.clone())));
         let tend = tokio::spawn(tend(shared.clone(), health.clone()));
         let accept_end = CancellationToken::new();
-        let server = tokio::spawn(server::run(listener, shared.clone(), config.limits, accept_end.clone()));
+        let server = tokio::spawn(server::run(listener, shared.clone(), config.limits, false, accept_end.clone()));
+        let taker = peers
+            .map(|peers| tokio::spawn(server::run(peers, shared.clone(), config.limits, true, accept_end.clone())));
 
         stop.cancelled().await;
         tend.abort();
+        // Before anybody can see that we are not ready: whoever comes afterwards is told.
+        shared.leaving.store(true, Relaxed);
         health.fail(CHECKS[0], "shutting down");
         tokio::time::sleep(config.drain_delay).await;
         accept_end.cancel();
         let _ = server.await;
+        if let Some(taker) = taker {
+            let _ = taker.await;
+        }
         shared.tracker.close();
         if tokio::time::timeout(config.drain_limit, shared.tracker.wait()).await.is_err() {
             tracing::warn!("calls still run: they are broken off");
+            shared.broken_off.store(true, Relaxed);
             shared.hard_stop.cancel();
             // Breaking off is quick; whoever still holds on is dropped with the runtime.
             let _ = tokio::time::timeout(Duration::from_secs(1), shared.tracker.wait()).await;
@@ -252,8 +327,43 @@ impl Activator {
             ship.abort();
             let _ = ship.await;
         }
+        traces_end.cancel();
+        end_outlets(traces, &shared).await;
         let _ = tokio::task::spawn_blocking(move || shared.spool.sync()).await;
     }
+}
+
+/// Opens whatever is told of calls.
+fn outlets(config: &Config, metrics: &metrics::Metrics) -> Result<(trail::Outlets, Option<otlp::Exporter>), BindError> {
+    let to = config.access_log.as_ref();
+    let access = to.map(|to| access::Writer::begin(to, metrics).map_err(|e| BindError::AccessLog(to.clone(), e)));
+    let collector = config.otlp_endpoint.as_deref();
+    let (traces, exporter) = collector.map(|at| otlp::Exporter::new(at, &config.name, metrics)).transpose()?.unzip();
+    let sampling = trace::Sampling::new(traces.is_some(), config.trace_ratio);
+    Ok((trail::Outlets { access: access.transpose()?, traces, sampling }, exporter))
+}
+
+/// The last traces and lines leave; both at once, and neither for longer than [`LAST_WORDS`].
+async fn end_outlets(traces: Option<tokio::task::JoinHandle<()>>, shared: &Arc<Shared>) {
+    let exported = async {
+        if let Some(traces) = traces {
+            let _ = traces.await;
+        }
+    };
+    let writer = shared.outlets.access.clone();
+    let written = tokio::task::spawn_blocking(move || writer.iter().for_each(access::Writer::end));
+    if tokio::time::timeout(LAST_WORDS, async { tokio::join!(exported, written) }).await.is_err() {
+        tracing::warn!("the last traces or lines of the access log are lost: nobody takes them");
+    }
+}
+
+/// The port for other activators, and where they reach it.
+fn bind_peers(addr: SocketAddr, said: Option<&str>) -> Result<(TcpListener, String), BindError> {
+    let listener = listen(addr).map_err(|source| BindError::Listen { addr, source })?;
+    let bound = listener.local_addr().map_err(|source| BindError::Listen { addr, source })?;
+    let told = peer::advertised(bound, said);
+    let told = told.ok_or_else(|| BindError::Advertise { bound, said: said.unwrap_or_default().to_owned() })?;
+    Ok((listener, told))
 }
 
 fn listen(addr: SocketAddr) -> io::Result<TcpListener> {

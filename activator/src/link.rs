@@ -67,6 +67,13 @@ impl Link {
         self.channel.clone()
     }
 
+    /// The token alone, for a header.
+    pub(crate) fn secret(token: &str) -> Result<http::HeaderValue, LinkError> {
+        let mut value = http::HeaderValue::from_str(token).map_err(|_| LinkError::Token)?;
+        value.set_sensitive(true);
+        Ok(value)
+    }
+
     pub(crate) fn token(&self) -> Token {
         self.token.clone()
     }

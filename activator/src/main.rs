@@ -5,7 +5,7 @@ mod args;
 use anyhow::Context;
 use clap::Parser;
 use dormouse_activator::{Activator, raise_file_limit};
-use dormouse_daemon::{admin, shutdown, telemetry};
+use dormouse_daemon::{admin::Admin, shutdown, telemetry};
 use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 
@@ -15,7 +15,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let args = args::Args::parse();
-    telemetry::init(telemetry::LogFormat::Json, "info");
+    let logs = telemetry::init(telemetry::LogFormat::Json, "info");
     let files = raise_file_limit();
     let stop = shutdown::on_signal()?;
     let admin_addr = args.admin;
@@ -27,7 +27,9 @@ async fn main() -> anyhow::Result<()> {
         .with_context(|| format!("cannot listen on {admin_addr} (--admin)"))?;
     // The admin port outlives the traffic: "not ready" must be seen while calls drain.
     let admin_stop = CancellationToken::new();
-    let admin = tokio::spawn(admin::serve(listener, activator.health(), registry, admin_stop.clone()));
+    let admin = tokio::spawn(
+        Admin { health: activator.health(), registry: registry.into(), logs }.serve(listener, admin_stop.clone()),
+    );
     tracing::info!(traffic = %activator.traffic_addr(), admin = %admin_addr, files, "serving");
     activator.run(stop).await;
     admin_stop.cancel();

@@ -4,10 +4,13 @@ use crate::{
     SeenCall,
     body::Upload,
     clock::micros,
+    metrics::Trouble,
     pool::Lane,
     room::Seat,
     shared::Shared,
     spool::{Reservation, SpoolError},
+    trace::TraceId,
+    trail::{Run, Trail},
 };
 use dormouse_core::record::{CallRecord, Outcome};
 use std::{
@@ -22,6 +25,14 @@ pub(crate) struct Received {
     pub(crate) call: u64,
     /// Wall clock at its first byte, microseconds since 1970.
     pub(crate) at_us: i64,
+    /// The same by the process's clock.
+    pub(crate) at: Duration,
+    /// For the logs.
+    pub(crate) trace: TraceId,
+    /// What is told of it when it is over, if anybody wants that.
+    pub(crate) trail: Option<Arc<Trail>>,
+    /// It is a call of gRPC.
+    pub(crate) grpc: bool,
     /// For who watches calls go by: method and path.
     pub(crate) seen: Option<(http::Method, String)>,
 }
@@ -33,6 +44,8 @@ pub(crate) struct Meter {
     /// Taken with the record: the slot is free after it.
     rest: Option<Box<Rest>>,
     dispatched: Duration,
+    /// When the head of its response came.
+    answered: Option<Duration>,
     pub(crate) upload: Arc<Upload>,
     pub(crate) response_bytes: u64,
     /// The status that the caller was given; 0 before.
@@ -59,6 +72,7 @@ impl Meter {
             shared: shared.clone(),
             rest: Some(Box::new(Rest { received, seat, reservation })),
             dispatched: shared.clock.now(),
+            answered: None,
             upload,
             response_bytes: 0,
             status: 0,
@@ -70,10 +84,32 @@ impl Meter {
         self.rest.take().map(|rest| (rest.received, rest.seat, rest.reservation))
     }
 
-    /// Waited for a slot, waited for the instance, and since dispatch.
-    pub(crate) fn times(&self) -> (Duration, Duration, Duration) {
-        let run = self.shared.clock.now().saturating_sub(self.dispatched);
+    /// The head of the response is there: waited for a slot, waited for the instance, and since dispatch.
+    pub(crate) fn times(&mut self) -> (Duration, Duration, Duration) {
+        let now = self.shared.clock.now();
+        self.answered = Some(now);
+        let run = now.saturating_sub(self.dispatched);
         self.rest.as_ref().map_or((Duration::ZERO, Duration::ZERO, run), |r| (r.seat.turn.wait, r.seat.turn.start, run))
+    }
+
+    /// Its instance broke off, or the connection to it did.
+    pub(crate) fn note_breakage(&self) {
+        let Some(rest) = &self.rest else { return };
+        let (received, key, instance) = (&rest.received, &rest.seat.func().key, &rest.seat.instance().id);
+        let (request_id, namespace, function) = (self.shared.request_id(received.call), &key.namespace, &key.name);
+        tracing::debug!(%request_id, trace_id = %received.trace, namespace, function, instance, "its instance broke off");
+    }
+
+    /// Something went wrong on its way.
+    pub(crate) fn trouble(&self, trouble: Trouble) {
+        if let Some(rest) = &self.rest {
+            rest.seat.func().metrics.trouble(trouble);
+        }
+    }
+
+    /// It is a call of gRPC.
+    pub(crate) fn is_grpc(&self) -> bool {
+        self.rest.as_ref().is_some_and(|rest| rest.received.grpc)
     }
 
     /// The instance let the call's time pass: it gets no more calls, and is to be replaced.
@@ -102,13 +138,14 @@ impl Meter {
         let Some(rest) = self.rest.take() else { return Ok(()) };
         let Rest { received, seat, reservation } = *rest;
         let (wait, start) = (seat.turn.wait, seat.turn.start);
+        let now = self.shared.clock.now();
         let record = CallRecord {
             subject: 0,
             call: received.call,
             received_at_us: received.at_us,
             wait_us: micros(wait),
             start_us: micros(start),
-            run_us: micros(self.shared.clock.now().saturating_sub(self.dispatched)),
+            run_us: micros(now.saturating_sub(self.dispatched)),
             request_bytes: self.upload.bytes(),
             response_bytes: self.response_bytes,
             status: self.status,
@@ -119,12 +156,22 @@ impl Meter {
         let written = self.shared.spool.append(subject, &record, reservation);
         let metrics = &seat.func().metrics;
         metrics.answered(self.status, outcome);
+        metrics.took(now.saturating_sub(received.at), wait + start);
         if record.cold {
-            metrics.cold_starts.inc();
+            let connect = self.dispatched.saturating_sub(seat.turn.arrived + wait + start);
+            metrics.cold(start, connect, self.answered.map(|at| at.saturating_sub(self.dispatched)));
+        }
+        if let Some(trail) = &received.trail {
+            let (arrived, dispatched, answered) = (seat.turn.arrived, self.dispatched, self.answered);
+            let (subject, instance) = (subject.clone(), seat.instance().addr);
+            trail.ran(Run { subject, instance, record, arrived, dispatched, answered });
         }
         match &written {
             Ok(()) => self.shared.metrics.records.inc(),
-            Err(_) => self.shared.metrics.records_lost.inc(),
+            Err(_) => {
+                metrics.trouble(Trouble::NotRecorded);
+                self.shared.metrics.records_lost.inc()
+            }
         };
         if let (Some(watcher), Some((method, path))) = (&self.shared.seen, received.seen) {
             let request_id = self.shared.request_id(received.call);
@@ -132,7 +179,9 @@ impl Meter {
             let _ = watcher.try_send(SeenCall { request_id, subject: subject.clone(), record, method, path });
         }
         if let Err(e) = &written {
-            tracing::error!(call = received.call, "a call could not be recorded: {e}");
+            let (request_id, key) = (self.shared.request_id(received.call), &seat.func().key);
+            let (namespace, function) = (&key.namespace, &key.name);
+            tracing::error!(%request_id, trace_id = %received.trace, namespace, function, "a call could not be recorded: {e}");
         }
         written
     }

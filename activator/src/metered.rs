@@ -3,36 +3,41 @@
 //! "End" is the last byte when the length is known, else the end of the stream: never a data frame before it.
 
 use crate::{
-    body::{Cut, Progress},
+    body::{Cut, InBody, Progress},
     drain,
     flight::Parts,
+    grpc, headers,
+    metrics::Trouble,
     shared::Shared,
 };
 use bytes::Bytes;
 use dormouse_core::record::Outcome;
-use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
+use http_body::{Frame, SizeHint};
 use std::{
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep};
 
 /// A client that takes the next frame that long after the last one let the time pass itself, not the instance. A client
 /// that reads asks again within microseconds; the rest is for a loaded machine.
 const READER_PAUSE: Duration = Duration::from_millis(100);
+/// What was handed out is written within microseconds to a client that reads; the rest is for a loaded machine.
+const FLUSH: Duration = Duration::from_millis(10);
 
 /// The body of a response that is still coming. Dropped before its end (the client left) the call goes on to its end.
 pub(crate) struct Metered {
-    running: Option<(Parts, Incoming)>,
+    running: Option<(Parts, InBody)>,
     /// Bytes still to come, when the length is known.
     remaining: Option<u64>,
     /// Breaks off with it once what came before has been written.
-    breaks: Option<Cut>,
+    breaks: Option<(Cut, Pin<Box<Sleep>>)>,
     /// When the last frame was handed out, if nothing was waited for since.
     handed: Option<Instant>,
+    /// Its trailers said that the function failed.
+    failed: bool,
     shared: Arc<Shared>,
 }
 
@@ -42,9 +47,16 @@ pub(crate) fn outcome_of(status: u16) -> Outcome {
 }
 
 impl Metered {
-    pub(crate) fn new(parts: Parts, incoming: Incoming, shared: &Arc<Shared>) -> Self {
-        let remaining = incoming.size_hint().exact();
-        Self { running: Some((parts, incoming)), remaining, breaks: None, handed: None, shared: shared.clone() }
+    pub(crate) fn new(parts: Parts, incoming: InBody, shared: &Arc<Shared>) -> Self {
+        let remaining = incoming.exact();
+        Self {
+            running: Some((parts, incoming)),
+            remaining,
+            breaks: None,
+            handed: None,
+            failed: false,
+            shared: shared.clone(),
+        }
     }
 
     pub(crate) fn is_over(&self) -> bool {
@@ -60,19 +72,26 @@ impl Metered {
     }
 
     pub(crate) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
-        if let Some(cut) = self.breaks.take() {
+        if let Some((cut, pause)) = &mut self.breaks {
+            let cut = *cut;
+            ready!(pause.as_mut().poll(cx));
+            self.breaks = None;
             return Poll::Ready(Some(Err(cut)));
         }
         let handed = self.handed.take();
         let Some((parts, incoming)) = &mut self.running else { return Poll::Ready(None) };
         parts.lane.drive(cx);
-        match Pin::new(incoming).poll_frame(cx) {
+        match incoming.poll_frame(cx) {
             Poll::Pending if parts.deadline.as_mut().poll(cx).is_ready() => self.cut(Cut::Timeout, cx),
             Poll::Pending => Poll::Pending,
             Poll::Ready(None) if self.remaining.is_some_and(|r| r > 0) => self.cut(Cut::Died, cx),
             Poll::Ready(None) => Poll::Ready(self.end(cx).err().map(Err)),
             Poll::Ready(Some(Err(_))) => self.cut(Cut::Died, cx),
-            Poll::Ready(Some(Ok(frame))) => {
+            Poll::Ready(Some(Ok(mut frame))) => {
+                if let Some(trailers) = frame.trailers_mut() {
+                    self.failed = parts.meter.is_grpc() && grpc::is_failure(trailers);
+                    headers::trailers(trailers);
+                }
                 let len = frame.data_ref().map_or(0, Bytes::len) as u64;
                 self.remaining = self.remaining.map(|r| r.saturating_sub(len));
                 let last = self.remaining == Some(0) || frame.is_trailers();
@@ -92,37 +111,38 @@ impl Metered {
     /// The response came whole: the record is written, the connection kept.
     fn end(&mut self, cx: &mut Context<'_>) -> Result<(), Cut> {
         let Some((parts, incoming)) = self.running.take() else { return Ok(()) };
-        let outcome = outcome_of(parts.meter.status);
+        let outcome = if self.failed { Outcome::FunctionError } else { outcome_of(parts.meter.status) };
         // Its end is read by now, and the connection is told so.
         drop(incoming);
         finish(parts, outcome, cx).map_err(|_| Cut::NotRecorded)
     }
 
     /// The response breaks off: the client sees a broken transfer, after what came before. The server would throw away
-    /// what it has not written yet, the head included: so it is let write first.
+    /// what it has not written yet, the head included: so it is let write first. On HTTP/2 another task writes.
     fn cut(&mut self, cut: Cut, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
         let Some((parts, incoming)) = self.running.take() else { return Poll::Ready(None) };
-        let Parts { lane, mut meter, .. } = parts;
+        let Parts { lane, mut meter, deadline: mut pause, .. } = parts;
         drop(incoming);
-        let outcome = match cut {
-            Cut::Unread => Outcome::ClientGone,
-            Cut::Timeout if meter.upload.progress() == Progress::Starved => Outcome::ClientGone,
-            Cut::Timeout => {
+        let (outcome, trouble) = match (cut, meter.upload.progress()) {
+            (Cut::Unread, _) => (Outcome::ClientGone, Trouble::ResponseUnread),
+            (Cut::Timeout, Progress::Starved) => (Outcome::ClientGone, Trouble::UploadBroke),
+            (Cut::Timeout, _) => {
                 meter.retire_instance();
-                Outcome::Timeout
+                (Outcome::Timeout, Trouble::Timeout)
             }
-            _ if meter.upload.progress() == Progress::Broken => Outcome::ClientGone,
-            _ => Outcome::FunctionError,
+            (_, Progress::Broken) => (Outcome::ClientGone, Trouble::UploadBroke),
+            _ => (Outcome::FunctionError, Trouble::ResponseBroke),
         };
+        meter.trouble(trouble);
         if matches!(outcome, Outcome::FunctionError) {
             drop(lane)
         } else {
             lane.reset()
         }
         let recorded = meter.finish(outcome);
-        self.breaks = Some(recorded.map_or(Cut::NotRecorded, |()| cut));
-        cx.waker().wake_by_ref();
-        Poll::Pending
+        pause.as_mut().reset(Instant::now() + FLUSH);
+        self.breaks = Some((recorded.map_or(Cut::NotRecorded, |()| cut), pause));
+        self.poll_frame(cx)
     }
 }
 

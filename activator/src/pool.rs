@@ -1,18 +1,15 @@
-//! Connections to an instance: one call at a time each, kept for the next one only as long as the instance surely keeps
-//! them too.
-//!
-//! A [`Lane`] is a connection together with the machine that drives it: whoever holds it polls it. No task of its own, so
-//! a warm call wakes nobody but itself, and dropping the lane ends the connection.
+//! Connections to an instance, by what it speaks: HTTP/1.1, one call at a time each, or HTTP/2, many at once.
 
-use crate::{body::SentBody, clock::Clock, instance::Instance};
-use http::{Request, Response};
-use hyper::{
-    body::Incoming,
-    client::conn::{TrySendError, http1},
+mod http1;
+mod http2;
+
+use crate::{
+    body::{InBody, SentBody},
+    clock::Clock,
+    instance::Instance,
 };
-use hyper_util::rt::TokioIo;
-use parking_lot::Mutex;
-use socket2::SockRef;
+use bytes::Bytes;
+use http::{Request, Response, response};
 use std::{
     io,
     pin::Pin,
@@ -20,118 +17,133 @@ use std::{
         Arc, Weak,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
-    task::{Context, Poll, Waker},
+    task::{Context, Poll, ready},
     time::Duration,
 };
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, sync::MutexGuard};
+
+pub(crate) use http2::Received;
 
 /// How long a connection may idle when the instance advertises nothing: below the shortest default of known servers
 /// (gunicorn: 2 s), so that the race with the server's own close is not lost.
 const IDLE: Duration = Duration::from_secs(1);
-/// Longest idling, whatever is advertised.
-const MAX_IDLE: Duration = Duration::from_secs(60);
-/// Most bytes of a response head, and what is buffered of a body in each direction.
-const MAX_BUFFER: usize = 128 * 1024;
-/// Most header lines of a response.
-const MAX_HEADERS: usize = 200;
 
-type Connection = http1::Connection<TokioIo<TcpStream>, SentBody>;
-
-/// What hyper gives back for a call: a response, or an error with the request when none of it was sent.
-pub(crate) type Sent = Result<Response<Incoming>, TrySendError<Request<SentBody>>>;
-
-/// A connection to an instance.
-pub(crate) struct Lane {
-    sender: http1::SendRequest<SentBody>,
-    /// `None` once it has ended.
-    connection: Option<Box<Connection>>,
-    /// How long it may idle after this call; zero: not at all.
-    pub(crate) keep: Duration,
-    /// The instance said that it closes after this call, or we do: the end is no breakage.
-    pub(crate) ends_orderly: bool,
-    /// It has carried a call.
-    pub(crate) used: bool,
-    instance: Weak<Instance>,
-    live: Arc<AtomicUsize>,
+/// A place for one call on a connection to an instance.
+pub(crate) enum Lane {
+    /// The connection itself.
+    Http1(http1::Lane),
+    /// A stream of a connection that others use too.
+    Http2(Box<http2::Lane>),
 }
 
 impl Lane {
-    pub(crate) async fn new(stream: TcpStream, instance: &Arc<Instance>) -> io::Result<Self> {
-        let mut builder = http1::Builder::new();
-        builder.max_buf_size(MAX_BUFFER).max_headers(MAX_HEADERS);
-        let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
-        let live = instance.pool.live.clone();
-        live.fetch_add(1, Relaxed);
-        Ok(Self {
-            sender,
-            connection: Some(Box::new(connection)),
-            keep: IDLE,
-            ends_orderly: false,
-            used: false,
-            instance: Arc::downgrade(instance),
-            live,
-        })
-    }
-
-    /// Moves the connection on. Whoever awaits something from it must call this first.
-    pub(crate) fn drive(&mut self, cx: &mut Context<'_>) {
-        if let Some(connection) = &mut self.connection
-            && Pin::new(connection).poll(cx).is_ready()
-        {
-            self.connection = None;
+    /// The first one of a new connection.
+    pub(crate) async fn new(stream: TcpStream, instance: &Arc<Instance>, clock: Clock) -> io::Result<Self> {
+        if instance.http2 {
+            http2::Lane::new(stream, instance, clock).await.map(|lane| Self::Http2(Box::new(lane)))
+        } else {
+            http1::Lane::new(stream, instance).await.map(Self::Http1)
         }
     }
 
-    pub(crate) fn is_closed(&self) -> bool {
-        self.connection.is_none()
+    /// Moves it on. Whoever awaits something from it must call this first.
+    pub(crate) fn drive(&mut self, cx: &mut Context<'_>) {
+        match self {
+            Self::Http1(lane) => lane.drive(cx),
+            Self::Http2(lane) => lane.drive(cx),
+        }
     }
 
-    /// True when the next request can be sent.
+    /// True when nothing of its last call is left.
     pub(crate) fn is_free(&self) -> bool {
-        !self.is_closed() && self.sender.is_ready()
+        match self {
+            Self::Http1(lane) => lane.is_free(),
+            Self::Http2(lane) => lane.is_free(),
+        }
     }
 
     /// Waits until a request can be sent; false when the connection ended instead.
     pub(crate) fn poll_free(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
-        self.drive(cx);
-        self.sender.poll_ready(cx).map(|r| r.is_ok())
+        match self {
+            Self::Http1(lane) => lane.poll_free(cx),
+            Self::Http2(lane) => lane.poll_free(cx),
+        }
     }
 
-    pub(crate) fn send(&mut self, request: Request<SentBody>) -> impl Future<Output = Sent> + Send + 'static {
-        self.sender.try_send_request(request)
+    /// Its connection has answered a call before.
+    pub(crate) fn is_used(&self) -> bool {
+        match self {
+            Self::Http1(lane) => lane.used,
+            Self::Http2(lane) => lane.is_used(),
+        }
     }
 
-    /// Breaks the connection so that the instance sees a reset, never the clean end of something half sent.
-    pub(crate) fn reset(mut self) {
-        self.ends_orderly = true;
-        if let Some(connection) = self.connection.take() {
-            let stream = connection.into_parts().io.into_inner();
-            if let Err(e) = SockRef::from(&stream).set_linger(Some(Duration::ZERO)) {
-                tracing::debug!("no reset: {e}");
-            }
+    pub(crate) fn send(&mut self, request: Request<SentBody>) -> Reply {
+        match self {
+            Self::Http1(lane) => Reply::Http1(Box::pin(lane.send(request))),
+            Self::Http2(lane) => Reply::Http2(Box::new(lane.send(request))),
+        }
+    }
+
+    /// The response to its call has come.
+    pub(crate) fn note_response(&mut self, head: &response::Parts) {
+        match self {
+            Self::Http1(lane) => lane.note_response(head),
+            Self::Http2(lane) => lane.note_response(),
+        }
+    }
+
+    /// The connection itself, for what it has become, and what was read of it already.
+    pub(crate) fn take_stream(&mut self) -> Option<(TcpStream, Bytes)> {
+        match self {
+            Self::Http1(lane) => lane.take_stream(),
+            Self::Http2(_) => None,
+        }
+    }
+
+    /// Breaks it so that the instance sees a reset, never the clean end of something half sent.
+    pub(crate) fn reset(self) {
+        match self {
+            Self::Http1(lane) => lane.reset(),
+            // A stream that is dropped before its end is reset.
+            Self::Http2(lane) => drop(lane),
         }
     }
 }
 
-impl Drop for Lane {
-    fn drop(&mut self) {
-        let last = self.live.fetch_sub(1, Relaxed) == 1;
-        let broke = self.is_closed() && !self.ends_orderly;
-        if let (true, true, Some(instance)) = (last, broke, self.instance.upgrade()) {
-            instance.broken.store(true, Relaxed);
+/// The response to come.
+pub(crate) enum Reply {
+    Http1(Pin<Box<dyn Future<Output = http1::Sent> + Send>>),
+    Http2(Box<http2::Reply>),
+}
+
+impl Reply {
+    /// The response, or an error with the request if none of it was sent. The lane must have been driven.
+    pub(crate) fn poll(
+        &mut self,
+        lane: &mut Lane,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Response<InBody>, Option<Request<SentBody>>>> {
+        match (self, lane) {
+            (Self::Http1(reply), _) => match ready!(reply.as_mut().poll(cx)) {
+                Ok(response) => Poll::Ready(Ok(response.map(InBody::Http1))),
+                Err(mut error) => {
+                    tracing::debug!("an instance broke off: {}", error.error());
+                    Poll::Ready(Err(error.take_message()))
+                }
+            },
+            (Self::Http2(reply), Lane::Http2(lane)) => reply.poll(lane, cx),
+            // A reply of one protocol never meets a lane of the other: the lane has made it.
+            (Self::Http2(_), Lane::Http1(_)) => Poll::Ready(Err(None)),
         }
     }
 }
 
-struct Idle {
-    lane: Lane,
-    until: Duration,
-}
-
-/// The idle connections of one instance.
+/// The connections of one instance.
 #[derive(Default)]
 pub(crate) struct Pool {
-    state: Mutex<State>,
+    http1: http1::Pool,
+    http2: http2::Pool,
     live: Arc<AtomicUsize>,
 }
 
@@ -141,44 +153,28 @@ impl std::fmt::Debug for Pool {
     }
 }
 
-#[derive(Default)]
-struct State {
-    idle: Vec<Idle>,
-    swept: bool,
-    closed: bool,
-}
-
 impl Pool {
-    /// The connection used last that may still be used: it is the likeliest to be alive, and the others can age.
-    pub(crate) fn take(&self, now: Duration) -> Option<Lane> {
-        let mut cx = Context::from_waker(Waker::noop());
-        loop {
-            let mut idle = self.state.lock().idle.pop()?;
-            if idle.until <= now {
-                continue;
-            }
-            // An end that arrived meanwhile is seen here.
-            idle.lane.drive(&mut cx);
-            if idle.lane.is_free() {
-                return Some(idle.lane);
-            }
+    /// A place on a connection that is there already.
+    pub(crate) fn take(&self, http2: bool, now: Duration) -> Option<Lane> {
+        if http2 {
+            self.http2.take().map(|lane| Lane::Http2(Box::new(lane)))
+        } else {
+            self.http1.take(now).map(Lane::Http1)
         }
     }
 
     /// Keeps a connection for the next call.
     pub(crate) fn put(&self, lane: Lane, instance: &Arc<Instance>, clock: Clock) {
-        let keep = lane.keep.min(MAX_IDLE);
-        if keep.is_zero() || lane.is_closed() || lane.ends_orderly {
-            return;
+        match lane {
+            Lane::Http1(lane) => self.http1.put(lane, instance, clock),
+            // Its connection was never out of the pool.
+            Lane::Http2(lane) => drop(lane),
         }
-        let mut state = self.state.lock();
-        if state.closed {
-            return;
-        }
-        state.idle.push(Idle { lane, until: clock.now() + keep });
-        if !std::mem::replace(&mut state.swept, true) {
-            tokio::spawn(sweep(Arc::downgrade(instance), clock));
-        }
+    }
+
+    /// The right to make a connection that others may use too: one call makes it, the others wait for it.
+    pub(crate) async fn turn(&self, http2: bool) -> Option<MutexGuard<'_, ()>> {
+        if http2 { Some(self.http2.turn.lock().await) } else { None }
     }
 
     /// True when no connection is open at all.
@@ -188,41 +184,38 @@ impl Pool {
 
     /// Ends the idle connections, and keeps none any more.
     pub(crate) fn close(&self) {
-        self.state.lock().closed = true;
-        self.clear();
+        self.http1.close();
+        self.http2.close();
     }
 
     /// Ends the idle connections.
     pub(crate) fn clear(&self) {
-        let idle = std::mem::take(&mut self.state.lock().idle);
-        drop(idle);
+        self.http1.clear();
+        self.http2.clear();
     }
+}
 
-    /// Ends what has idled its time. Says when to look again; `None` when nothing is left.
-    fn prune(&self, now: Duration) -> Option<Duration> {
-        let mut state = self.state.lock();
-        let (keep, old): (Vec<_>, Vec<_>) = std::mem::take(&mut state.idle).into_iter().partition(|i| i.until > now);
-        state.idle = keep;
-        let next = state.idle.iter().map(|i| i.until).min();
-        state.swept = next.is_some();
-        drop(state);
-        for mut idle in old {
-            // An end that arrived meanwhile counts as a breakage, ours does not.
-            idle.lane.drive(&mut Context::from_waker(Waker::noop()));
+/// Counts an open connection of an instance.
+struct Live {
+    instance: Weak<Instance>,
+    count: Arc<AtomicUsize>,
+    /// It ended, and neither was that told before nor was it us.
+    broke: bool,
+}
+
+impl Live {
+    fn new(instance: &Arc<Instance>) -> Self {
+        let count = instance.pool.live.clone();
+        count.fetch_add(1, Relaxed);
+        Self { instance: Arc::downgrade(instance), count, broke: false }
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        let last = self.count.fetch_sub(1, Relaxed) == 1;
+        if let (true, true, Some(instance)) = (last, self.broke, self.instance.upgrade()) {
+            instance.broken.store(true, Relaxed);
         }
-        next
     }
-}
-
-/// Runs while an instance has idle connections.
-async fn sweep(instance: Weak<Instance>, clock: Clock) {
-    loop {
-        let Some(next) = instance.upgrade().and_then(|i| i.pool.prune(clock.now())) else { return };
-        tokio::time::sleep_until(clock.instant(next)).await;
-    }
-}
-
-/// How long a connection may idle by what the instance says.
-pub(crate) fn keep_for(advertised_seconds: Option<u64>) -> Duration {
-    advertised_seconds.map_or(IDLE, |s| Duration::from_secs(s.saturating_sub(1)))
 }

@@ -11,25 +11,23 @@ use crate::{
 };
 use dormouse_core::admit::{Entry, Ticket, Turn};
 use parking_lot::MutexGuard;
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 use tokio::sync::oneshot;
 
 /// Wakes one waiting call.
 #[derive(Debug)]
-pub(crate) struct Waker(oneshot::Sender<Result<Seat, Refusal>>);
+pub(crate) struct Waker {
+    sender: oneshot::Sender<Result<Seat, Out>>,
+    /// It may be handed over to another activator.
+    movable: bool,
+}
 
 impl Waker {
     /// Tells calls that were taken out of the room why. Never under the room's lock.
     pub(crate) fn refuse(wakers: Vec<Self>, refusal: &Refusal) {
         for waker in wakers {
             // An error means that the call left at this very moment.
-            let _ = waker.0.send(Err(refusal.clone()));
+            let _ = waker.sender.send(Err(Out::Refused(refusal.clone())));
         }
     }
 }
@@ -41,6 +39,15 @@ pub(crate) enum Out {
     Refused(Refusal),
     /// There is nobody to tell.
     Gone,
+    /// Another activator may run it and this one not; the place that it had here, if it waited.
+    Elsewhere(Option<Place>),
+}
+
+/// The place of a call that was taken out of the room to be handed over.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    ticket: Ticket,
+    arrived: Duration,
 }
 
 impl From<Refusal> for Out {
@@ -80,12 +87,12 @@ impl Seat {
 
     /// The instance could not be reached: the call goes back to where it stood, and the instance gets none before its
     /// port was seen open again.
-    pub(crate) async fn put_back(self, peer: &Peer, head_bytes: usize) -> Result<Self, Out> {
-        let (waiting, receiver) = self.wait_again(head_bytes)?;
+    pub(crate) async fn put_back(self, peer: &Peer, held: usize) -> Result<Self, Out> {
+        let (waiting, receiver) = self.wait_again(held)?;
         waiting.result(receiver, peer).await
     }
 
-    fn wait_again(mut self, head_bytes: usize) -> Result<(Waiting, Receiver), Refusal> {
+    fn wait_again(mut self, held: usize) -> Result<(Waiting, Receiver), Refusal> {
         self.held = false;
         let (func, shared, turn) = (&self.func, &self.shared, &self.turn);
         func.metrics.running.dec();
@@ -101,8 +108,9 @@ impl Seat {
             func.note(shared, true);
             return Err(refusal);
         }
-        inner.room.put_back(turn.ticket, turn.arrived, Waker(sender));
-        let waiting = Waiting::new(func, shared, turn.ticket, head_bytes);
+        // It stays: its slot was here a moment ago.
+        inner.room.put_back(turn.ticket, turn.arrived, Waker { sender, movable: false });
+        let waiting = Waiting::new(func, shared, turn.ticket, held);
         func.watch_deadlines(&mut inner, shared);
         func.settle(inner, shared);
         func.note(shared, true);
@@ -119,30 +127,30 @@ impl Drop for Seat {
     }
 }
 
-type Receiver = oneshot::Receiver<Result<Seat, Refusal>>;
+type Receiver = oneshot::Receiver<Result<Seat, Out>>;
 
 /// A call in the queue; leaves it when dropped.
 struct Waiting {
     func: Arc<Func>,
     shared: Arc<Shared>,
     ticket: Ticket,
-    head_bytes: usize,
+    held: usize,
 }
 
 impl Waiting {
-    fn new(func: &Arc<Func>, shared: &Arc<Shared>, ticket: Ticket, head_bytes: usize) -> Self {
-        shared.waiting.fetch_add(1, Relaxed);
-        shared.waiting_bytes.fetch_add(head_bytes, Relaxed);
+    fn new(func: &Arc<Func>, shared: &Arc<Shared>, ticket: Ticket, held: usize) -> Self {
+        shared.metrics.waiting.inc();
+        shared.metrics.waiting_bytes.inc_by(signed(held));
         func.metrics.queued.inc();
-        Self { func: func.clone(), shared: shared.clone(), ticket, head_bytes }
+        func.metrics.held(held);
+        Self { func: func.clone(), shared: shared.clone(), ticket, held }
     }
 
     async fn result(self, receiver: Receiver, peer: &Peer) -> Result<Seat, Out> {
         tokio::select! {
             biased;
             result = receiver => match result {
-                Ok(Ok(seat)) => Ok(seat),
-                Ok(Err(refusal)) => Err(Out::Refused(refusal)),
+                Ok(told) => told,
                 // The room was dropped with its function.
                 Err(_) => Err(Out::Refused(Refusal::deleted())),
             },
@@ -154,9 +162,10 @@ impl Waiting {
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        self.shared.waiting.fetch_sub(1, Relaxed);
-        self.shared.waiting_bytes.fetch_sub(self.head_bytes, Relaxed);
+        self.shared.metrics.waiting.dec();
+        self.shared.metrics.waiting_bytes.dec_by(signed(self.held));
         self.func.metrics.queued.dec();
+        self.func.metrics.let_go(self.held);
         // Whoever was granted a slot meanwhile has it in its channel: dropping that hands it back.
         if self.func.inner.lock().room.leave(self.ticket).is_some() {
             self.func.note(&self.shared, false);
@@ -165,30 +174,69 @@ impl Drop for Waiting {
 }
 
 impl Func {
-    /// Gets a slot for a call, at once or after waiting; the bytes of its head are held while it waits.
-    pub(crate) async fn admit(
+    /// Gets a slot for a call, at once or after waiting; so many bytes are held of it while it waits.
+    pub(crate) async fn admit(self: &Arc<Self>, shared: &Arc<Shared>, peer: &Peer, held: usize) -> Result<Seat, Out> {
+        self.admitted(shared, peer, held, !peer.is_inner()).await
+    }
+
+    /// No other activator took a call that was to be handed over: it waits here, where it stood.
+    pub(crate) async fn admit_here(
         self: &Arc<Self>,
         shared: &Arc<Shared>,
         peer: &Peer,
-        head_bytes: usize,
+        held: usize,
+        place: Option<Place>,
     ) -> Result<Seat, Out> {
-        let (waiting, receiver) = match self.enter(shared, head_bytes)? {
+        let Some(Place { ticket, arrived }) = place else {
+            return self.admitted(shared, peer, held, false).await;
+        };
+        let (waiting, receiver) = {
+            let mut inner = self.inner.lock();
+            if let Some(refusal) = self.refusal(&inner) {
+                return Err(refusal.into());
+            }
+            let (sender, receiver) = oneshot::channel();
+            inner.room.put_back(ticket, arrived, Waker { sender, movable: false });
+            let waiting = Waiting::new(self, shared, ticket, held);
+            self.watch_deadlines(&mut inner, shared);
+            self.settle(inner, shared);
+            (waiting, receiver)
+        };
+        self.note(shared, true);
+        waiting.result(receiver, peer).await
+    }
+
+    async fn admitted(
+        self: &Arc<Self>,
+        shared: &Arc<Shared>,
+        peer: &Peer,
+        held: usize,
+        movable: bool,
+    ) -> Result<Seat, Out> {
+        let (waiting, receiver) = match self.enter(shared, held, movable)? {
             Entered::Seat(seat) => return Ok(seat),
             Entered::Waiting(waiting, receiver) => (waiting, receiver),
+            Entered::Elsewhere => return Err(Out::Elsewhere(None)),
         };
         waiting.result(receiver, peer).await
     }
 
-    fn enter(self: &Arc<Self>, shared: &Arc<Shared>, head_bytes: usize) -> Result<Entered, Refusal> {
+    fn enter(self: &Arc<Self>, shared: &Arc<Shared>, held: usize, movable: bool) -> Result<Entered, Refusal> {
         let mut inner = self.inner.lock();
-        if inner.gone || self.plan().closing {
+        let plan = self.plan();
+        if inner.gone || plan.closing {
             return Err(Refusal::deleted());
         }
+        // Asked only where several activators share the function.
+        if movable && !plan.holders.is_empty() && !inner.room.is_of_use() {
+            return Ok(Entered::Elsewhere);
+        }
+        drop(plan);
         let mut receiver = None;
         let entry = inner.room.enter(shared.clock.now(), || {
             let (sender, r) = oneshot::channel();
             receiver = Some(r);
-            Waker(sender)
+            Waker { sender, movable }
         });
         match (entry, receiver) {
             (Entry::Go(turn), _) => {
@@ -197,7 +245,7 @@ impl Func {
                 self.note(shared, first);
                 Ok(Entered::Seat(self.seat(turn, shared)))
             }
-            (Entry::Wait(ticket), Some(receiver)) => self.wait(inner, (ticket, head_bytes), receiver, shared),
+            (Entry::Wait(ticket), Some(receiver)) => self.wait(inner, (ticket, held), receiver, shared),
             _ => Err(Refusal::function_queue_full()),
         }
     }
@@ -205,12 +253,13 @@ impl Func {
     fn wait(
         self: &Arc<Self>,
         mut inner: MutexGuard<'_, Inner>,
-        (ticket, head_bytes): (Ticket, usize),
+        (ticket, held): (Ticket, usize),
         receiver: Receiver,
         shared: &Arc<Shared>,
     ) -> Result<Entered, Refusal> {
-        let full = shared.waiting.load(Relaxed) >= shared.limits.max_waiting
-            || shared.waiting_bytes.load(Relaxed) + head_bytes > shared.limits.max_waiting_bytes;
+        let (calls, bytes) = (&shared.metrics.waiting, &shared.metrics.waiting_bytes);
+        let full = calls.get() >= signed(shared.limits.max_waiting)
+            || bytes.get() + signed(held) > signed(shared.limits.max_waiting_bytes);
         let refusal = self.refusal(&inner).or_else(|| full.then(Refusal::platform_queue_full));
         if let Some(refusal) = refusal {
             inner.room.leave(ticket);
@@ -219,7 +268,7 @@ impl Func {
             self.note(shared, true);
             return Err(refusal);
         }
-        let waiting = Waiting::new(self, shared, ticket, head_bytes);
+        let waiting = Waiting::new(self, shared, ticket, held);
         self.watch_deadlines(&mut inner, shared);
         drop(inner);
         self.note(shared, true);
@@ -259,7 +308,7 @@ impl Func {
         for (waker, turn) in granted {
             first |= turn.instance.note_first_call();
             // A call that left at this very moment drops the seat, which hands it on.
-            let _ = waker.0.send(Ok(self.seat(turn, shared)));
+            let _ = waker.sender.send(Ok(self.seat(turn, shared)));
         }
         if first {
             self.note(shared, true);
@@ -276,6 +325,19 @@ impl Func {
             self.note(shared, true);
             Waker::refuse(refused, &refusal);
         }
+    }
+
+    /// Other activators may run calls and this one not: those who wait are handed over.
+    pub(crate) fn send_elsewhere(self: &Arc<Self>, mut inner: MutexGuard<'_, Inner>, shared: &Arc<Shared>) {
+        let moved = inner.room.take_out(|waker| waker.movable);
+        drop(inner);
+        if moved.is_empty() {
+            return;
+        }
+        for (ticket, arrived, waker) in moved {
+            let _ = waker.sender.send(Err(Out::Elsewhere(Some(Place { ticket, arrived }))));
+        }
+        self.note(shared, false);
     }
 
     /// One task per function with waiting calls ends those whose time is over: no timer per call.
@@ -299,11 +361,13 @@ impl Func {
         while let Some(waker) = inner.room.expire(now) {
             expired.push(waker);
         }
+        let reserved = inner.room.is_at_most();
         let next = inner.room.next_deadline();
         inner.watched = next.is_some();
         drop(inner);
         if !expired.is_empty() {
-            Waker::refuse(expired, &Refusal::wait_timeout(&self.plan().waiting_reason));
+            let why = if reserved { Refusal::reserved() } else { Refusal::wait_timeout(&self.plan().waiting_reason) };
+            Waker::refuse(expired, &why);
             self.note(shared, false);
         }
         // At least once a second: the longest wait may have been made shorter.
@@ -314,7 +378,10 @@ impl Func {
 enum Entered {
     Seat(Seat),
     Waiting(Waiting, Receiver),
+    Elsewhere,
 }
 
-/// Calls that wait, or bytes of their heads, over all functions.
-pub(crate) type WaitingTotal = AtomicUsize;
+/// A number of calls or bytes as the gauges count.
+fn signed(n: usize) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
+}

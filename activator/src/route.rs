@@ -3,6 +3,7 @@
 
 use crate::{answer::Refusal, check, func::Func};
 use dormouse_core::FunctionKey;
+use foldhash::fast::RandomState;
 use http::Uri;
 use std::{borrow::Cow, collections::HashMap, sync::Arc};
 
@@ -10,8 +11,8 @@ use std::{borrow::Cow, collections::HashMap, sync::Arc};
 #[derive(Debug, Default)]
 pub(crate) struct Table {
     pub(crate) by_uid: HashMap<String, Arc<Func>>,
-    by_host: HashMap<String, Arc<Func>>,
-    by_key: HashMap<String, HashMap<String, Arc<Func>>>,
+    by_host: HashMap<String, Arc<Func>, RandomState>,
+    by_key: HashMap<String, HashMap<String, Arc<Func>, RandomState>, RandomState>,
     /// False until the first snapshot.
     pub(crate) known: bool,
 }
@@ -44,6 +45,16 @@ impl Table {
     /// True when some function has this name.
     pub(crate) fn has(&self, key: &FunctionKey) -> bool {
         self.by_key.get(&key.namespace).is_some_and(|names| names.contains_key(&key.name))
+    }
+
+    /// Finds the function that another activator means.
+    pub(crate) fn by_uid(&self, uid: &str) -> Result<Found, Refusal> {
+        if !self.known {
+            return Err(Refusal::not_ready());
+        }
+        let func = self.by_uid.get(uid).cloned();
+        func.map(|func| Found { func, prefix: 0 })
+            .ok_or_else(|| Refusal::unknown("the uid of a handed-over call".into()))
     }
 
     /// Finds the function that a checked host and a path mean.

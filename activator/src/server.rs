@@ -1,24 +1,21 @@
 //! The traffic port: connections are accepted, counted, given deadlines, and ended in order.
 //!
 //! hyper's own timers do not see a silent client, a drip-fed head and an idle connection as different things; a watch
-//! per connection does, by the phase that [`Peer`] keeps. It looks at most every [`LOOK`], so a deadline is kept within
-//! that.
+//! per connection does, by the phase that [`Peer`] keeps (HTTP/1.1) or by its open streams (HTTP/2). It looks at most
+//! every [`LOOK`], so a deadline is kept within that.
 
-use crate::{
-    forward,
-    shared::Shared,
-    wire::{Peer, Phase, Wire},
-};
-use hyper::{server::conn::http1, service::service_fn};
-use hyper_util::rt::TokioIo;
+mod detect;
+mod http1;
+mod http2;
+mod streams;
+
+pub(crate) use streams::Streams;
+
+use crate::{shared::Shared, wire::Peer};
+use detect::Protocol;
 use parking_lot::Mutex;
-use std::{
-    collections::HashMap,
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
-    time::Duration,
-};
-use tokio::net::{TcpListener, TcpStream};
+use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 /// Bounds of the traffic port.
@@ -38,12 +35,32 @@ pub struct Limits {
     pub head_bytes: usize,
     /// Header lines of a request.
     pub header_lines: usize,
+    /// Calls at once on one connection of HTTP/2; further streams are refused by the protocol. A stream holds no more
+    /// than its head, [`Limits::STREAM_WINDOW`] of its body and [`Limits::SEND_BUFFER`] of its response, 160 KiB in all:
+    /// 16 MiB for a connection whose 100 calls all wait with a body or are not read.
+    pub http2_streams: u32,
+    /// Bytes of a request head on HTTP/2, counted as the protocol does: names, values and 32 for each header. Longer
+    /// ones get 431.
+    pub http2_head_bytes: u32,
     /// Calls that wait, over all functions.
     pub waiting: usize,
-    /// Bytes of the heads (request line and headers) of calls that wait, over all functions. The default is 64 MiB:
-    /// 20,000 waiting calls with 3.2 KiB each, which is twice a browser's usual head; of the largest heads (64 KiB) no
-    /// more than 1,024 wait.
+    /// Bytes buffered of calls that wait, over all functions: their heads, and of their bodies what was read along with
+    /// them (HTTP/1.1) or may be sent ahead ([`Limits::STREAM_WINDOW`] on HTTP/2, less when they are shorter). The default
+    /// is 256 MiB: 20,000 waiting calls with 12.8 KiB each, where the first read of a connection takes 2 KiB and of a
+    /// later call 8 KiB; of the largest heads or bodies (64 KiB) no more than 4,096 wait.
     pub waiting_bytes: usize,
+}
+
+impl Limits {
+    /// Body bytes that a stream of HTTP/2 may send ahead of what its instance takes: 64 KiB for each round trip, so 64
+    /// MiB/s within a zone (1 ms). A call that waits holds no more of its body than this.
+    ///
+    /// The window of a connection is that of all its streams together (6.25 MiB for 100): with less, the unread bodies
+    /// of calls that wait for one function would stop the uploads to another one.
+    pub const STREAM_WINDOW: u32 = 64 * 1024;
+    /// Response bytes of a stream that are buffered for a client that does not read: hyper's own default of 400 KiB would
+    /// be 40 MiB for a connection.
+    pub const SEND_BUFFER: usize = 64 * 1024;
 }
 
 impl Default for Limits {
@@ -56,8 +73,10 @@ impl Default for Limits {
             idle: Duration::from_secs(75),
             head_bytes: 64 * 1024,
             header_lines: 100,
+            http2_streams: 100,
+            http2_head_bytes: 32 * 1024,
             waiting: 20_000,
-            waiting_bytes: 64 << 20,
+            waiting_bytes: 256 << 20,
         }
     }
 }
@@ -72,8 +91,15 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const TOO_MANY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nconnection: close\r\n\
     retry-after: 1\r\ndormouse-reason: Connections\r\n\r\n";
 
-/// Serves until `stop` is cancelled; connections then end with the call that runs on them.
-pub(crate) async fn run(listener: TcpListener, shared: Arc<Shared>, limits: Limits, stop: CancellationToken) {
+/// Serves until `stop` is cancelled; connections then end with the call that runs on them. `inner`: the clients are other
+/// activators.
+pub(crate) async fn run(
+    listener: TcpListener,
+    shared: Arc<Shared>,
+    limits: Limits,
+    inner: bool,
+    stop: CancellationToken,
+) {
     let doors = Arc::new(Doors { limits, open: Mutex::new(HashMap::new()) });
     loop {
         let accepted = tokio::select! {
@@ -98,59 +124,22 @@ pub(crate) async fn run(listener: TcpListener, shared: Arc<Shared>, limits: Limi
         let tracker = shared.tracker.clone();
         tracker.spawn(async move {
             let _pass = pass;
-            connection(stream, addr, shared, limits, stop).await;
+            let _ = stream.set_nodelay(true);
+            let peer = Peer::new(Arc::new(stream), addr, shared.clone(), inner);
+            connection(peer, shared, limits, stop).await;
         });
     }
 }
 
-async fn connection(stream: TcpStream, addr: SocketAddr, shared: Arc<Shared>, limits: Limits, stop: CancellationToken) {
-    let _ = stream.set_nodelay(true);
-    let peer = Peer::new(Arc::new(stream), addr, shared.clone());
-    if serve(&peer, &shared, &limits, &stop).await {
+async fn connection(peer: Arc<Peer>, shared: Arc<Shared>, limits: Limits, stop: CancellationToken) {
+    let Some((protocol, first)) = detect::protocol(&peer, &shared, &limits, &stop).await else { return };
+    let own_end = match protocol {
+        Protocol::Http1 => http1::serve(&peer, &shared, &limits, &stop, first).await,
+        // In a box: the task of a connection of HTTP/1.1 stays small.
+        Protocol::Http2 => Box::pin(http2::serve(&peer, &shared, &limits, &stop, first)).await,
+    };
+    if own_end {
         peer.linger().await;
-    }
-}
-
-/// Serves one connection; true when it came to its own end.
-async fn serve(peer: &Arc<Peer>, shared: &Arc<Shared>, limits: &Limits, stop: &CancellationToken) -> bool {
-    let service = service_fn(|request| forward::serve(shared.clone(), peer.clone(), request));
-    let mut builder = http1::Builder::new();
-    // Not `pipeline_flush`: with it hyper closes without flushing its own 400 while unparsed bytes are left.
-    builder.max_headers(limits.header_lines).max_buf_size(limits.head_bytes).max_header_size(limits.head_bytes);
-    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(Wire(peer.clone())), service));
-    let mut stopping = false;
-    let mut look = tokio::time::interval_at(tokio::time::Instant::now() + LOOK, LOOK);
-    loop {
-        tokio::select! {
-            biased;
-            result = connection.as_mut() => {
-                if let Err(e) = result {
-                    tracing::debug!(peer = %peer.addr, "connection: {e}");
-                }
-                return true;
-            }
-            () = stop.cancelled(), if !stopping => {
-                stopping = true;
-                connection.as_mut().graceful_shutdown();
-            }
-            () = shared.hard_stop.cancelled() => return false,
-            _ = look.tick() => if let Some(why) = overstayed(peer, limits) {
-                tracing::debug!(peer = %peer.addr, "connection closed: {why}");
-                return false;
-            },
-        }
-    }
-}
-
-/// Why a connection is to be ended, if it is.
-fn overstayed(peer: &Peer, limits: &Limits) -> Option<&'static str> {
-    let (phase, lasts) = peer.phase();
-    match phase {
-        Phase::Fresh if lasts > limits.first_byte => Some("nothing came"),
-        Phase::Head if lasts > limits.head => Some("the request head did not come whole"),
-        Phase::Idle if lasts > limits.idle => Some("idle"),
-        Phase::Call if peer.overdue() > OVERDUE => Some("the call's time is over and its response not read"),
-        _ => None,
     }
 }
 

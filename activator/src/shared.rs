@@ -1,16 +1,8 @@
 //! What all parts of a running activator share.
 
 use crate::{
-    SeenCall,
-    clock::Clock,
-    func::Func,
-    instance::Instance,
-    knock::Board,
-    metrics::Metrics,
-    room::{Seat, WaitingTotal},
-    route::Table,
-    spool::Spool,
-    trust::Network,
+    SeenCall, clock::Clock, func::Func, instance::Instance, knock::Board, metrics::Metrics, peer::Peers, room::Seat,
+    route::Table, spool::Spool, trail::Outlets, trust::Network,
 };
 use arc_swap::ArcSwap;
 use dormouse_core::RequestId;
@@ -28,8 +20,10 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub(crate) struct Bounds {
     /// Calls that wait.
     pub(crate) max_waiting: usize,
-    /// Bytes of their heads.
+    /// Bytes held of them.
     pub(crate) max_waiting_bytes: usize,
+    /// Header lines of a request.
+    pub(crate) header_lines: usize,
 }
 
 /// The state of a running activator.
@@ -41,13 +35,17 @@ pub(crate) struct Shared {
     pub(crate) routes: ArcSwap<Table>,
     pub(crate) spool: Spool,
     pub(crate) board: Board,
+    pub(crate) peers: Peers,
     pub(crate) metrics: Metrics,
+    /// Who is told of calls that are over.
+    pub(crate) outlets: Arc<Outlets>,
     pub(crate) seen: Option<tokio::sync::mpsc::Sender<SeenCall>>,
-    pub(crate) waiting: WaitingTotal,
-    /// Bytes of the heads of calls that wait.
-    pub(crate) waiting_bytes: WaitingTotal,
     /// The stream of routes is up: what it said last is true now.
     pub(crate) fed: AtomicBool,
+    /// We were asked to stop: connections are told to close, so that their callers go to another activator.
+    pub(crate) leaving: AtomicBool,
+    /// Calls were cut off to end in time: their instances may be working on them still.
+    pub(crate) broken_off: AtomicBool,
     pub(crate) calls: AtomicU64,
     /// Work that outlives its connection.
     pub(crate) tracker: TaskTracker,

@@ -5,7 +5,7 @@ use crate::{
     shared::Shared,
     spool::{Batch, Cursor, Home},
 };
-use dormouse_core::record::Packer;
+use dormouse_core::record::{CallRecord, Packer};
 use dormouse_proto::v1::{self, appended, ledger_client::LedgerClient};
 use std::{sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
@@ -32,6 +32,11 @@ pub(crate) async fn run(shared: Arc<Shared>, link: Link, stop: CancellationToken
         let (back, read) = next(cursor, &shared).await;
         cursor = back;
         shared.metrics.records_lost.inc_by(shared.spool.take_lost());
+        match &read {
+            Read::Batch(batch) => shared.metrics.unshipped_since(batch.records.first().map(ended_us)),
+            Read::Empty => shared.metrics.unshipped_since(None),
+            Read::Failed => {}
+        }
         match read {
             Read::Batch(batch) => match send(&mut client, &batch, &mut cursor, &shared).await {
                 Ok(()) => {
@@ -57,6 +62,12 @@ pub(crate) async fn run(shared: Arc<Shared>, link: Link, stop: CancellationToken
             }
         }
     }
+}
+
+/// Wall clock at the end of a call.
+fn ended_us(record: &CallRecord) -> i64 {
+    let took = record.wait_us.saturating_add(record.start_us).saturating_add(record.run_us);
+    record.received_at_us.saturating_add(i64::try_from(took).unwrap_or(i64::MAX))
 }
 
 /// Waits after a failure. A stop ends a pause, and the ones after it are short.

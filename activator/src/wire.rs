@@ -3,16 +3,25 @@
 //! hyper does not look at a socket while the body of a call is unread, so that a client which leaves a waiting room would
 //! not be noticed. The stream stands behind an [`Arc`]: the room awaits the socket's read-closed state on it.
 
-use crate::{answer, shared::Shared};
+use crate::{
+    answer::{self, Refusal},
+    introduce::Introductions,
+    server::Streams,
+    shared::Shared,
+    trail,
+    tunnel::Tunnel,
+};
+use bytes::{Buf, Bytes, BytesMut};
 use futures::FutureExt;
+use parking_lot::Mutex;
 use socket2::SockRef;
 use std::{
-    io::{self, Read},
+    io,
     net::SocketAddr,
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicU8, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     task::{Context, Poll, ready},
     time::Duration,
@@ -42,18 +51,84 @@ pub(crate) struct Peer {
     stream: Arc<TcpStream>,
     pub(crate) addr: SocketAddr,
     shared: Arc<Shared>,
+    /// The client is another activator, or says so.
+    inner: bool,
     phase: AtomicU8,
     /// When the phase began, in milliseconds of the clock.
     since_ms: AtomicU64,
+    /// Bytes that the HTTP server may hold unread: see [`Peer::note_read`].
+    held: AtomicUsize,
     /// When the call in this phase must be over, in milliseconds of the clock; [`u64::MAX`] while none is known.
     until_ms: AtomicU64,
+    /// HTTP/2: its calls, each with times of its own; the phase says nothing then.
+    streams: Option<Arc<Streams>>,
+    /// What it becomes once the answer is written that says so.
+    tunnel: Mutex<Option<Box<Tunnel>>>,
+    /// What its functions are told about it.
+    pub(crate) introductions: Introductions,
 }
 
 impl Peer {
-    pub(crate) fn new(stream: Arc<TcpStream>, addr: SocketAddr, shared: Arc<Shared>) -> Arc<Self> {
+    pub(crate) fn new(stream: Arc<TcpStream>, addr: SocketAddr, shared: Arc<Shared>, inner: bool) -> Arc<Self> {
         let since_ms = AtomicU64::new(shared.clock.now_ms());
         let (phase, until_ms) = (AtomicU8::new(Phase::Fresh as u8), AtomicU64::new(u64::MAX));
-        Arc::new(Self { stream, addr, shared, phase, since_ms, until_ms })
+        let (held, tunnel, introductions) = (AtomicUsize::new(0), Mutex::new(None), Introductions::default());
+        Arc::new(Self {
+            stream,
+            addr,
+            shared,
+            inner,
+            phase,
+            since_ms,
+            held,
+            until_ms,
+            streams: None,
+            tunnel,
+            introductions,
+        })
+    }
+
+    /// It came in by the port of activators: its calls are not handed on.
+    pub(crate) fn is_inner(&self) -> bool {
+        self.inner
+    }
+
+    /// The same connection as one of HTTP/2.
+    pub(crate) fn with_streams(&self, streams: Arc<Streams>) -> Arc<Self> {
+        let Self { stream, addr, shared, inner, .. } = self;
+        let mut peer = Self::new(stream.clone(), *addr, shared.clone(), *inner);
+        if let Some(peer) = Arc::get_mut(&mut peer) {
+            peer.streams = Some(streams);
+        }
+        peer
+    }
+
+    /// The connection becomes a tunnel with the end of the answer that is being given.
+    pub(crate) fn set_tunnel(&self, tunnel: Tunnel) {
+        *self.tunnel.lock() = Some(Box::new(tunnel));
+    }
+
+    pub(crate) fn take_tunnel(&self) -> Option<Box<Tunnel>> {
+        self.tunnel.lock().take()
+    }
+
+    /// Whoever closes it last resets it.
+    pub(crate) fn reset(&self) {
+        if let Err(e) = SockRef::from(&*self.stream).set_linger(Some(Duration::ZERO)) {
+            tracing::debug!("no reset: {e}");
+        }
+    }
+
+    /// Reads what comes before it is known who parses it: at most `most` bytes at once.
+    pub(crate) async fn read_first(&self, buffer: &mut BytesMut, most: usize) -> io::Result<usize> {
+        loop {
+            self.stream.readable().await?;
+            buffer.reserve(most);
+            match self.stream.try_read_buf(&mut bytes::BufMut::limit(&mut *buffer, most)) {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                result => return result,
+            }
+        }
     }
 
     /// The phase and how long it lasts already.
@@ -68,14 +143,42 @@ impl Peer {
         (phase, Duration::from_millis(lasts))
     }
 
-    fn enter(&self, phase: Phase) {
+    pub(crate) fn enter(&self, phase: Phase) {
         self.since_ms.store(self.shared.clock.now_ms(), Relaxed);
         self.until_ms.store(u64::MAX, Relaxed);
         self.phase.store(phase as u8, Relaxed);
     }
 
+    /// Counts what the HTTP server has read and may not have passed on. It reads ahead only for a head, and within a
+    /// call only when it holds nothing: so that is what it read since a head began, or what the last read gave.
+    fn note_read(&self, read: usize) {
+        if self.streams.is_some() {
+            return;
+        }
+        match self.phase().0 {
+            Phase::Fresh | Phase::Idle => {
+                self.held.store(read, Relaxed);
+                self.enter(Phase::Head);
+            }
+            Phase::Head => {
+                self.held.fetch_add(read, Relaxed);
+            }
+            Phase::Call => {
+                self.held.fetch_max(read, Relaxed);
+            }
+        }
+    }
+
+    /// Most bytes that are buffered of the call that has just begun: its head, and what came along with it.
+    pub(crate) fn held(&self) -> usize {
+        self.held.load(Relaxed)
+    }
+
     /// The call must be over by then.
     pub(crate) fn set_deadline(&self, at: Duration) {
+        if let Some(streams) = &self.streams {
+            return streams.set_deadline(at);
+        }
         self.until_ms.store(u64::try_from(at.as_millis()).unwrap_or(u64::MAX), Relaxed);
     }
 
@@ -86,8 +189,19 @@ impl Peer {
 
     /// Marks that a call is served until the guard is dropped.
     pub(crate) fn begin_call(self: &Arc<Self>) -> InCall {
-        self.enter(Phase::Call);
+        if self.streams.is_none() {
+            self.enter(Phase::Call);
+        }
         InCall(self.clone())
+    }
+
+    /// Answers a request of which there is no whole head, as far as it goes without waiting: the connection ends with
+    /// it.
+    pub(crate) fn tell_last(&self, refusal: &Refusal) {
+        self.shared.metrics.refused(None, &refusal.code);
+        let id = self.shared.request_id(self.shared.next_call());
+        trail::unread(&self.shared, self.addr, id, refusal);
+        let _ = self.stream.try_write(refusal.raw(id).as_bytes());
     }
 
     /// Ends when the client has closed its sending side or broken the connection.
@@ -145,37 +259,66 @@ pub(crate) struct InCall(Arc<Peer>);
 
 impl Drop for InCall {
     fn drop(&mut self) {
-        self.0.enter(Phase::Idle);
+        if self.0.streams.is_none() {
+            self.0.enter(Phase::Idle);
+        }
     }
 }
 
 /// Reads and writes the shared stream for hyper.
-pub(crate) struct Wire(pub(crate) Arc<Peer>);
+pub(crate) struct Wire {
+    peer: Arc<Peer>,
+    /// Read already, and to be read first.
+    first: Bytes,
+}
+
+impl Wire {
+    pub(crate) fn new(peer: Arc<Peer>, first: Bytes) -> Self {
+        Self { peer, first }
+    }
+
+    /// The same, with what was read of it already and is to be read again.
+    pub(crate) fn after(mut self, read: Bytes) -> Self {
+        self.first = if self.first.is_empty() { read } else { [read, self.first].concat().into() };
+        self
+    }
+}
 
 impl AsyncRead for Wire {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let peer = &self.0;
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if !self.first.is_empty() {
+            let len = self.first.len().min(buf.remaining());
+            buf.put_slice(&self.first[..len]);
+            self.first.advance(len);
+            self.peer.note_read(len);
+            if self.first.is_empty() {
+                // What is left of it is its memory.
+                self.first = Bytes::new();
+            }
+            return Poll::Ready(Ok(()));
+        }
+        let peer = &self.peer;
         loop {
             ready!(peer.stream.poll_read_ready(cx))?;
-            let space = buf.initialize_unfilled();
-            if space.is_empty() {
+            let space = buf.remaining();
+            if space == 0 {
                 return Poll::Ready(Ok(()));
             }
             let mut read = 0;
-            // A read that does not fill the space has emptied the socket: saying "would block" inside the same call
-            // clears the readiness, and spares the read that would only find this out.
+            // A read that does not fill the space has emptied the socket: saying "would block" around it clears the
+            // readiness that was there before it, and spares the read that would only find this out. Read into memory
+            // that nobody has cleared: hyper's buffer is a hundred times as large as a request.
             let result = peer.stream.try_io(Interest::READABLE, || {
-                read = (&*SockRef::from(&*peer.stream)).read(space)?;
-                if 0 < read && read < space.len() { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+                read = peer.stream.try_read_buf(buf)?;
+                if 0 < read && read < space { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
             });
             match result {
                 Err(e) if read == 0 && e.kind() == io::ErrorKind::WouldBlock => {}
                 Err(e) if read == 0 => return Poll::Ready(Err(e)),
                 _ => {
-                    if read > 0 && matches!(peer.phase().0, Phase::Fresh | Phase::Idle) {
-                        peer.enter(Phase::Head);
+                    if read > 0 {
+                        peer.note_read(read);
                     }
-                    buf.advance(read);
                     return Poll::Ready(Ok(()));
                 }
             }
@@ -196,7 +339,7 @@ impl AsyncWrite for Wire {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(SockRef::from(&*self.0.stream).shutdown(std::net::Shutdown::Write))
+        Poll::Ready(SockRef::from(&*self.peer.stream).shutdown(std::net::Shutdown::Write))
     }
 
     fn poll_write_vectored(
@@ -221,11 +364,8 @@ impl Wire {
     /// hyper answers a request that it cannot parse on its own, without a reason: ours is sent in its place, as far as
     /// it goes without waiting (the connection ends with it). True when it was such an answer.
     fn tell_in_our_words(&self, data: &[u8]) -> bool {
-        let shared = &self.0.shared;
-        let Some(refusal) = answer::of_parser(data).filter(|_| self.0.phase().0 == Phase::Head) else { return false };
-        shared.metrics.refused(None, &refusal.code);
-        let _ = self.0.stream.try_write(refusal.raw(shared.request_id(shared.next_call())).as_bytes());
-        true
+        let refusal = answer::of_parser(data).filter(|_| self.peer.phase().0 == Phase::Head);
+        refusal.map(|refusal| self.peer.tell_last(&refusal)).is_some()
     }
 
     fn write_with(
@@ -234,8 +374,8 @@ impl Wire {
         write: impl Fn(&TcpStream) -> io::Result<usize>,
     ) -> Poll<io::Result<usize>> {
         loop {
-            ready!(self.0.stream.poll_write_ready(cx))?;
-            match write(&self.0.stream) {
+            ready!(self.peer.stream.poll_write_ready(cx))?;
+            match write(&self.peer.stream) {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
                 result => return Poll::Ready(result),
             }

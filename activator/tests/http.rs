@@ -150,6 +150,8 @@ async fn silent_dripping_and_idle_connections_are_closed() {
     let mut idle = house.activator.client().await;
     idle.send(get("/")).await;
     assert_eq!(idle.answer().await.status, 200);
+    let answer = dripping.answer().await;
+    assert_eq!((answer.status, answer.reason()), (408, Some("RequestTimeout")));
     for client in [&mut silent, &mut dripping, &mut idle] {
         assert!(client.is_closed().await);
     }
@@ -206,4 +208,123 @@ async fn connections_beyond_the_cap_are_turned_away() {
         tries += 1;
         assert!(tries < 1000, "a place is free again");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn targets_and_headers_pass_byte_for_byte_and_in_order() {
+    let house = House::new().await;
+    let origin = Origin::echo().await;
+    house.publish(ready("hello", origin.addr, 1)).await;
+    let mut client = house.activator.client().await;
+    for target in ["//a", "/a%2fb", "/?", "/a?b=%20&&c", "/%E2%82%AC", "/a;b=c/../d/./e"] {
+        client.send(get(target)).await;
+        assert_eq!(client.answer().await.status, 200, "{target}");
+        let head = origin.seen.requests.lock().last().unwrap().clone();
+        assert!(head.starts_with(&format!("GET {target} HTTP/1.1\r\n")), "{target}: {head}");
+    }
+    client.send(get("*").replace("GET", "OPTIONS")).await;
+    assert_eq!(client.answer().await.status, 200);
+    client.send("GET /fn/ns/hello//x%2f?y HTTP/1.1\r\nHost: h\r\n\r\n").await;
+    assert_eq!(client.answer().await.status, 200);
+    let more = "X-A: 1\r\nX_B: 2\r\nX-A:  3\r\nX_Forwarded_For: 9.9.9.9\r\nDormouse_Reason: x\r\nX-A: 4";
+    client.send(get("/").replace("\r\n\r\n", &format!("\r\n{more}\r\n\r\n"))).await;
+    assert_eq!(client.answer().await.status, 200);
+    let seen = origin.seen.requests.lock();
+    let [.., options, by_path, repeated] = &seen[..] else { panic!("{seen:?}") };
+    assert!(options.starts_with("OPTIONS * HTTP/1.1\r\n"), "{options}");
+    assert!(by_path.starts_with("GET //x%2f?y HTTP/1.1\r\n"), "{by_path}");
+    let values: Vec<_> = repeated.lines().filter_map(|l| l.strip_prefix("x-a: ")).collect();
+    assert_eq!(values, ["1", "3", "4"]);
+    assert!(repeated.contains("x_b: 2\r\n") && !repeated.contains("9.9.9.9") && !repeated.contains("dormouse_"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_goes_round_in_circles_is_stopped() {
+    let house = House::new().await;
+    let origin = Origin::echo().await;
+    house.publish(ready("hello", origin.addr, 1)).await;
+    let via = |times: usize| {
+        let via = ["1.1 dormouse"; 9][..times].join(", ");
+        get("/").replace("\r\n\r\n", &format!("\r\nVia: 1.1 edge, {via}\r\n\r\n"))
+    };
+    assert_eq!(house.activator.call(&via(4)).await.status, 200);
+    let answer = house.activator.call(&via(5)).await;
+    assert_eq!((answer.status, answer.reason()), (508, Some("LoopDetected")));
+    assert_eq!(origin.seen.requests.lock().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_are_passed_on_as_they_come_and_outlast_idle_timers() {
+    let house = House::with(|c| {
+        let short = Duration::from_millis(200);
+        (c.limits.first_byte, c.limits.head, c.limits.idle) = (short, short, short);
+    })
+    .await;
+    let more = std::sync::Arc::new(tokio::sync::Notify::new());
+    let gate = more.clone();
+    let origin = Origin::start(move |mut line| {
+        let more = gate.clone();
+        async move {
+            line.request().await;
+            line.send("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n").await;
+            for _ in 0..3 {
+                line.send("9\r\ndata: x\n\n\r\n").await;
+                more.notified().await;
+            }
+            line.send("0\r\n\r\n").await;
+        }
+    })
+    .await;
+    house.publish(ready("hello", origin.addr, 1)).await;
+    let mut client = house.activator.client().await;
+    client.send(get("/")).await;
+    assert_eq!(client.head().await.headers["content-type"], "text/event-stream");
+    for pause in [0, 0, 2300] {
+        assert_eq!(client.chunk().await.unwrap(), b"data: x\n\n", "before the next one is made");
+        // The last one is longer than every limit and two looks.
+        tokio::time::sleep(Duration::from_millis(pause)).await;
+        more.notify_one();
+    }
+    assert_eq!(client.chunk().await.unwrap(), b"");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn chunks_go_both_ways_at_once() {
+    let house = House::new().await;
+    let origin = Origin::start(|mut line| async move {
+        line.head().await;
+        line.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await;
+        while let Some(chunk) = line.chunk().await {
+            line.send(format!("{:x}\r\n", chunk.len())).await;
+            line.send([&chunk[..], b"\r\n"].concat()).await;
+            if chunk.is_empty() {
+                return;
+            }
+        }
+    })
+    .await;
+    house.publish(ready("hello", origin.addr, 1)).await;
+    let mut client = house.activator.client().await;
+    client.send("POST / HTTP/1.1\r\nHost: hello.ns.example.com\r\nTransfer-Encoding: chunked\r\n\r\n").await;
+    assert_eq!(client.head().await.status, 200);
+    for word in ["one", "two", "three"] {
+        client.send(format!("{:x}\r\n{word}\r\n", word.len())).await;
+        assert_eq!(client.chunk().await.unwrap(), word.as_bytes());
+    }
+    client.send("0\r\n\r\n").await;
+    assert_eq!(client.chunk().await.unwrap(), b"");
+    let record = house.records(1).await[0].1;
+    assert_eq!((record.request_bytes, record.response_bytes), (11, 11));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_does_not_come_in_time_is_the_clients_fault() {
+    let house = House::new().await;
+    let origin = Origin::echo().await;
+    house.publish(dormouse_proto::v1::Function { timeout_ms: 200, ..ready("hello", origin.addr, 1) }).await;
+    let answer = house.activator.call(&post("/", "0123456789").replace("6789", "")).await;
+    assert_eq!((answer.status, answer.reason()), (408, Some("RequestTimeout")));
+    until("the instance sees it break", || (origin.seen.broken.load(SeqCst) == 1).then_some(())).await;
+    assert!(house.controller.instance("i1").is_none_or(|i| !i.retired), "the instance is not to blame");
+    assert_eq!(house.records(1).await[0].1.outcome, dormouse_core::record::Outcome::ClientGone);
 }

@@ -1,8 +1,10 @@
 //! The command line, and what it means.
 
 use anyhow::{Context, bail};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use dormouse_controller::doors::Token;
+use dormouse_controller::fleet::kubernetes::wall::Policies;
+use dormouse_controller::reconcile::build::network_policy::Platform;
 use dormouse_core::price::PricePlan;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -34,7 +36,7 @@ pub(crate) struct Run {
     /// Where the usage API is.
     #[arg(long, env = "DORMOUSE_USAGE", default_value = "0.0.0.0:8081")]
     pub(crate) usage: SocketAddr,
-    /// Where health and metrics are.
+    /// Where /livez, /readyz, /startupz, /metrics and /loglevel are served.
     #[arg(long, env = "DORMOUSE_ADMIN", default_value = "0.0.0.0:9090")]
     pub(crate) admin: SocketAddr,
     /// Folder of the ledger.
@@ -55,12 +57,54 @@ pub(crate) struct Run {
     /// Look at this namespace only; default: all.
     #[arg(long, env = "DORMOUSE_NAMESPACE")]
     pub(crate) namespace: Option<String>,
+    /// Namespace that activators and controller run in. Without it neither activators' ends are seen nor NetworkPolicies
+    /// made.
+    #[arg(long, env = "DORMOUSE_SYSTEM_NAMESPACE", requires = "activator_labels", value_parser = namespace)]
+    system_namespace: Option<String>,
+    /// Labels (key=value, separated by commas) that an activator's pod has there and no other.
+    #[arg(long, env = "DORMOUSE_ACTIVATOR_LABELS", value_delimiter = ',', value_parser = label, requires = "system_namespace")]
+    activator_labels: Vec<(String, String)>,
+    /// The same of the controller's pod: it dials functions for a start check while no activator is connected.
+    #[arg(long, env = "DORMOUSE_CONTROLLER_LABELS", value_delimiter = ',', value_parser = label, requires = "system_namespace")]
+    controller_labels: Vec<(String, String)>,
+    /// NetworkPolicies by which only activators reach functions: made in each namespace that has some, removed, or left
+    /// as they are.
+    #[arg(long, env = "DORMOUSE_NETWORK_POLICIES", value_enum, default_value = "leave")]
+    network_policies: NetworkPolicies,
     /// Make pods that keep the restricted Pod Security level: images that run as root are refused.
     #[arg(long, env = "DORMOUSE_RESTRICTED")]
     pub(crate) restricted: bool,
 }
 
+/// What to do about NetworkPolicies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum NetworkPolicies {
+    Make,
+    Remove,
+    Leave,
+}
+
 impl Run {
+    /// Where activators run as pods.
+    pub(crate) fn platform(&self) -> Option<Platform> {
+        Some(Platform {
+            namespace: self.system_namespace.clone()?,
+            activators: self.activator_labels.iter().cloned().collect(),
+            controller: self.controller_labels.iter().cloned().collect(),
+        })
+    }
+
+    /// What is to become of NetworkPolicies.
+    pub(crate) fn policies(&self) -> anyhow::Result<Policies> {
+        Ok(match self.network_policies {
+            NetworkPolicies::Leave => Policies::Leave,
+            NetworkPolicies::Remove => Policies::Remove,
+            NetworkPolicies::Make => Policies::Make(
+                self.platform().context("--network-policies=make needs --system-namespace and --activator-labels")?,
+            ),
+        })
+    }
+
     /// The token.
     pub(crate) fn token(&self) -> anyhow::Result<Token> {
         let text = match &self.token_file {
@@ -91,4 +135,73 @@ impl Run {
 
 fn read(file: &Path) -> anyhow::Result<String> {
     std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))
+}
+
+/// A namespace's name: what Kubernetes calls a DNS label, at most 63 characters.
+fn namespace(text: &str) -> Result<String, String> {
+    let good = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    if text.is_empty() || text.len() > 63 || !text.bytes().all(good) {
+        return Err("write the name of a namespace".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+/// Most bytes of a label's key (a prefix of 253, a slash, a name of 63) and of its value.
+const MAX_LABEL: (usize, usize) = (317, 63);
+
+/// A label that is not empty: an empty one would stand for pods that nobody meant.
+fn label(text: &str) -> Result<(String, String), String> {
+    let good = |text: &str, max: usize, more: &[u8]| {
+        let known = |b: u8| b.is_ascii_alphanumeric() || more.contains(&b);
+        !text.is_empty() && text.len() <= max && text.bytes().all(known)
+    };
+    match text.split_once('=') {
+        Some((key, value)) if good(key, MAX_LABEL.0, b"-_./") && good(value, MAX_LABEL.1, b"-_.") => {
+            Ok((key.to_owned(), value.to_owned()))
+        }
+        _ => Err("write a label as key=value".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(more: &[&str]) -> Result<Run, String> {
+        match Cli::try_parse_from(["dormouse-controller", "run"].iter().chain(more)) {
+            Ok(Cli { command: Command::Run(run) }) => Ok(*run),
+            Ok(other) => panic!("{other:?}"),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    #[test]
+    fn the_platform_is_told_whole_or_not_at_all() {
+        let where_ = ["--system-namespace=system", "--activator-labels=a/b=c,d=e"];
+        let told = run(&[&where_[..], &["--controller-labels=d=f", "--network-policies=make"]].concat()).unwrap();
+        let platform = told.platform().unwrap();
+        assert_eq!(platform.activators, [("a/b".to_owned(), "c".to_owned()), ("d".to_owned(), "e".to_owned())].into());
+        assert_eq!(told.policies().unwrap(), Policies::Make(platform));
+        assert_eq!(run(&[]).unwrap().policies().unwrap(), Policies::Leave);
+        assert_eq!(run(&["--network-policies=remove"]).unwrap().policies().unwrap(), Policies::Remove);
+        let why = run(&["--network-policies=make"]).unwrap().policies().unwrap_err().to_string();
+        assert!(why.contains("needs --system-namespace"), "{why}");
+    }
+
+    #[test]
+    fn what_would_select_every_pod_is_refused() {
+        for bad in [
+            &["--system-namespace=system"][..],
+            &["--activator-labels=a=b"],
+            &["--system-namespace=system", "--activator-labels="],
+            &["--system-namespace=system", "--activator-labels=a"],
+            &["--system-namespace=system", "--activator-labels=a=b,"],
+            &["--system-namespace=system", "--activator-labels=a=b c"],
+            &["--system-namespace=A", "--activator-labels=a=b"],
+            &["--network-policies=maybe"],
+        ] {
+            let said = run(bad).map(|_| ()).unwrap_err();
+            assert!(said.contains("error:"), "{bad:?}: {said}");
+        }
+    }
 }

@@ -1,8 +1,8 @@
 //! What all activators together say: merged per function and per instance.
 //!
 //! An activator is known by its name (its place of running). When its stream breaks it keeps its last state, because it
-//! goes on working by its last routes, until one of the same name comes back or [`SILENT`] is over. One that ends its
-//! stream properly has drained and is forgotten at once.
+//! goes on working by its last routes, until one of the same name comes back, its process is known to have ended, or
+//! [`SILENT`] is over. One that ends its stream properly has drained and is forgotten at once.
 
 use crate::fleet::{FunctionUid, InstanceId};
 use crate::reconcile::observe::{InstanceSaid, Moment};
@@ -35,13 +35,28 @@ pub struct Demand {
 struct Activator {
     /// Number of its present stream.
     stream: u64,
+    /// The same by its own count.
+    begun: Begun,
     /// Since when it has none.
     silent_since: Option<Moment>,
+    /// Its process is known to have ended, and nothing was heard of it since: a break of its stream is its end.
+    ended: bool,
     /// False until its first whole report: what it runs is not known.
     told: bool,
     applied: u64,
     functions: HashMap<FunctionUid, Calls>,
     instances: HashMap<InstanceId, InstanceSaid>,
+}
+
+/// A stream by its process's own count.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Begun {
+    /// Id of the process's spool.
+    pub activator: u64,
+    /// Grows with every start on that spool.
+    pub epoch: u32,
+    /// Grows with every stream of the process; 0 when it does not say.
+    pub number: u32,
 }
 
 /// Calls of one function.
@@ -94,8 +109,41 @@ impl Demand {
         let activator = self.activators.entry(name.to_owned()).or_default();
         activator.stream = stream;
         activator.silent_since = None;
+        activator.ended = false;
         self.expected.remove(name);
         Ok(())
+    }
+
+    /// True when a later stream of the same process was heard: this one is over, whatever is still read of it. What it
+    /// said would be older than what is known, and its end would be taken for that of the later one.
+    #[must_use]
+    pub fn is_late(&self, name: &str, begun: Begun) -> bool {
+        let known = self.activators.get(name).map(|a| a.begun);
+        known.is_some_and(|known| {
+            (known.activator, known.epoch) == (begun.activator, begun.epoch)
+                && 0 < begun.number
+                && begun.number < known.number
+        })
+    }
+
+    /// Which of its streams a process counts the present one as.
+    pub fn began(&mut self, name: &str, begun: Begun) {
+        if let Some(activator) = self.activators.get_mut(name) {
+            activator.begun = begun;
+        }
+    }
+
+    /// A process of that name has certainly ended. One that is silent is forgotten; one whose stream has not been seen to
+    /// break is forgotten as soon as it does, unless it is heard again: then it is the next process of the same name.
+    pub fn gone(&mut self, name: &str) -> Touched {
+        match self.activators.get_mut(name) {
+            Some(activator) if activator.silent_since.is_none() => {
+                activator.ended = true;
+                Touched::default()
+            }
+            Some(_) => self.forget(name),
+            None => Touched::default(),
+        }
     }
 
     /// A stream ended: properly (`clean`: it has nothing any more), or broken.
@@ -104,7 +152,7 @@ impl Demand {
         if activator.stream != stream {
             return Touched::default();
         }
-        if clean {
+        if clean || activator.ended {
             return self.forget(name);
         }
         activator.silent_since = Some(now);
@@ -146,6 +194,7 @@ impl Demand {
     pub fn report(&mut self, name: &str, stream: u64, report: v1::DemandReport) -> Touched {
         let mut touched = Touched::default();
         let Some(activator) = self.activators.get_mut(name).filter(|a| a.stream == stream) else { return touched };
+        activator.ended = false;
         if report.whole {
             for uid in activator.functions.drain().map(|(uid, _)| uid) {
                 touched.functions.insert(uid, Calls::default());
@@ -217,6 +266,18 @@ impl Demand {
         sum
     }
 
+    /// Calls of a function at one activator.
+    #[must_use]
+    pub fn of(&self, name: &str, uid: &FunctionUid) -> Calls {
+        self.activators.get(name).and_then(|a| a.functions.get(uid)).copied().unwrap_or_default()
+    }
+
+    /// Whether this is the present stream of an activator.
+    #[must_use]
+    pub fn is_present(&self, name: &str, stream: u64) -> bool {
+        self.activators.get(name).is_some_and(|a| a.stream == stream && a.silent_since.is_none())
+    }
+
     /// What is said of an instance over all activators.
     #[must_use]
     pub fn instance(&self, id: &InstanceId) -> InstanceSaid {
@@ -266,6 +327,7 @@ mod tests {
                 queued,
                 running: in_flight,
                 peak: queued + in_flight,
+                reserved: None,
             }],
             instances: vec![v1::InstanceDemand {
                 function_uid: "f".into(),
@@ -305,6 +367,20 @@ mod tests {
     }
 
     #[test]
+    fn a_stream_that_is_heard_late_changes_nothing() {
+        let begun = |activator, epoch, number| Begun { activator, epoch, number };
+        let mut demand = Demand::default();
+        assert!(!demand.is_late("a", begun(7, 1, 1)));
+        demand.join("a", 10).unwrap();
+        demand.began("a", begun(7, 1, 3));
+        for (other, late) in
+            [((7, 1, 2), true), ((7, 1, 4), false), ((7, 1, 0), false), ((7, 2, 1), false), ((8, 1, 1), false)]
+        {
+            assert_eq!(demand.is_late("a", begun(other.0, other.1, other.2)), late, "{other:?}");
+        }
+    }
+
+    #[test]
     fn who_watches_is_waited_for() {
         let mut demand = Demand::default();
         demand.expect("a", Moment::ZERO);
@@ -316,6 +392,38 @@ mod tests {
         assert_eq!(demand.applied(), 0);
         assert!(demand.expire(EXPECTED).applied);
         assert_eq!(demand.applied(), 7);
+    }
+
+    #[test]
+    fn one_whose_process_ended_is_not_waited_for() {
+        let f = FunctionUid::from("f");
+        let joined = || {
+            let mut demand = Demand::default();
+            demand.join("a", 1).unwrap();
+            demand.report("a", 1, report(true, 0, 2));
+            demand
+        };
+        // The stream broke first.
+        let mut demand = joined();
+        demand.leave("a", 1, false, Moment::ZERO);
+        assert_eq!(demand.calls(&f, Calls::default()).running, 2);
+        let touched = demand.gone("a");
+        assert!(touched.applied && touched.functions.contains_key(&f));
+        assert_eq!((demand.calls(&f, Calls::default()).running, demand.expires_at()), (0, None));
+        // The end was told first.
+        let mut demand = joined();
+        assert_eq!(demand.gone("a"), Touched::default(), "its stream may still hold reports");
+        assert!(demand.leave("a", 1, false, Moment::ZERO).functions.contains_key(&f));
+        assert_eq!(demand.expires_at(), None);
+        // What is heard after it is of the next process of that name, which is not to be forgotten with the first.
+        let mut demand = joined();
+        demand.gone("a");
+        demand.report("a", 1, report(false, 0, 1));
+        assert_eq!(demand.leave("a", 1, false, Moment::ZERO), Touched::default());
+        demand.join("a", 2).unwrap();
+        demand.report("a", 2, report(true, 0, 1));
+        assert_eq!(demand.leave("a", 2, false, Moment::ZERO), Touched::default());
+        assert_eq!(demand.gone("unknown"), Touched::default());
     }
 
     #[test]

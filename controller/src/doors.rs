@@ -3,11 +3,13 @@
 use crate::ledger::{self, LedgerDoor};
 use crate::office::Mail;
 use crate::routes::{Routes, Watcher};
+use crate::shares::Process;
 use dormouse_proto::AUTHORIZATION;
 use dormouse_proto::v1;
 use dormouse_proto::v1::demand_server::{Demand, DemandServer};
 use dormouse_proto::v1::routes_server::{Routes as RoutesService, RoutesServer};
 use futures::Stream;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,6 +24,9 @@ use tonic::{Request, Response, Status, Streaming};
 
 /// Longest name of an activator: a pod's name.
 const MAX_NAME: usize = 253;
+
+/// Longest address at which an activator takes calls over: an IPv6 address in brackets (41) with a port (6), and room.
+const MAX_ADDRESS: usize = 64;
 
 /// How soon a stream must begin to speak.
 const FIRST_WORD: Duration = Duration::from_secs(10);
@@ -132,19 +137,41 @@ impl RoutesService for RoutesDoor {
     type WatchStream = Pin<Box<dyn Stream<Item = Result<v1::RouteUpdate, Status>> + Send>>;
 
     async fn watch(&self, request: Request<v1::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
-        let name = named(&request.get_ref().name)?;
-        tracing::info!(activator = name, "watches the routes");
-        self.post.send(Mail::Watch { name: name.to_owned() }).await.map_err(|_| shutting_down())?;
-        let state = (self.routes.watch(name), self.stop.clone());
+        let v1::WatchRequest { activator, name, epoch, peer_address } = request.into_inner();
+        let process = Process { name: named(&name)?.into(), activator, epoch };
+        let takes_over = !peer_address.is_empty();
+        if takes_over && (peer_address.len() > MAX_ADDRESS || peer_address.parse::<SocketAddr>().is_err()) {
+            return Err(Status::invalid_argument("a peer address is an IP address and a port"));
+        }
+        tracing::info!(activator = %process, "watches the routes");
+        let mail = Mail::Watch { process: process.clone(), takes_over };
+        self.post.send(mail).await.map_err(|_| shutting_down())?;
+        let watcher = self.routes.watch(process, &peer_address);
+        let leaving = Unwatching { post: self.post.clone(), activator: takes_over.then_some(activator) };
+        let state = (watcher, self.stop.clone(), leaving);
         Ok(Response::new(Box::pin(futures::stream::unfold(state, next_update))))
     }
 }
 
-type Watching = (Watcher, CancellationToken);
+type Watching = (Watcher, CancellationToken, Unwatching);
 
-async fn next_update((mut watcher, stop): Watching) -> Option<(Result<v1::RouteUpdate, Status>, Watching)> {
+async fn next_update((mut watcher, stop, leaving): Watching) -> Option<(Result<v1::RouteUpdate, Status>, Watching)> {
     let update = stop.run_until_cancelled(watcher.next()).await??;
-    Some((Ok(update), (watcher, stop)))
+    Some((Ok(update), (watcher, stop, leaving)))
+}
+
+/// Tells the office that an activator which takes calls over watches no longer, however its stream ended.
+struct Unwatching {
+    post: mpsc::Sender<Mail>,
+    activator: Option<u64>,
+}
+
+impl Drop for Unwatching {
+    fn drop(&mut self) {
+        let Some(activator) = self.activator else { return };
+        let post = self.post.clone();
+        tokio::spawn(async move { post.send(Mail::Unwatch { activator }).await });
+    }
 }
 
 fn shutting_down() -> Status {
@@ -169,29 +196,30 @@ impl Demand for DemandDoor {
             .await
             .map_err(|_| Status::deadline_exceeded("the first report did not come"))??
             .ok_or_else(|| Status::invalid_argument("the stream ended before its first report"))?;
-        let name = named(&first.name)?.to_owned();
+        let process = Process { name: named(&first.name)?.into(), activator: first.activator, epoch: first.epoch };
         if !first.whole {
             return Err(Status::invalid_argument("the first report of a stream must be whole"));
         }
         let stream = self.streams.fetch_add(1, Ordering::Relaxed) + 1;
-        tracing::info!(activator = %name, stream, "reports its demand");
-        self.send(Mail::Join { name: name.clone(), stream }).await?;
-        self.send(Mail::Report { name: name.clone(), stream, report: first }).await?;
-        let mut leaving = Leaving { post: self.post.clone(), name: name.clone(), stream, clean: false };
+        tracing::info!(activator = %process, stream, "reports its demand");
+        let number = first.stream;
+        self.send(Mail::Join { process: process.clone(), stream, number }).await?;
+        self.send(Mail::Report { process: process.clone(), stream, report: first }).await?;
+        let mut leaving = Leaving { post: self.post.clone(), process: Some(process.clone()), stream, clean: false };
         loop {
             let report = match self.stop.run_until_cancelled(reports.message()).await {
                 None => return Err(shutting_down()),
                 Some(Ok(Some(report))) => report,
-                Some(Ok(None)) => {
-                    leaving.clean = true;
-                    break;
-                }
+                // Also that of a stream which was cancelled: what it means is in the last report.
+                Some(Ok(None)) => break,
                 Some(Err(error)) => {
-                    tracing::debug!(activator = %name, %error, "the demand stream broke");
+                    tracing::debug!(activator = %process, %error, "the demand stream broke");
                     break;
                 }
             };
-            self.send(Mail::Report { name: name.clone(), stream, report }).await?;
+            let farewell = report.farewell;
+            self.send(Mail::Report { process: process.clone(), stream, report }).await?;
+            leaving.clean |= farewell;
         }
         Ok(Response::new(v1::DemandClosed {}))
     }
@@ -200,14 +228,15 @@ impl Demand for DemandDoor {
 /// Tells the office that a stream is over, however it ended: the server drops the handler of a stream that is reset.
 struct Leaving {
     post: mpsc::Sender<Mail>,
-    name: String,
+    process: Option<Process>,
     stream: u64,
     clean: bool,
 }
 
 impl Drop for Leaving {
     fn drop(&mut self) {
-        let mail = Mail::Leave { name: std::mem::take(&mut self.name), stream: self.stream, clean: self.clean };
+        let Some(process) = self.process.take() else { return };
+        let mail = Mail::Leave { process, stream: self.stream, clean: self.clean };
         let post = self.post.clone();
         // The office may have closed: then nobody needs to know.
         tokio::spawn(async move { post.send(mail).await });

@@ -91,6 +91,12 @@ pub enum Event {
     Workload(Workload),
     /// It is gone.
     WorkloadGone(FunctionUid, Revision),
+    /// A process of an activator has certainly ended: its pod is gone or over, or its container does not run or was
+    /// started anew. A fleet that cannot see activators never tells this.
+    ActivatorGone {
+        /// What the activator calls itself: its pod's name.
+        name: String,
+    },
     /// Everything that existed when the fleet began has been told: nothing is routed or changed before this.
     Synced,
 }
@@ -120,6 +126,8 @@ pub struct Instance {
     pub memory_mib: u32,
     /// Cpu in thousandths that its revision was made with.
     pub cpu_millis: u32,
+    /// Its revision speaks HTTP/2 without TLS, else HTTP/1.1.
+    pub h2c: bool,
 }
 
 /// How far an instance is. Whether its port is open is not the fleet's to say: activators dial.

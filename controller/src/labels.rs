@@ -11,7 +11,8 @@ const NAME: &str = "app.kubernetes.io/name";
 const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 const PART_OF: &str = "app.kubernetes.io/part-of";
 const FUNCTION: &str = "dormouse.dev/function";
-const FUNCTION_UID: &str = "dormouse.dev/function-uid";
+/// On everything that belongs to one function: its uid.
+pub const FUNCTION_UID: &str = "dormouse.dev/function-uid";
 const REVISION: &str = "dormouse.dev/revision";
 
 /// All labels of a revision's objects.
@@ -27,6 +28,18 @@ pub fn of(target: &Target) -> BTreeMap<String, String> {
         labels.insert(key.to_owned(), value.to_owned());
     }
     labels
+}
+
+/// The labels of an object that belongs to no one function.
+#[must_use]
+pub fn of_platform(name: &str) -> BTreeMap<String, String> {
+    [(NAME, name), (MANAGED_BY, "dormouse"), (PART_OF, "dormouse")].map(|(k, v)| (k.to_owned(), v.to_owned())).into()
+}
+
+/// Whether labels are of something that Dormouse made.
+#[must_use]
+pub fn is_ours(labels: &BTreeMap<String, String>) -> bool {
+    labels.get(MANAGED_BY).is_some_and(|by| by == "dormouse")
 }
 
 /// The two that tell one revision's pods from all others: never changed once a Deployment has them.

@@ -8,6 +8,7 @@
 mod apply;
 mod block;
 mod codec;
+mod counts;
 mod dict;
 mod door;
 mod frame;

@@ -10,6 +10,7 @@ pub mod metrics;
 pub mod office;
 pub mod reconcile;
 pub mod routes;
+pub mod shares;
 pub mod usage_api;
 
 use doors::{Doors, Token};
@@ -96,6 +97,7 @@ impl<F: Fleet> Controller<F> {
         let events = fleet.events().ok_or(ControllerError::FleetTaken)?;
         let routes = Routes::default();
         config.health.expect(LEDGER_CHECK);
+        config.ledger.register(registry);
         let (office, post) = Office::new(Parts {
             fleet,
             events,

@@ -11,8 +11,9 @@ use dormouse_controller::reconcile::build::deployment::PodRules;
 use dormouse_controller::reconcile::plan::Urls;
 use dormouse_controller::{Config, Controller};
 use dormouse_core::function::Function;
-use dormouse_daemon::telemetry::{self, LogFormat};
-use dormouse_daemon::{Health, admin, shutdown};
+use dormouse_daemon::admin::Admin;
+use dormouse_daemon::telemetry::{self, LogFilter, LogFormat};
+use dormouse_daemon::{Health, shutdown, version};
 use kube::CustomResourceExt;
 use prometheus_client::registry::Registry;
 use std::io::Write;
@@ -30,13 +31,13 @@ fn main() -> anyhow::Result<()> {
         }
         Command::Run(args) => {
             dormouse_daemon::install_tls_provider();
-            telemetry::init(LogFormat::Json, "info");
-            tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(run(*args))
+            let logs = telemetry::init(LogFormat::Json, "info");
+            tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(run(*args, logs))
         }
     }
 }
 
-async fn run(args: Run) -> anyhow::Result<()> {
+async fn run(args: Run, logs: LogFilter) -> anyhow::Result<()> {
     let stop = shutdown::on_signal()?;
     let (token, plan, health) = (args.token()?, args.price_plan()?, Health::default());
     let client = kube::Client::try_default().await.context("no cluster: not in a pod, and KUBECONFIG names none")?;
@@ -45,6 +46,8 @@ async fn run(args: Run) -> anyhow::Result<()> {
         namespace: args.namespace.clone(),
         rules: PodRules { restricted: args.restricted },
         reporter: reporter.unwrap_or_else(|_| "dormouse-controller".to_owned()),
+        platform: args.platform(),
+        policies: args.policies()?,
     };
     let mut registry = Registry::default();
     let config = Config {
@@ -59,9 +62,12 @@ async fn run(args: Run) -> anyhow::Result<()> {
     };
     let admin_port =
         TcpListener::bind(args.admin).await.with_context(|| format!("cannot listen on {} for health", args.admin))?;
-    let controller = Controller::bind(config, Arc::new(Kubernetes::start(client, options)), &mut registry).await?;
+    let fleet = Kubernetes::start(client, options);
+    fleet.register(&mut registry);
+    version::register(&mut registry, "dormouse-controller", env!("CARGO_PKG_VERSION"));
+    let controller = Controller::bind(config, Arc::new(fleet), &mut registry).await?;
     tracing::info!(grpc = %controller.grpc_addr()?, usage = %controller.usage_addr()?, "the controller runs");
-    let admin = tokio::spawn(admin::serve(admin_port, health, registry, stop.clone()));
+    let admin = tokio::spawn(Admin { health, registry: registry.into(), logs }.serve(admin_port, stop.clone()));
     controller.run(stop.clone()).await?;
     stop.cancel();
     admin.await?.context("the admin port broke")

@@ -1,40 +1,80 @@
-//! The controller's numbers; label values are closed sets.
+//! The controller's numbers; label values are closed sets, and the names of functions, whose series go with them.
+
+mod replicas;
+
+pub use replicas::Replicas;
 
 use crate::fleet::FleetError;
 use crate::reconcile::apply::Applied;
 use crate::reconcile::observe::Lane;
+use dormouse_daemon::Histogram;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
+use std::time::Duration;
 
-/// Counters of the office; cheap to clone.
-#[derive(Clone, Debug, Default)]
+/// Numbers of the office; cheap to clone.
+#[derive(Clone, Debug)]
 pub struct Metrics {
-    plans: Counter,
+    reconciles: Histogram,
     scales: Counter,
-    failures: Family<Failure, Counter>,
+    errors: Family<Failure, Counter>,
+    replicas: Family<OfState, Gauge>,
+    starts: Family<OfPhase, Histogram, fn() -> Histogram>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self {
+            reconciles: Histogram::of_steps(),
+            scales: Counter::default(),
+            errors: Family::default(),
+            replicas: Family::default(),
+            starts: Family::new_with_constructor(Histogram::of_starts),
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfState {
+    namespace: String,
+    function: String,
+    state: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfPhase {
+    phase: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Failure {
     effect: &'static str,
-    kind: &'static str,
+    reason: &'static str,
 }
 
 impl Metrics {
-    /// Counters that are told by `registry`.
+    /// Numbers that are told by `registry`.
     pub fn register(registry: &mut Registry) -> Self {
-        let metrics = Self::default();
-        registry.register("dormouse_controller_plans", "Functions planned", metrics.plans.clone());
-        registry.register("dormouse_controller_scales", "Numbers of instances written", metrics.scales.clone());
-        registry.register("dormouse_controller_effect_failures", "Effects that failed", metrics.failures.clone());
-        metrics
+        let m = Self::default();
+        let r = registry.sub_registry_with_prefix("dormouse");
+        r.register("reconcile_duration_seconds", "Planning one function and asking for it", m.reconciles.clone());
+        r.register("reconcile_errors", "What was asked of the fleet and failed", m.errors.clone());
+        r.register("scales", "Numbers of instances written", m.scales.clone());
+        r.register("replicas", "Instances by what they are at", m.replicas.clone());
+        r.register(
+            "cold_start_duration_seconds",
+            "Parts of an instance's start: from its first sight to a running process, from there to an open port",
+            m.starts.clone(),
+        );
+        m
     }
 
-    /// A plan was applied.
-    pub fn planned(&self, applied: &Applied) {
-        self.plans.inc();
+    /// A plan was made and applied in that time.
+    pub fn planned(&self, applied: &Applied, took: Duration) {
+        self.reconciles.observe(took);
         self.scales.inc_by(u64::from(applied.scaled));
     }
 
@@ -50,13 +90,13 @@ impl Metrics {
             Lane::Report => "report",
             Lane::Release => "release",
         };
-        let kind = match error {
+        let reason = match error {
             FleetError::Gone(_) => "gone",
             FleetError::Conflict(_) => "conflict",
             FleetError::TimedOut(_) => "timed_out",
             FleetError::Refused(_) => "refused",
             FleetError::Failed(_) => "failed",
         };
-        self.failures.get_or_create(&Failure { effect, kind }).inc();
+        self.errors.get_or_create(&Failure { effect, reason }).inc();
     }
 }

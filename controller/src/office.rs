@@ -4,13 +4,14 @@
 //! There is one writer and no lock: two things can never be decided at once. Nothing is delayed on purpose: what one
 //! message touches is planned before the next message is read.
 
-use crate::demand::{Calls, Demand, Touched};
+use crate::demand::{Begun, Calls, Demand, Touched};
 use crate::fleet::{Code, Event, Fleet, FleetError, FunctionUid, InstanceId, Phase, Trouble};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Replicas};
 use crate::reconcile::apply::{self, Answer, Hands};
 use crate::reconcile::observe::{Lane, LaneState, Moment, Observed, WorkloadSeen, function_of};
 use crate::reconcile::plan::{self, Context, Urls};
 use crate::routes::Routes;
+use crate::shares::{Process, SHARES_HOLD, Shares};
 use dormouse_daemon::Health;
 use dormouse_proto::v1;
 use jiff::Timestamp;
@@ -42,20 +43,29 @@ const MAX_PROBE_PAUSE: Duration = Duration::from_secs(1);
 pub enum Mail {
     /// An activator is about to be told the routes.
     Watch {
-        /// Its name.
-        name: String,
+        /// Which.
+        process: Process,
+        /// It takes calls over from others.
+        takes_over: bool,
+    },
+    /// An activator that takes calls over watches no longer.
+    Unwatch {
+        /// Its id.
+        activator: u64,
     },
     /// An activator's demand stream began.
     Join {
-        /// Its name.
-        name: String,
+        /// Which.
+        process: Process,
         /// Number of the stream.
         stream: u64,
+        /// The process's own number of it; 0 when it does not say.
+        number: u32,
     },
     /// A report.
     Report {
-        /// Its name.
-        name: String,
+        /// Whose.
+        process: Process,
         /// Number of the stream.
         stream: u64,
         /// What it says.
@@ -63,8 +73,8 @@ pub enum Mail {
     },
     /// The stream ended.
     Leave {
-        /// Its name.
-        name: String,
+        /// Whose.
+        process: Process,
         /// Number of the stream.
         stream: u64,
         /// Whether it ended properly.
@@ -77,6 +87,7 @@ pub struct Office<F> {
     hands: Hands<F>,
     routes: Routes,
     metrics: Metrics,
+    replicas: Replicas,
     health: Health,
     urls: Urls,
     events: mpsc::Receiver<Event>,
@@ -91,6 +102,7 @@ pub struct Office<F> {
     timers: BTreeSet<(Moment, FunctionUid)>,
     due: HashMap<FunctionUid, Moment>,
     demand: Demand,
+    shares: Shares,
     began: Instant,
     /// Set when everything that existed at the start is known.
     opened: Option<Moment>,
@@ -123,6 +135,7 @@ impl<F: Fleet> Office<F> {
         let office = Self {
             hands: Hands::new(fleet, answer),
             routes,
+            replicas: Replicas::new(metrics.clone()),
             metrics,
             health,
             urls,
@@ -135,6 +148,7 @@ impl<F: Fleet> Office<F> {
             timers: BTreeSet::new(),
             due: HashMap::new(),
             demand: Demand::default(),
+            shares: Shares::default(),
             began: Instant::now(),
             opened: None,
         };
@@ -144,7 +158,9 @@ impl<F: Fleet> Office<F> {
     /// Works until it is told to stop or the fleet ends.
     pub async fn run(mut self, stop: CancellationToken) {
         loop {
-            let next = [self.timers.first().map(|(at, _)| *at), self.demand.expires_at()].into_iter().flatten().min();
+            let next =
+                [self.timers.first().map(|(at, _)| *at), self.demand.expires_at(), self.shares.expires_at(self.now())];
+            let next = next.into_iter().flatten().min();
             let wake = next.map(|at| self.began + at);
             // No order of preference: while calls queue there is always mail, and what was started must still be seen.
             tokio::select! {
@@ -174,6 +190,13 @@ impl<F: Fleet> Office<F> {
         let found = self.opened.is_none();
         if let Event::Synced = event {
             return self.open(now);
+        }
+        if let Event::ActivatorGone { name } = event {
+            tracing::info!(activator = %name, "an activator's process has ended");
+            let touched = self.demand.gone(&name);
+            self.touched(touched, now);
+            let touched = self.shares.gone(&name, now, timeout_of(&self.functions));
+            return self.plan_all(touched, now);
         }
         let uid = match &event {
             Event::InstanceGone(id) => self.owners.get(id).cloned(),
@@ -213,7 +236,7 @@ impl<F: Fleet> Office<F> {
             }
             Event::Workload(workload) => observed.workload(workload),
             Event::WorkloadGone(_, revision) => observed.workload_gone(&revision),
-            Event::Synced => {}
+            Event::ActivatorGone { .. } | Event::Synced => {}
         }
         self.plan(&uid, now);
     }
@@ -239,21 +262,73 @@ impl<F: Fleet> Office<F> {
     /// A message from an activator.
     fn read(&mut self, mail: Mail) {
         let now = self.now();
-        let touched = match mail {
-            Mail::Watch { name } => return self.demand.expect(&name, now),
-            Mail::Join { name, stream } => {
-                if let Err(error) = self.demand.join(&name, stream) {
-                    tracing::warn!(activator = %name, %error, "activator not heard");
+        match mail {
+            Mail::Watch { process, takes_over } => {
+                self.demand.expect(&process.name, now);
+                if takes_over {
+                    let touched = self.shares.set_peer(process.activator, true);
+                    self.plan_all(touched, now);
                 }
-                return;
             }
-            Mail::Report { name, stream, report } => self.demand.report(&name, stream, report),
-            Mail::Leave { name, stream, clean } => {
-                tracing::info!(activator = %name, clean, "activator left");
-                self.demand.leave(&name, stream, clean, now)
+            Mail::Unwatch { activator } => {
+                let touched = self.shares.set_peer(activator, false);
+                self.plan_all(touched, now);
             }
-        };
+            Mail::Join { process, stream, number } => self.joined(&process, stream, number),
+            Mail::Report { process, stream, report } => self.reported(&process, stream, report, now),
+            Mail::Leave { process, stream, clean } => {
+                tracing::info!(activator = %process, clean, "activator left");
+                if !self.demand.is_present(&process.name, stream) {
+                    return;
+                }
+                let touched = self.demand.leave(&process.name, stream, clean, now);
+                self.touched(touched, now);
+                let touched = self.shares.leave(&process, clean, now, timeout_of(&self.functions));
+                self.plan_all(touched, now);
+            }
+        }
+    }
+
+    fn joined(&mut self, process: &Process, stream: u64, number: u32) {
+        if self.shares.is_over(process) {
+            tracing::warn!(activator = %process, "not heard: a later life of it was heard already");
+            return;
+        }
+        let begun = Begun { activator: process.activator, epoch: process.epoch, number };
+        if self.demand.is_late(&process.name, begun) {
+            tracing::info!(activator = %process, number, "not heard: a later stream of it was heard already");
+            return;
+        }
+        match self.demand.join(&process.name, stream) {
+            Ok(()) => self.demand.began(&process.name, begun),
+            Err(error) => tracing::warn!(activator = %process, %error, "activator not heard"),
+        }
+    }
+
+    fn reported(&mut self, process: &Process, stream: u64, mut report: v1::DemandReport, now: Moment) {
+        if !self.demand.is_present(&process.name, stream) {
+            return;
+        }
+        if report.applied_life != 0 && report.applied_life != self.routes.life() {
+            // It acts by what another life of the controller told it.
+            report.applied_version = 0;
+        }
+        let mut deal = BTreeSet::new();
+        if report.whole {
+            // Not before: what it holds is not known until it says so.
+            deal = self.shares.join(process, now, timeout_of(&self.functions));
+        }
+        deal.append(&mut self.shares.report(process, &report));
+        let touched = self.demand.report(&process.name, stream, report);
+        deal.retain(|uid| !touched.functions.contains_key(uid));
         self.touched(touched, now);
+        self.plan_all(deal, now);
+    }
+
+    fn plan_all(&mut self, uids: impl IntoIterator<Item = FunctionUid>, now: Moment) {
+        for uid in uids {
+            self.plan(&uid, now);
+        }
     }
 
     fn touched(&mut self, touched: Touched, now: Moment) {
@@ -292,6 +367,8 @@ impl<F: Fleet> Office<F> {
         let now = self.now();
         let touched = self.demand.expire(now);
         self.touched(touched, now);
+        let touched = self.shares.expire(now);
+        self.plan_all(touched, now);
         while let Some((at, uid)) = self.timers.first().cloned() {
             if at > now {
                 break;
@@ -334,11 +411,18 @@ impl<F: Fleet> Office<F> {
         if observed.is_gone() {
             self.functions.remove(uid);
             self.routes.remove(uid);
+            self.shares.function_gone(uid);
             self.unacknowledged.remove(uid);
+            self.replicas.forget(uid);
             self.set_timer(uid, None);
             return;
         }
+        let began = std::time::Instant::now();
         observed.settle(now);
+        for (id, instance) in &mut observed.instances {
+            instance.lost = self.shares.is_lost(uid, id, now);
+            instance.blocked_until = self.shares.blocked_until(uid, id).filter(|until| now < *until);
+        }
         let policy = observed.policy();
         let decision = policy.map_or(plan::NOTHING, |policy| observed.scaler.decide(now, &policy));
         let context = Context {
@@ -350,8 +434,11 @@ impl<F: Fleet> Office<F> {
             urls: &self.urls,
         };
         let plan = plan::plan(observed, decision, &context);
-        let applied = apply::apply(plan, observed, &self.routes, &mut self.hands, now);
-        self.metrics.planned(&applied);
+        let hold_until = self.opened.unwrap_or_default() + SHARES_HOLD;
+        let desk = apply::Desk { routes: &self.routes, shares: &mut self.shares, demand: &self.demand, hold_until };
+        let applied = apply::apply(plan, observed, desk, &mut self.hands, now);
+        self.replicas.note(observed, now);
+        self.metrics.planned(&applied, began.elapsed());
         if applied.unacknowledged {
             self.unacknowledged.insert(uid.clone());
         }
@@ -367,6 +454,12 @@ impl<F: Fleet> Office<F> {
             self.due.insert(uid.clone(), at);
         }
     }
+}
+
+/// How long a call of a function may run.
+fn timeout_of(functions: &HashMap<FunctionUid, Observed>) -> impl Fn(&FunctionUid) -> Duration {
+    let of = |uid: &FunctionUid| functions.get(uid)?.object.as_ref()?.valid.as_ref().map(|valid| valid.timeout);
+    move |uid| of(uid).unwrap_or_default()
 }
 
 /// What an answered effect makes known before any event tells it.

@@ -8,7 +8,7 @@
 use std::{collections::VecDeque, time::Duration};
 
 /// Bounds of a waiting room.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Limits {
     /// Most calls that wait.
     pub max_calls: u32,
@@ -53,6 +53,7 @@ pub enum Entry<I> {
 }
 
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone, PartialEq, Eq, Hash))]
 struct Seat<I> {
     number: SeatNo,
     instance: I,
@@ -64,6 +65,7 @@ struct Seat<I> {
 }
 
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone, PartialEq, Eq, Hash))]
 struct Waiter<W> {
     ticket: Ticket,
     arrived: Duration,
@@ -74,8 +76,11 @@ struct Waiter<W> {
 /// One function's slots and queue in one activator. `I` names an instance, `W` wakes a waiting call.
 /// Times are of any one monotonic clock.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone, PartialEq, Eq, Hash))]
 pub struct Room<I, W> {
     limits: Limits,
+    /// Most calls that may run at once, however many slots there are.
+    most: Option<u32>,
     seats: Vec<Seat<I>>,
     queue: VecDeque<Waiter<W>>,
     queued: u32,
@@ -91,6 +96,7 @@ impl<I: Clone, W> Room<I, W> {
     pub fn new(limits: Limits) -> Self {
         Self {
             limits,
+            most: None,
             seats: Vec::new(),
             queue: VecDeque::new(),
             queued: 0,
@@ -227,6 +233,36 @@ impl<I: Clone, W> Room<I, W> {
         self.limits = limits;
     }
 
+    /// Most calls that may run at once, on all instances together; those that run are untouched.
+    pub fn set_most(&mut self, most: Option<u32>) {
+        self.most = most;
+    }
+
+    /// Most calls that may run at once.
+    #[must_use]
+    pub fn most(&self) -> Option<u32> {
+        self.most
+    }
+
+    /// True when as many calls run as may: who waits does so for that reason, whatever slots there are.
+    #[must_use]
+    pub fn is_at_most(&self) -> bool {
+        self.most.is_some_and(|most| self.running >= most)
+    }
+
+    /// Takes out those of the waiting calls that `which` names, with their places.
+    pub fn take_out(&mut self, which: impl Fn(&W) -> bool) -> Vec<(Ticket, Duration, W)> {
+        let mut out = Vec::new();
+        for waiter in &mut self.queue {
+            if let Some(payload) = waiter.payload.take_if(|w| which(w)) {
+                out.push((waiter.ticket, waiter.arrived, payload));
+            }
+        }
+        self.queue.retain(|w| w.payload.is_some());
+        self.queued -= u32::try_from(out.len()).unwrap_or(self.queued);
+        out
+    }
+
     /// Calls that wait.
     #[must_use]
     pub fn queued(&self) -> u32 {
@@ -268,6 +304,18 @@ impl<I: Clone, W> Room<I, W> {
         self.seats.iter().any(|s| s.number == seat && s.taking)
     }
 
+    /// An instance's slots; 0 for one that is forgotten.
+    #[must_use]
+    pub fn slots(&self, seat: SeatNo) -> u32 {
+        self.seats.iter().find(|s| s.number == seat).map_or(0, |s| s.slots)
+    }
+
+    /// True when a call could run here, be it after others.
+    #[must_use]
+    pub fn is_of_use(&self) -> bool {
+        self.most != Some(0) && self.has_open()
+    }
+
     /// True when an instance is open and takes calls, be it full.
     #[must_use]
     pub fn has_open(&self) -> bool {
@@ -280,6 +328,9 @@ impl<I: Clone, W> Room<I, W> {
 
     /// The least busy instance with a free slot; of equals the oldest, so that the others become idle and can be let go.
     fn pick(&self) -> Option<usize> {
+        if self.is_at_most() {
+            return None;
+        }
         let free = self.seats.iter().enumerate().filter(|(_, s)| s.taking && s.opened.is_some() && s.busy < s.slots);
         free.min_by_key(|(_, s)| s.busy).map(|(at, _)| at)
     }

@@ -48,8 +48,6 @@ use serde::{Deserialize, Serialize};
     validation = rules::ENV_RESERVED.cel(),
     validation = rules::WARM_WITHIN_RESERVED.cel(),
     validation = rules::NOT_YET_SOURCE.cel(),
-    validation = rules::NOT_YET_H2C.cel(),
-    validation = rules::NOT_YET_RESERVED.cel(),
     validation = rules::NOT_YET_WARM.cel(),
     validation = rules::NOT_YET_WINDOWS.cel(),
     validation = rules::NOT_YET_SCHEDULES.cel()

@@ -9,6 +9,7 @@ pub mod quantity;
 pub mod record;
 pub mod revision;
 pub mod scale;
+pub mod share;
 pub mod usage;
 pub mod valid;
 

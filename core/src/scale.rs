@@ -20,6 +20,8 @@ const MAX_FALLEN: usize = 64;
 pub struct Policy {
     /// Calls that one instance runs at once; at least 1.
     pub concurrency: u32,
+    /// Most calls that run at once, over all instances; further ones wait and need no instance.
+    pub reserved: Option<u32>,
     /// How long a level is kept after demand fell below it.
     pub idle_timeout: Duration,
 }
@@ -80,7 +82,7 @@ impl Scaler {
     /// Takes note that `calls` are queued or running from now on.
     pub fn observe(&mut self, now: Duration, calls: u32, policy: &Policy) {
         self.now = self.now.max(now);
-        let level = needed(calls, policy.concurrency);
+        let level = policy.needed(calls);
         // A level counts as fallen at the moment it is left, however long it stood.
         self.leave(level);
         self.calls = calls;
@@ -105,7 +107,7 @@ impl Scaler {
     pub fn decide(&mut self, now: Duration, policy: &Policy) -> Decision {
         self.now = self.now.max(now);
         // A changed concurrency changes what the present calls need; levels that fell keep the number they had.
-        let level = needed(self.calls, policy.concurrency);
+        let level = policy.needed(self.calls);
         self.leave(level);
         self.level = level;
         let over = |f: &Fallen| f.at.saturating_add(policy.idle_timeout);
@@ -117,7 +119,7 @@ impl Scaler {
         let why = match look_again_at {
             Some(until) => Why::Window { until },
             None if self.calls == 0 => Why::Idle,
-            None if self.calls.div_ceil(policy.concurrency.max(1)) > MAX_INSTANCES => Why::Bound { calls: self.calls },
+            None if policy.instances(self.calls) > MAX_INSTANCES => Why::Bound { calls: self.calls },
             None => Why::Demand { calls: self.calls },
         };
         Decision { wanted, why, look_again_at }
@@ -143,9 +145,15 @@ impl Scaler {
     }
 }
 
-/// Instances that so many calls need at once.
-fn needed(calls: u32, concurrency: u32) -> u32 {
-    calls.div_ceil(concurrency.max(1)).min(MAX_INSTANCES)
+impl Policy {
+    /// Instances that so many calls need at once.
+    fn needed(&self, calls: u32) -> u32 {
+        self.instances(calls).min(MAX_INSTANCES)
+    }
+
+    fn instances(&self, calls: u32) -> u32 {
+        calls.min(self.reserved.unwrap_or(u32::MAX)).div_ceil(self.concurrency.max(1))
+    }
 }
 
 #[cfg(test)]

@@ -5,7 +5,9 @@
 
 pub mod schema;
 
-use crate::function::{EnvFrom, EnvVar, Function, FunctionSpec, LocalName, SecurityContext, StartCheck, rules};
+use crate::function::{
+    EnvFrom, EnvVar, Function, FunctionSpec, LocalName, Protocol, SecurityContext, StartCheck, rules,
+};
 use crate::{FunctionKey, quantity};
 use serde_json::Value;
 use std::{collections::HashSet, fmt, time::Duration};
@@ -52,6 +54,8 @@ pub struct ValidFunction {
     pub args: Vec<String>,
     /// Where the instance listens.
     pub port: u16,
+    /// What the instance speaks there.
+    pub protocol: Protocol,
     /// Environment as written.
     pub env: Vec<EnvVar>,
     /// Environment taken from whole objects.
@@ -68,6 +72,8 @@ pub struct ValidFunction {
     pub cpu_millis: u32,
     /// Calls an instance runs at once, 1 to 1000.
     pub concurrency: u32,
+    /// Most calls of it at once, over all activators; `None`: unbounded.
+    pub reserved_concurrency: Option<u32>,
     /// From the last call to zero.
     pub idle_timeout: Duration,
     /// From dispatch to the end of a call.
@@ -170,6 +176,7 @@ fn build(function: &Function, key: FunctionKey, memory_mib: u32, cpu_millis: u32
         command: spec.command.clone(),
         args: spec.args.clone(),
         port: u16::try_from(spec.port).ok()?,
+        protocol: spec.protocol,
         env: spec.env.clone(),
         env_from: spec.env_from.clone(),
         image_pull_secrets: spec.image_pull_secrets.clone(),
@@ -178,6 +185,7 @@ fn build(function: &Function, key: FunctionKey, memory_mib: u32, cpu_millis: u32
         memory_mib,
         cpu_millis,
         concurrency: u32::try_from(spec.concurrency_or_default()).ok()?,
+        reserved_concurrency: spec.reserved_concurrency.map(u32::try_from).transpose().ok()?,
         idle_timeout: seconds(spec.idle_timeout_seconds)?,
         timeout: seconds(spec.timeout_seconds)?,
         queue_max_calls: u32::try_from(spec.queue.max_calls).ok()?,

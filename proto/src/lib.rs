@@ -11,5 +11,32 @@ pub mod v1 {
     tonic::include_proto!("dormouse.v1");
 }
 
+/// OpenTelemetry's protocol for traces (OTLP), generated from its own files: what a trace collector is told.
+#[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic, reason = "generated code")]
+pub mod otlp {
+    pub mod collector {
+        pub mod trace {
+            pub mod v1 {
+                tonic::include_proto!("opentelemetry.proto.collector.trace.v1");
+            }
+        }
+    }
+    pub mod trace {
+        pub mod v1 {
+            tonic::include_proto!("opentelemetry.proto.trace.v1");
+        }
+    }
+    pub mod common {
+        pub mod v1 {
+            tonic::include_proto!("opentelemetry.proto.common.v1");
+        }
+    }
+    pub mod resource {
+        pub mod v1 {
+            tonic::include_proto!("opentelemetry.proto.resource.v1");
+        }
+    }
+}
+
 /// Metadata key under which the shared token travels on every request ("Bearer TOKEN").
 pub const AUTHORIZATION: &str = "authorization";

@@ -1,4 +1,5 @@
-# A Rust suite with real programs: `suite NAME` builds and runs the test target suite_NAME. Sourced by dev.sh, bill.sh, ...
+# A Rust suite with real programs: `suite NAME [ARGUMENT...]` builds and runs the test target suite_NAME, or what the
+# arguments choose of its tests (a name's beginning, say). Sourced by dev.sh, bill.sh, ...
 # shellcheck shell=bash
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
@@ -26,5 +27,5 @@ suite() {
   fi
   local build=(cargo test --locked -p dormouse-tests --features suites --test "suite_$1")
   "${build[@]}" --no-run # the namespace has no way to the registry
-  "${inside[@]}" "${build[@]}" -- --nocapture
+  "${inside[@]}" "${build[@]}" -- --nocapture "${@:2}"
 }

@@ -44,6 +44,9 @@ pub struct Entry {
 /// Reasons that the platform gives for a call which did reach an instance: such a call has a record.
 const DISPATCHED: [&str; 3] = ["InstanceDied", "Timeout", "RequestTimeout"];
 
+/// Reason that an activator gives when another one, which had taken the call over, was lost with it.
+pub const LOST_WITH_PEER: &str = "PeerLost";
+
 impl Entry {
     /// An entry for how a call went.
     #[must_use]
@@ -55,7 +58,11 @@ impl Entry {
                 number,
                 request_id: answer.request_id().into(),
                 status: answer.status.as_u16(),
-                fate: if answer.reason().is_empty() { Fate::Ok } else { Fate::Fail },
+                fate: match answer.reason() {
+                    "" => Fate::Ok,
+                    LOST_WITH_PEER => Fate::Indeterminate,
+                    _ => Fate::Fail,
+                },
                 reason: answer.reason().into(),
                 cold: answer.cold(),
                 due_us,

@@ -3,17 +3,21 @@
 //!
 //! Suites assert counts and order, never times: times are printed, and compared only as ratios within one run.
 
+pub mod calls;
 pub mod checker;
 pub mod client;
 pub mod cluster;
 pub mod env;
+pub mod front;
 pub mod journal;
 pub mod lean;
 pub mod load;
 pub mod machine;
 pub mod pair;
+pub mod ports;
 pub mod proc;
 pub mod quantiles;
 pub mod script;
+pub mod team;
 pub mod usage;
 pub mod wait;

@@ -4,17 +4,19 @@
 //! the release program.
 
 use crate::client::Target;
+pub use crate::ports::free as free_ports;
 use crate::proc::{Process, Program};
 use crate::usage::Usage;
 use crate::wait::until;
 use anyhow::{Context, Result};
 use dormouse_controller::fleet::process::leftover;
+use dormouse_core::valid::LOCAL_COMMAND;
 use serde_json::Value;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Name and namespace of the one function.
+/// Name and namespace of the function of a pair that has only one.
 pub const FUNCTION: (&str, &str) = ("paired", "default");
 
 /// How long a process may take to end when asked.
@@ -34,7 +36,18 @@ pub struct Programs {
     pub dormouse: PathBuf,
 }
 
-/// A running pair with one function, in a folder.
+/// A function of a pair.
+#[derive(Clone, Debug)]
+pub struct Placed {
+    /// Its name; its namespace is `default`.
+    pub name: String,
+    /// Its spec as JSON, without image.
+    pub spec: Value,
+    /// The program of its instances and its arguments; it runs in the pair's folder.
+    pub command: Vec<String>,
+}
+
+/// A running pair with its functions, in a folder.
 pub struct Pair {
     /// How the controller is started.
     pub house_program: Program,
@@ -52,34 +65,33 @@ pub struct Pair {
 }
 
 impl Pair {
-    /// Starts both; `spec` is the function's spec as JSON (without image).
+    /// Starts both with one function, whose instances are `dormouse sample`; `spec` is as in [`Placed`].
     ///
     /// # Errors
     /// When one cannot be started.
-    pub fn start(folder: &Path, programs: &Programs, mut spec: Value) -> Result<Self> {
+    pub fn start(folder: &Path, programs: &Programs, spec: Value) -> Result<Self> {
+        let command = vec![text(&programs.dormouse)?, "sample".into()];
+        Self::with(folder, programs, &[Placed { name: FUNCTION.0.into(), spec, command }], &[])
+    }
+
+    /// Starts both with these functions; `flags` are more ones of the activator.
+    ///
+    /// # Errors
+    /// When one cannot be started.
+    pub fn with(folder: &Path, programs: &Programs, functions: &[Placed], flags: &[&str]) -> Result<Self> {
         let mark = format!("{:016x}", rand::random::<u64>());
-        spec["image"] = Value::from("local");
-        let function = serde_json::json!({
-            "apiVersion": "dormouse.dev/v1alpha1", "kind": "Function", "spec": spec,
-            "metadata": {"name": FUNCTION.0, "namespace": FUNCTION.1, "uid": format!("uid-{mark}")},
-        });
-        let manifest = folder.join("function.json");
-        std::fs::write(&manifest, serde_json::to_vec(&function)?)?;
+        let manifests = functions.iter().map(|f| Ok(format!("--function={}", text(&f.write(folder, &mark)?)?)));
+        let manifests: Vec<String> = manifests.collect::<Result<_>>()?;
         let [grpc, usage, traffic, admin] = free_ports()?;
         let (ledger, spool) = (folder.join("ledger"), folder.join("spool"));
-        let text = |path: &Path| path.to_str().map(str::to_owned).context("a path that is no text");
         let house_program = Program::new(&programs.house, folder.join("house.log"))
             .args([format!("--grpc={grpc}"), format!("--usage={usage}"), format!("--mark={mark}")])
             .args([format!("--token={mark}"), format!("--ledger-dir={}", text(&ledger)?)])
-            .args([
-                format!("--function={}", text(&manifest)?),
-                "--".into(),
-                text(&programs.dormouse)?,
-                "sample".into(),
-            ]);
+            .args(manifests);
         let activator_program = Program::new(&programs.activator, folder.join("activator.log"))
             .args([format!("--listen={traffic}"), format!("--admin={admin}"), format!("--controller=http://{grpc}")])
             .args([format!("--spool-dir={}", text(&spool)?), "--name=pair".into()])
+            .args(flags.iter().copied())
             .env("DORMOUSE_TOKEN", &mark);
         let house = Some(house_program.start()?);
         let activator = Some(activator_program.start()?);
@@ -87,10 +99,22 @@ impl Pair {
         Ok(Self { house_program, activator_program, house, activator, usage, traffic, ledger, mark })
     }
 
-    /// The function by its path.
+    /// The one function by its path.
     #[must_use]
     pub fn target(&self, path: &str) -> Target {
-        Target::new(self.traffic, "localhost", format!("/fn/{}/{}{path}", FUNCTION.1, FUNCTION.0))
+        self.function(FUNCTION.0, path)
+    }
+
+    /// A function by its path.
+    #[must_use]
+    pub fn function(&self, name: &str, path: &str) -> Target {
+        Target::new(self.traffic, "localhost", format!("/fn/{}/{name}{path}", FUNCTION.1))
+    }
+
+    /// The traffic port.
+    #[must_use]
+    pub fn traffic(&self) -> SocketAddr {
+        self.traffic
     }
 
     /// Waits until a call is answered; `call` makes one and says whether it was.
@@ -150,13 +174,24 @@ impl Drop for Pair {
     }
 }
 
-/// Loopback addresses that were free a moment ago.
-///
-/// # Errors
-/// When the system has none.
-pub fn free_ports<const N: usize>() -> Result<[SocketAddr; N]> {
-    let listeners: Vec<TcpListener> =
-        (0..N).map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0))).collect::<std::io::Result<_>>()?;
-    let addresses: Vec<SocketAddr> = listeners.iter().map(TcpListener::local_addr).collect::<std::io::Result<_>>()?;
-    addresses.try_into().map_err(|_| anyhow::anyhow!("fewer ports than asked for"))
+impl Placed {
+    /// Writes its manifest for the house.
+    fn write(&self, folder: &Path, mark: &str) -> Result<PathBuf> {
+        let (mut spec, name) = (self.spec.clone(), &self.name);
+        spec["image"] = Value::from("local");
+        let function = serde_json::json!({
+            "apiVersion": "dormouse.dev/v1alpha1", "kind": "Function", "spec": spec,
+            "metadata": {
+                "name": name, "namespace": FUNCTION.1, "uid": format!("uid-{name}-{mark}"),
+                "annotations": {LOCAL_COMMAND: serde_json::to_string(&self.command)?},
+            },
+        });
+        let manifest = folder.join(format!("{name}.json"));
+        std::fs::write(&manifest, serde_json::to_vec(&function)?)?;
+        Ok(manifest)
+    }
+}
+
+fn text(path: &Path) -> Result<String> {
+    path.to_str().map(str::to_owned).context("a path that is no text")
 }

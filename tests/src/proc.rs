@@ -269,6 +269,25 @@ pub fn find_in_pod(pod_uid: &str, program: &str) -> Result<u32> {
     anyhow::bail!("no process {program} of pod {pod_uid}")
 }
 
+/// Process id of a program of the cluster whose network namespace this process is in. Such a program may be one of
+/// several that share a binary: its name is the first or the second word of its command line.
+///
+/// # Errors
+/// When there is none.
+pub fn find_beside(program: &str) -> Result<u32> {
+    let home = std::fs::read_link("/proc/self/ns/net")?;
+    for entry in std::fs::read_dir("/proc")?.flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse::<u32>().ok()) else { continue };
+        let is_here = std::fs::read_link(entry.path().join("ns/net")).is_ok_and(|net| net == home);
+        let command = std::fs::read_to_string(entry.path().join("cmdline")).unwrap_or_default();
+        let mut words = command.split('\0').take(2).map(|word| word.rsplit('/').next().unwrap_or_default());
+        if is_here && words.any(|word| word == program) {
+            return Ok(pid);
+        }
+    }
+    anyhow::bail!("no process {program} in this network namespace")
+}
+
 /// Pins every thread of a process to the given cores (`taskset`'s list form).
 ///
 /// # Errors

@@ -135,6 +135,7 @@ pub fn awake(name: &str, addr: SocketAddr) -> v1::Function {
         revision: "1".into(),
         memory_mib: 256,
         cpu_millis: 100,
+        h2c: false,
     };
     v1::Function { instances: vec![instance], ..function(name) }
 }

@@ -15,7 +15,6 @@ pub(crate) async fn bad_manifests_are_refused_with_our_words(world: World) -> Re
         (function(&long, &[]), rules::NAME_MESSAGE),
         (function("bad", &["env: [{name: PORT, value: '1'}]"]), rules::ENV_RESERVED.message),
         (function("bad", &["warmUpConcurrency: 2"]), rules::NOT_YET_WARM.message),
-        (function("bad", &["protocol: h2c"]), rules::NOT_YET_H2C.message),
         (function("bad", &["source: {runtime: nodejs, handler: index.handler}"]), rules::NOT_YET_SOURCE.message),
         (function("bad", &[]).replace(&format!("image: {SAMPLE}"), "port: 1"), rules::IMAGE_OR_SOURCE.message),
         (function("bad", &["idleTimeoutSeconds: 0"]), "greater than or equal to 1"),

@@ -6,7 +6,7 @@ use dormouse_tests::cluster::{Cluster, LIMIT, SYSTEM};
 use dormouse_tests::wait::until;
 use std::path::Path;
 
-const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../charts/dormouse");
+pub(crate) const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../charts/dormouse");
 
 /// Installs the chart and waits until it is up.
 pub(crate) async fn install(cluster: Cluster) -> Result<()> {
@@ -46,11 +46,20 @@ pub(crate) async fn helm_test_passes(world: World) -> Result<()> {
 
 /// What a release may leave: the CRD, and the ledger's claim with its volume.
 pub(crate) async fn uninstall(cluster: Cluster) -> Result<()> {
-    let kinds = "deployments,replicasets,pods,services,configmaps,secrets,serviceaccounts,roles,rolebindings,poddisruptionbudgets,ingresses";
+    let kinds = "deployments,replicasets,pods,services,configmaps,secrets,serviceaccounts,roles,rolebindings,poddisruptionbudgets,ingresses,networkpolicies";
     // Functions end before the one who ends them: nobody takes their finalizers off afterwards.
     until("every Function of the suite is gone", LIMIT, || async {
         let functions = cluster.kubectl(&["get", "fn", "-A", "-o", "name"])?;
-        anyhow::ensure!(functions.is_empty(), "{functions}");
+        let walls = cluster.kubectl(&[
+            "get",
+            "networkpolicies",
+            "-A",
+            "-l",
+            "app.kubernetes.io/managed-by=dormouse",
+            "-o",
+            "name",
+        ])?;
+        anyhow::ensure!(functions.is_empty() && walls.is_empty(), "{functions}{walls}");
         Ok(())
     })
     .await?;

@@ -5,6 +5,8 @@
 //! and left. Pod and service addresses must be reachable from here: inside the test cluster's network namespace they
 //! are.
 
+mod activators;
+mod away;
 mod calls;
 mod concurrency;
 mod deletion;
@@ -14,6 +16,7 @@ mod idle;
 mod install;
 mod restarts;
 mod revisions;
+mod wall;
 mod world;
 
 use anyhow::Result;
@@ -51,6 +54,9 @@ async fn all(wanted: &[String]) -> Result<usize> {
     let cases = cases![
         hello::one_function_from_apply_to_delete,
         install::the_activator_has_no_rights,
+        wall::only_the_traffic_port_is_open_to_all,
+        wall::a_namespace_with_functions_is_walled_in,
+        wall::a_policy_of_somebody_else_is_left_alone,
         calls::every_call_is_recorded_and_counted,
         calls::what_is_no_function_is_not_found,
         faults::bad_manifests_are_refused_with_our_words,
@@ -64,6 +70,11 @@ async fn all(wanted: &[String]) -> Result<usize> {
         deletion::a_running_call_ends_before_the_function_does,
         restarts::the_controller_goes_and_comes_back,
         restarts::killed_processes_lose_no_record,
+        activators::replaced_activators_fail_no_call,
+        activators::a_killed_activator_takes_only_its_own_calls,
+        activators::a_lost_activator_keeps_no_instance_awake,
+        away::the_api_server_goes_and_comes_back,
+        wall::who_opts_out_has_none,
         idle::calls_at_the_idle_edge_never_fail,
         install::helm_test_passes,
     ];

@@ -2,6 +2,7 @@
 
 use super::*;
 use dormouse_core::record::Outcome;
+use proptest::prelude::*;
 use std::io::Write;
 
 fn subject(name: &str) -> Arc<Subject> {
@@ -260,5 +261,89 @@ proptest::proptest! {
         let calls: Vec<u64> = all(&spool).iter().map(|r| r.3).collect();
         proptest::prop_assert_eq!(&calls, &(1..=calls.len() as u64).collect::<Vec<_>>());
         proptest::prop_assert!(calls.len() < 10);
+    }
+}
+
+/// Bytes of a segment with a few records of two functions, and where each entry ends.
+fn segment_bytes() -> Vec<u8> {
+    let folder = tempfile::tempdir().unwrap();
+    let spool = Spool::open(folder.path(), 1 << 20).unwrap();
+    let (a, b) = (subject("a"), subject("b"));
+    (1..=4).for_each(|call| add(&spool, if call % 2 == 0 { &a } else { &b }, call));
+    let path = spool.segments()[0].path.clone();
+    drop(spool);
+    fs::read(path).unwrap()
+}
+
+/// The calls that a spool gives which finds this file from a former life.
+fn calls_of(bytes: &[u8]) -> Vec<u64> {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("0000000000000007-00000001-0000000000000001.seg"), bytes).unwrap();
+    let spool = Spool::open(folder.path(), 1 << 20).unwrap();
+    let calls = all(&spool).iter().map(|r| r.3).collect();
+    // What was found is taken by the next life as well, and whatever was not is not between its records.
+    drop(spool);
+    let spool = Spool::open(folder.path(), 1 << 20).unwrap();
+    assert_eq!(all(&spool).iter().map(|r| r.3).collect::<Vec<_>>(), calls);
+    add(&spool, &subject("c"), 99);
+    assert_eq!(all(&spool).last().unwrap().3, 99);
+    calls
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(if std::env::var_os("DORMOUSE_LONG").is_some() { 5_000 } else { 48 }))]
+
+    /// Of a harmed segment the records before the harm are found, none that was never written, and none doubled.
+    #[test]
+    fn any_harm_to_a_segment_leaves_what_is_before_it(
+        flips in prop::collection::vec((any::<prop::sample::Index>(), 0..8_u32), 0..3),
+        cut in prop::option::of(any::<prop::sample::Index>()),
+        noise in prop::collection::vec(any::<u8>(), 0..40),
+    ) {
+        let mut bytes = segment_bytes();
+        let mut intact = bytes.len();
+        for (at, bit) in flips {
+            let at = at.index(bytes.len());
+            bytes[at] ^= 1 << bit;
+            intact = intact.min(at);
+        }
+        if let Some(cut) = cut {
+            let cut = cut.index(bytes.len());
+            bytes.truncate(cut);
+            intact = intact.min(cut);
+        }
+        bytes.extend(noise);
+        let calls = calls_of(&bytes);
+        prop_assert!([1, 2, 3, 4].starts_with(&calls), "{:?}", calls);
+        // Two flips of the same bit are none; else whatever lies wholly before the first harm is there.
+        let before = calls_of(&segment_bytes()[..intact.max(1)]);
+        prop_assert!(calls.starts_with(&before), "{:?} {:?}", calls, before);
+    }
+
+    #[test]
+    fn any_bytes_are_no_segment_or_one(mut bytes in prop::collection::vec(any::<u8>(), 0..300), magic in any::<bool>()) {
+        if magic && bytes.len() >= 8 {
+            bytes[..8].copy_from_slice(b"DMSPOOL1");
+        }
+        prop_assert_eq!(calls_of(&bytes), Vec::<u64>::new());
+    }
+
+    #[test]
+    fn any_bytes_are_read_as_an_entry_within_them_or_not_at_all(bytes in prop::collection::vec(any::<u8>(), 0..100)) {
+        if let Some((_, len)) = segment::read_entry(&bytes) {
+            prop_assert!(len <= bytes.len());
+        }
+    }
+}
+
+/// Segments of former versions and former faults, as bytes in hexadecimal: `CALLS... | BYTES`.
+#[test]
+fn the_corpus_of_segments_reads_as_it_did() {
+    for line in include_str!("../../corpus/segments.txt").lines().filter(|line| !line.starts_with('#')) {
+        let (calls, hex) = line.split_once(" | ").unwrap();
+        let calls: Vec<u64> = calls.split_whitespace().map(|c| c.parse().unwrap()).collect();
+        let digit = |at: usize| u8::from_str_radix(&hex[at..at + 2], 16).unwrap();
+        let bytes: Vec<u8> = (0..hex.len()).step_by(2).map(digit).collect();
+        assert_eq!(calls_of(&bytes), calls, "{line}");
     }
 }

@@ -55,6 +55,20 @@ impl Client {
         self.buffer.is_empty()
     }
 
+    /// The next bytes.
+    pub async fn exactly(&mut self, len: usize) -> Vec<u8> {
+        while self.buffer.len() < len {
+            let so_far = String::from_utf8_lossy(&self.buffer).into_owned();
+            assert!(self.more().await, "closed after {so_far:?}");
+        }
+        self.buffer.drain(..len).collect()
+    }
+
+    /// Reads to the end; true when the other side has ended in order.
+    pub async fn is_closed_after_rest(&mut self) -> bool {
+        within("the end", tokio::io::copy(&mut self.stream, &mut tokio::io::sink())).await.is_ok()
+    }
+
     pub async fn head(&mut self) -> Answer {
         let end = loop {
             if let Some(at) = self.buffer.windows(4).position(|w| w == b"\r\n\r\n") {

@@ -23,7 +23,10 @@ use tonic::{Request, Response, Status, Streaming, transport::server::TcpIncoming
 struct State {
     version: u64,
     functions: BTreeMap<String, v1::Function>,
-    watchers: Vec<mpsc::UnboundedSender<Result<v1::RouteUpdate, Status>>>,
+    /// What single activators are told in place of that.
+    own: HashMap<(u64, String), v1::Function>,
+    watchers: Vec<(u64, mpsc::UnboundedSender<Result<v1::RouteUpdate, Status>>)>,
+    peers: Vec<v1::Peer>,
     reports: Vec<v1::DemandReport>,
     watermarks: HashMap<(u64, u32), u64>,
     records: Vec<(Subject, CallRecord)>,
@@ -118,6 +121,31 @@ impl Controller {
         state.tell(v1::RouteUpdate { functions: vec![function], ..Default::default() })
     }
 
+    /// Tells one activator alone.
+    pub fn set_of(&self, activator: u64, function: v1::Function) -> u64 {
+        let mut state = self.service.0.lock();
+        state.own.insert((activator, function.uid.clone()), function.clone());
+        state.version += 1;
+        let update = v1::RouteUpdate { version: state.version, functions: vec![function], ..Default::default() };
+        state.watchers.retain(|(of, w)| *of != activator || w.send(Ok(update.clone())).is_ok());
+        state.version
+    }
+
+    /// Waits until one activator acts by a version.
+    pub async fn applied_by(&self, activator: u64, version: u64) {
+        until("routes are acted by", || {
+            let state = self.service.0.lock();
+            let mut reports = state.reports.iter().filter(|r| r.activator == activator);
+            reports.any(|r| r.applied_version >= version).then_some(())
+        })
+        .await;
+    }
+
+    /// Where calls are handed over.
+    pub fn peers(&self) -> Vec<v1::Peer> {
+        self.service.0.lock().peers.clone()
+    }
+
     pub fn remove(&self, uid: &str) -> u64 {
         let mut state = self.service.0.lock();
         state.functions.remove(uid);
@@ -182,7 +210,7 @@ impl State {
     fn tell(&mut self, mut update: v1::RouteUpdate) -> u64 {
         self.version += 1;
         update.version = self.version;
-        self.watchers.retain(|w| w.send(Ok(update.clone())).is_ok());
+        self.watchers.retain(|(_, w)| w.send(Ok(update.clone())).is_ok());
         self.version
     }
 }
@@ -196,13 +224,24 @@ fn check(request: Request<()>) -> Result<Request<()>, Status> {
 impl Routes for Service {
     type WatchStream = Pin<Box<dyn Stream<Item = Result<v1::RouteUpdate, Status>> + Send>>;
 
-    async fn watch(&self, _: Request<v1::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+    async fn watch(&self, request: Request<v1::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let v1::WatchRequest { activator, name, peer_address, .. } = request.into_inner();
         let (sender, receiver) = mpsc::unbounded_channel();
         let mut state = self.0.lock();
-        let functions = state.functions.values().cloned().collect();
-        let snapshot = v1::RouteUpdate { version: state.version, snapshot: true, functions, removed: vec![] };
+        let own = |f: &v1::Function| state.own.get(&(activator, f.uid.clone())).unwrap_or(f).clone();
+        let functions = state.functions.values().map(own).collect();
+        let snapshot =
+            v1::RouteUpdate { version: state.version, snapshot: true, functions, ..v1::RouteUpdate::default() };
         sender.send(Ok(snapshot)).unwrap();
-        state.watchers.push(sender);
+        state.watchers.push((activator, sender));
+        if !peer_address.is_empty() {
+            state.peers.retain(|p| p.activator != activator);
+            state.peers.push(v1::Peer { activator, name, address: peer_address });
+        }
+        if !state.peers.is_empty() {
+            let peers = Some(v1::PeerList { peers: state.peers.clone() });
+            state.tell(v1::RouteUpdate { peers, ..v1::RouteUpdate::default() });
+        }
         Ok(Response::new(Box::pin(UnboundedReceiverStream::new(receiver))))
     }
 }

@@ -1,8 +1,16 @@
 //! What the suites share: a controller that speaks the real wire, origins, raw-socket clients.
-#![allow(dead_code, unreachable_pub, missing_docs, clippy::unwrap_used, reason = "each suite uses a part of it")]
+#![allow(
+    dead_code,
+    unused_imports,
+    unreachable_pub,
+    missing_docs,
+    clippy::unwrap_used,
+    reason = "each suite uses a part of it"
+)]
 
 pub mod client;
 pub mod controller;
+pub mod h2c;
 pub mod origin;
 
 pub use client::{Answer, Client};
@@ -12,6 +20,7 @@ pub use origin::Origin;
 use dormouse_activator::{Activator, Config, Identity};
 use dormouse_core::record::{CallRecord, Subject};
 use dormouse_proto::v1;
+use prometheus_client::registry::Registry;
 use std::{net::SocketAddr, path::Path, time::Duration};
 use tokio_util::sync::CancellationToken;
 
@@ -41,6 +50,7 @@ pub struct Running {
     pub addr: SocketAddr,
     pub identity: Identity,
     pub health: dormouse_daemon::Health,
+    registry: Registry,
     stop: CancellationToken,
     task: tokio::task::JoinHandle<()>,
 }
@@ -53,9 +63,25 @@ impl Running {
         change(&mut config);
         let activator = Activator::bind(config).await.unwrap();
         let (addr, identity, health) = (activator.traffic_addr(), activator.identity(), activator.health());
+        let mut registry = Registry::default();
+        activator.register(&mut registry);
         let stop = CancellationToken::new();
         let task = tokio::spawn(activator.run(stop.clone()));
-        Self { addr, identity, health, stop, task }
+        Self { addr, identity, health, registry, stop, task }
+    }
+
+    /// Its metrics, as a scrape gets them.
+    pub fn metrics(&self) -> String {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.registry).unwrap();
+        text
+    }
+
+    /// The value of one series; `None` when there is no such line.
+    pub fn metric(&self, series: &str) -> Option<f64> {
+        let text = self.metrics();
+        let line = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        line.map(|value| value.parse().unwrap())
     }
 
     pub async fn client(&self) -> Client {
@@ -67,6 +93,11 @@ impl Running {
         let mut client = self.client().await;
         client.send(request).await;
         client.answer().await
+    }
+
+    /// Waits until the metrics have this line.
+    pub async fn shows(&self, line: &str) {
+        until(line, || self.metrics().lines().any(|l| l == line).then_some(())).await;
     }
 
     pub fn ask_to_stop(&self) {
@@ -137,12 +168,19 @@ pub fn instance(id: &str, addr: SocketAddr, state: v1::InstanceState, slots: u32
         revision: "r1".into(),
         memory_mib: 256,
         cpu_millis: 100,
+        ..Default::default()
     }
 }
 
 /// A function with one ready instance.
 pub fn ready(name: &str, addr: SocketAddr, slots: u32) -> v1::Function {
     v1::Function { instances: vec![instance("i1", addr, v1::InstanceState::Ready, slots)], ..function(name) }
+}
+
+/// The same, and its instance speaks HTTP/2.
+pub fn ready_h2c(name: &str, addr: SocketAddr, slots: u32) -> v1::Function {
+    let instance = v1::Instance { h2c: true, ..instance("i1", addr, v1::InstanceState::Ready, slots) };
+    v1::Function { instances: vec![instance], ..function(name) }
 }
 
 /// A port on which nothing listens.

@@ -25,6 +25,8 @@ pub struct Seen {
     pub whole: AtomicUsize,
     /// Connections that ended within a request.
     pub broken: AtomicUsize,
+    /// Connections that ended with a reset.
+    pub reset: AtomicUsize,
 }
 
 pub struct Origin {
@@ -92,7 +94,10 @@ pub async fn echo(mut line: Line) {
 impl Line {
     async fn more(&mut self) -> bool {
         let mut chunk = [0; 4096];
-        let n = self.stream.read(&mut chunk).await.unwrap_or(0);
+        let n = self.stream.read(&mut chunk).await.unwrap_or_else(|_| {
+            self.seen.reset.fetch_add(1, SeqCst);
+            0
+        });
         self.buffer.extend_from_slice(&chunk[..n]);
         n > 0
     }

@@ -37,6 +37,13 @@ app.kubernetes.io/instance: {{ $root.Release.Name }}
 app.kubernetes.io/component: {{ index . 1 }}
 {{- end -}}
 
+{{/* The same as one flag: key=value,key=value. Call with (list . "component"). */}}
+{{- define "dormouse.selectorFlag" -}}
+{{- $pairs := list -}}
+{{- range $key, $value := include "dormouse.selector" . | fromYaml }}{{ $pairs = append $pairs (printf "%s=%s" $key $value) }}{{ end -}}
+{{ join "," $pairs }}
+{{- end -}}
+
 {{/* An image's name: the digest wins over the tag. Call with (list . image). */}}
 {{- define "dormouse.image" -}}
 {{- $root := index . 0 -}}{{- $image := index . 1 -}}

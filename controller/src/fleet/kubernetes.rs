@@ -1,27 +1,34 @@
 //! Functions as custom resources, instances as pods of one Deployment per revision.
 //!
-//! `watch` turns three watches into events, [`instance`] reads a pod, `effects` writes, [`gate`] lets pods through. Two field managers: what a
-//! Deployment is belongs to [`MANAGER`], how many instances it has to [`SCALER`].
+//! `watch` turns three watches into events, [`instance`] reads a pod, `effects` writes, [`gate`] lets pods through,
+//! [`wall`] keeps others than activators away from them, [`activators`] tells which activators have ended. Two field
+//! managers: what a Deployment is belongs to [`MANAGER`], how many instances it has to [`SCALER`].
 
+pub mod activators;
 mod effects;
 pub mod gate;
 pub mod instance;
+pub mod wall;
 mod watch;
 
 use super::{Event, Fleet, FleetError, MAX_EVENTS, Note, Target, Victim};
 use crate::reconcile::build::deployment::PodRules;
+use crate::reconcile::build::network_policy::Platform;
 use dormouse_core::function::{Function, FunctionStatus};
 use gate::Gate;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::runtime::events::{Recorder, Reporter};
 use kube::{Api, Client};
 use parking_lot::Mutex;
+use prometheus_client::registry::Registry;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+use wall::Policies;
 
 /// Field manager of what we make.
 pub const MANAGER: &str = "dormouse";
@@ -37,6 +44,10 @@ pub struct Options {
     pub rules: PodRules,
     /// Name of this process for events: the pod's name.
     pub reporter: String,
+    /// Where activators run as pods; `None`: they do not, or nobody said.
+    pub platform: Option<Platform>,
+    /// What is to become of NetworkPolicies around functions.
+    pub policies: Policies,
 }
 
 /// The fleet.
@@ -45,6 +56,7 @@ pub struct Kubernetes {
     options: Options,
     recorder: Recorder,
     gate: Gate,
+    restarts: watch::Restarts,
     events: Mutex<Option<mpsc::Receiver<Event>>>,
     /// Ends the watches when the fleet goes.
     stop: CancellationToken,
@@ -58,7 +70,11 @@ impl Kubernetes {
         let stop = CancellationToken::new();
         // Synced is told once each of the three has listed.
         let missing = Arc::new(AtomicUsize::new(3));
-        let port = watch::Port { sender, missing };
+        let reporter = Reporter { controller: "dormouse-controller".into(), instance: Some(options.reporter.clone()) };
+        let recorder = Recorder::new(client.clone(), reporter);
+        let (wall, keeper) = wall::wall(&options.policies, &client, &recorder);
+        let restarts = watch::Restarts::default();
+        let port = watch::Port { sender: sender.clone(), missing, restarts: restarts.clone(), wall };
         let gate = Gate::new(client.clone());
         let namespace = options.namespace.as_deref();
         let functions = watch::functions(api(&client, namespace), client.clone(), port.clone(), gate.clone());
@@ -68,9 +84,21 @@ impl Kubernetes {
         tokio::spawn(stop.clone().run_until_cancelled_owned(functions));
         tokio::spawn(stop.clone().run_until_cancelled_owned(deployments));
         tokio::spawn(stop.clone().run_until_cancelled_owned(pods));
-        let reporter = Reporter { controller: "dormouse-controller".into(), instance: Some(options.reporter.clone()) };
-        let recorder = Recorder::new(client.clone(), reporter);
-        Self { client, options, recorder, gate, events: Mutex::new(Some(receiver)), stop }
+        if let Some(keeper) = keeper {
+            let policies = api::<NetworkPolicy>(&client, namespace);
+            tokio::spawn(stop.clone().run_until_cancelled_owned(keeper.run(policies)));
+        }
+        if let Some(Platform { namespace, activators, .. }) = options.platform.clone() {
+            let ended = activators::watch(client.clone(), namespace, activators, sender);
+            tokio::spawn(stop.clone().run_until_cancelled_owned(ended));
+        }
+        Self { client, options, recorder, gate, restarts, events: Mutex::new(Some(receiver)), stop }
+    }
+
+    /// Puts what is counted of the watches into a registry.
+    pub fn register(&self, registry: &mut Registry) {
+        let help = "Watches that broke and began anew, by kind of object";
+        registry.register("dormouse_watch_restarts", help, self.restarts.clone());
     }
 }
 

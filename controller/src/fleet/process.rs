@@ -15,7 +15,7 @@ mod seen;
 pub use seen::{Seen, Shown, ToldAt};
 
 use super::{Event, Fleet, FleetError, FunctionUid, InstanceId, MAX_EVENTS, Note, Phase, Target, Victim, Workload};
-use dormouse_core::function::{Function, FunctionStatus};
+use dormouse_core::function::{Function, FunctionStatus, Protocol};
 use dormouse_core::revision::Revision;
 use dormouse_core::{FunctionKey, quantity};
 use instance::{Handle, Life, Runnable};
@@ -269,6 +269,7 @@ impl Fleet for Processes {
             grace: Duration::from_secs(u64::try_from(spec.timeout_seconds).unwrap_or(0)),
             memory_mib: quantity::memory_mib(&spec.resources.memory).map_err(refused)?,
             cpu_millis: quantity::cpu_millis(&spec.resources.cpu).map_err(refused)?,
+            h2c: spec.protocol == Protocol::H2c,
         });
         let carried = state.workloads.entry((target.uid.clone(), target.revision.clone())).or_insert_with(|| Carried {
             key: target.key.clone(),

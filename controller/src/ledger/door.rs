@@ -1,6 +1,7 @@
 //! The door to a ledger that may be closed: waking functions never depends on it, so whoever holds the door goes on and
 //! the ledger is tried again.
 
+use super::counts::Counts;
 use super::{Filesystem, Ledger, OpenError};
 use dormouse_core::price::PricePlan;
 use parking_lot::{Mutex, RwLock};
@@ -24,6 +25,7 @@ struct Inner {
     plan: PricePlan,
     filesystem: Filesystem,
     state: RwLock<DoorState>,
+    counts: Counts,
     /// Held while opening, so that two who open at once do not meet at the file lock.
     opening: Mutex<()>,
 }
@@ -42,7 +44,20 @@ impl LedgerDoor {
     #[must_use]
     pub fn new(dir: &Path, plan: PricePlan, filesystem: Filesystem) -> Self {
         let state = RwLock::new(DoorState::Closed("it is not open yet".to_owned()));
-        Self { inner: Arc::new(Inner { dir: dir.to_owned(), plan, filesystem, state, opening: Mutex::new(()) }) }
+        Self {
+            inner: Arc::new(Inner {
+                dir: dir.to_owned(),
+                plan,
+                filesystem,
+                state,
+                counts: Counts::default(),
+                opening: Mutex::new(()),
+            }),
+        }
+    }
+
+    pub(super) fn counts(&self) -> &Counts {
+        &self.inner.counts
     }
 
     /// Opens it now. Blocks while sled recovers.

@@ -87,3 +87,100 @@ impl Frame {
         Ok(Checked { activator, epoch, first_seq, subjects, records })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dormouse_core::record::{Outcome, Packer};
+    use proptest::prelude::*;
+
+    fn subject(name: String) -> v1::Subject {
+        let text = |t: &str| t.to_owned();
+        v1::Subject {
+            function_uid: text("uid"),
+            namespace: text("ns"),
+            name,
+            revision: text("r1"),
+            tenant: text("t"),
+            memory_mib: 256,
+            cpu_millis: 100,
+        }
+    }
+
+    /// A frame whose checksum is right, whatever else is wrong.
+    fn frame(records: Vec<u8>, count: u32, subjects: Vec<v1::Subject>, first_seq: u64) -> v1::Frame {
+        let crc32c = crc32c::crc32c(&records);
+        v1::Frame { activator: 1, epoch: 1, first_seq, count, subjects, records: records.into(), crc32c }
+    }
+
+    fn packed(calls: u32) -> Vec<u8> {
+        let mut packer = Packer::default();
+        for call in 0..calls {
+            packer.push(&CallRecord {
+                subject: call % 2,
+                call: u64::from(call),
+                received_at_us: 1_700_000_000_000_000,
+                wait_us: 1,
+                start_us: 0,
+                run_us: 300,
+                request_bytes: 5,
+                response_bytes: 7,
+                status: 200,
+                outcome: Outcome::Ok,
+                cold: false,
+            });
+        }
+        packer.finish()
+    }
+
+    /// What is taken is whole: as many records as it says, each of a subject that it has, numbers that can follow.
+    fn any_frame(wire: v1::Frame) -> bool {
+        let (count, first_seq) = (wire.count, wire.first_seq);
+        let Ok(frame) = Frame::try_from(wire) else { return false };
+        let Ok(checked) = frame.check() else { return false };
+        assert!(checked.records.len() == count as usize && (1..=MAX_FRAME_RECORDS).contains(&count));
+        assert!(checked.records.iter().all(|r| (r.subject as usize) < checked.subjects.len()));
+        assert!(first_seq > 0 && first_seq.checked_add(u64::from(count)).is_some());
+        assert!(checked.subjects.iter().all(|s| (1..=MAX_TEXT).contains(&s.name.len())));
+        true
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_a_frame_that_holds_or_none(
+            bytes in prop::collection::vec(any::<u8>(), 0..120),
+            count in prop_oneof![0..20_u32, any::<u32>()],
+            names in prop::collection::vec("[a-z]{0,300}", 0..4),
+            first_seq in prop_oneof![Just(0), Just(1), Just(u64::MAX), any::<u64>()],
+        ) {
+            any_frame(frame(bytes, count, names.into_iter().map(subject).collect(), first_seq));
+        }
+
+        /// One changed bit anywhere in the records is seen, by the checksum or (with a right one) by what they say.
+        #[test]
+        fn a_flipped_bit_is_seen(calls in 1..20_u32, at in any::<prop::sample::Index>(), bit in 0..8_u32) {
+            let subjects = || vec![subject("a".into()), subject("b".into())];
+            prop_assert!(any_frame(frame(packed(calls), calls, subjects(), 1)));
+            let mut harmed = frame(packed(calls), calls, subjects(), 1);
+            let mut records = harmed.records.to_vec();
+            let at = at.index(records.len());
+            records[at] ^= 1 << bit;
+            harmed.records = records.clone().into();
+            prop_assert!(!any_frame(harmed));
+            any_frame(frame(records, calls, subjects(), 1));
+        }
+    }
+
+    /// Frames of former versions and former faults: `good|bad COUNT FIRST_SEQ RECORDS`, records in hexadecimal.
+    #[test]
+    fn the_corpus_of_frames_is_taken_as_it_was() {
+        for line in include_str!("../../corpus/frames.txt").lines().filter(|line| !line.starts_with('#')) {
+            let words: Vec<&str> = line.split(' ').collect();
+            let digit = |at: usize| u8::from_str_radix(&words[3][at..at + 2], 16).unwrap();
+            let bytes: Vec<u8> = (0..words[3].len()).step_by(2).map(digit).collect();
+            let subjects = vec![subject("a".into()), subject("b".into())];
+            let taken = any_frame(frame(bytes, words[1].parse().unwrap(), subjects, words[2].parse().unwrap()));
+            assert_eq!(taken, words[0] == "good", "{line}");
+        }
+    }
+}

@@ -7,6 +7,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// The layout this program writes.
 const FORMAT: u32 = 1;
@@ -209,9 +210,25 @@ fn check_stray(dir: &Path) -> Result<(), OpenError> {
     Ok(())
 }
 
+/// Who closed the ledger a moment ago lets go of its file within this: its threads end one after another.
+const LET_GO: Duration = Duration::from_millis(1000);
+
+/// Opens sled, waiting for who is just letting go of it.
+fn open_soon(dir: &Path) -> Result<sled::Db, OpenError> {
+    let began = Instant::now();
+    loop {
+        match open_sled(dir) {
+            Err(OpenError::Locked { .. }) if began.elapsed() < LET_GO => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            result => return result,
+        }
+    }
+}
+
 /// Opens sled; on a full disk once more after giving the ballast back.
 fn open_or_make_room(dir: &Path) -> Result<(sled::Db, bool), OpenError> {
-    match open_sled(dir) {
+    match open_soon(dir) {
         Err(OpenError::Io { source, .. })
             if source.kind() == io::ErrorKind::StorageFull && fs::remove_file(dir.join(BALLAST_FILE)).is_ok() =>
         {

@@ -1,6 +1,6 @@
 //! `Ledger.Append` over gRPC. Who may call it is checked by an interceptor in front.
 
-use super::{AppendError, AppendOutcome, Frame, LedgerDoor};
+use super::{AppendError, AppendOutcome, Appended, Frame, LedgerDoor};
 use dormouse_proto::v1;
 use dormouse_proto::v1::ledger_server::{Ledger, LedgerServer};
 use tonic::{Request, Response, Status};
@@ -23,9 +23,9 @@ pub fn service(door: LedgerDoor) -> LedgerServer<LedgerService> {
 #[tonic::async_trait]
 impl Ledger for LedgerService {
     async fn append(&self, request: Request<v1::Frame>) -> Result<Response<v1::Appended>, Status> {
-        let frame = Frame::try_from(request.into_inner()).map_err(|e| Status::invalid_argument(e.to_string()))?;
-        let ledger = self.door.ledger().map_err(Status::unavailable)?;
-        let appended = ledger.append(frame).await.map_err(|e| match e {
+        let result = self.take(request.into_inner()).await;
+        self.door.counts().frame(result.as_ref().map(|appended| appended.outcome));
+        let appended = result.map_err(|e| match e {
             AppendError::BadFrame(_) => Status::invalid_argument(e.to_string()),
             AppendError::Closed(_) => Status::unavailable(e.to_string()),
         })?;
@@ -35,5 +35,13 @@ impl Ledger for LedgerService {
             AppendOutcome::Gap => v1::appended::Outcome::Gap,
         };
         Ok(Response::new(v1::Appended { watermark: appended.watermark, outcome: outcome.into() }))
+    }
+}
+
+impl LedgerService {
+    async fn take(&self, frame: v1::Frame) -> Result<Appended, AppendError> {
+        let frame = Frame::try_from(frame).map_err(|e| AppendError::BadFrame(e.to_string()))?;
+        let ledger = self.door.ledger().map_err(AppendError::Closed)?;
+        ledger.append(frame).await
     }
 }

@@ -2,8 +2,10 @@
 
 use super::observe::{Lane, LaneOpen, LaneState, Moment, Observed, Published};
 use super::plan::{Effects, Plan, Scale};
+use crate::demand::Demand;
 use crate::fleet::{Fleet, FleetError, FunctionUid, InstanceId, Note, Target, Victim};
 use crate::routes::Routes;
+use crate::shares::{Shares, Table};
 use dormouse_core::FunctionKey;
 use dormouse_core::function::{Function, FunctionStatus};
 use dormouse_core::revision::Revision;
@@ -120,11 +122,23 @@ impl<F: Fleet> Hands<F> {
     }
 }
 
+/// Where routes and shares are written.
+pub struct Desk<'a> {
+    /// What activators are told.
+    pub routes: &'a Routes,
+    /// Who may use which slots.
+    pub shares: &'a mut Shares,
+    /// The calls by which they are dealt out.
+    pub demand: &'a Demand,
+    /// Until then, nothing is granted on instances that were found at the start.
+    pub hold_until: Moment,
+}
+
 /// Applies a plan.
 pub fn apply<F: Fleet>(
     plan: Plan,
     observed: &mut Observed,
-    routes: &Routes,
+    desk: Desk<'_>,
     hands: &mut Hands<F>,
     now: Moment,
 ) -> Applied {
@@ -132,36 +146,47 @@ pub fn apply<F: Fleet>(
     let Plan { serving, checking, effects, route, status, notes, look_again_at, why } = plan;
     observed.serving = serving;
     observed.checking = checking;
-    let unacknowledged = publish(observed, routes, route);
+    let (unacknowledged, deal_at) = publish(observed, desk, route, now);
     let scaled = u32::try_from(effects.scale.len()).unwrap_or(u32::MAX);
     ask(effects, observed, hands);
     let report_at = report(status, notes, observed, hands, now);
-    let look_again_at = [look_again_at, report_at].into_iter().flatten().min();
+    let look_again_at = [look_again_at, report_at, deal_at].into_iter().flatten().min();
     Applied { look_again_at, unacknowledged, why, scaled }
 }
 
-/// Tells activators, and remembers since which version they are told what of each instance.
-pub(super) fn publish(observed: &mut Observed, routes: &Routes, route: Option<v1::Function>) -> bool {
-    let Some(route) = route else {
+/// Tells activators, each with its shares, and remembers since which version they are told what of each instance.
+/// Answers whether something drains, and when shares have to be looked at again.
+pub(super) fn publish(
+    observed: &mut Observed,
+    desk: Desk<'_>,
+    route: Option<v1::Function>,
+    now: Moment,
+) -> (bool, Option<Moment>) {
+    let Desk { routes, shares, demand, hold_until } = desk;
+    let Some(mut route) = route else {
         routes.remove(&observed.uid);
-        return false;
+        shares.function_gone(&observed.uid);
+        return (false, None);
     };
     let told: HashMap<InstanceId, bool> = route
         .instances
         .iter()
         .map(|i| (InstanceId::from(i.id.as_str()), i.state() == v1::InstanceState::Draining))
         .collect();
-    let version = routes.publish(&observed.uid, route);
+    let dealt = shares.deal(&Table { observed, route: &route, demand, now, hold_until });
+    route.holders = dealt.holders;
+    let stands = routes.publish(&observed.uid, route, dealt.views);
+    shares.sent(&observed.uid, stands.whole);
     let mut draining_somewhere = false;
     for (id, instance) in &mut observed.instances {
         // One that is no longer named takes no calls either.
         let Some(draining) = told.get(id).copied().or(instance.published.map(|_| true)) else { continue };
         draining_somewhere |= draining;
         if instance.published.is_none_or(|p| p.draining != draining) {
-            instance.published = Some(Published { draining, since: version });
+            instance.published = Some(Published { draining, since: stands.function });
         }
     }
-    draining_somewhere
+    (draining_somewhere, dealt.look_again_at)
 }
 
 fn ask<F: Fleet>(effects: Effects, observed: &mut Observed, hands: &mut Hands<F>) {

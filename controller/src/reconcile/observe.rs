@@ -112,6 +112,10 @@ pub struct InstanceSeen {
     pub idle_since: Moment,
     /// A call on it timed out: it is to be replaced.
     pub retired: bool,
+    /// No activator that is heard may use any of its slots: it counts as missing.
+    pub lost: bool,
+    /// Until then, calls of an activator that ended badly may run on it.
+    pub blocked_until: Option<Moment>,
     /// What activators were last told of it.
     pub published: Option<Published>,
     /// It was named as a victim of a scale-down that was written.
@@ -142,6 +146,12 @@ impl InstanceSeen {
     #[must_use]
     pub fn is_open(&self) -> bool {
         self.seen.phase == Phase::Running && self.open && self.seen.address.is_some()
+    }
+
+    /// True when it is to be replaced.
+    #[must_use]
+    pub fn is_spent(&self) -> bool {
+        self.retired || self.lost
     }
 
     /// True when a terminal reason keeps it from running.
@@ -268,6 +278,8 @@ impl Observed {
                     in_flight: 0,
                     idle_since: now,
                     retired: false,
+                    lost: false,
+                    blocked_until: None,
                     published: None,
                     condemned: false,
                     asked: false,
@@ -361,7 +373,11 @@ impl Observed {
     #[must_use]
     pub fn policy(&self) -> Option<Policy> {
         let valid = self.object.as_ref()?.valid.as_ref()?;
-        Some(Policy { concurrency: valid.concurrency, idle_timeout: valid.idle_timeout })
+        Some(Policy {
+            concurrency: valid.concurrency,
+            reserved: valid.reserved_concurrency,
+            idle_timeout: valid.idle_timeout,
+        })
     }
 
     /// True when nothing of it is left to look after.
@@ -409,6 +425,6 @@ pub fn function_of(event: &Event) -> Option<FunctionUid> {
         Event::FunctionGone(uid) | Event::WorkloadGone(uid, _) => Some(uid.clone()),
         Event::Instance(instance) => Some(instance.function.clone()),
         Event::Workload(workload) => Some(workload.function.clone()),
-        Event::InstanceGone(_) | Event::Synced => None,
+        Event::InstanceGone(_) | Event::ActivatorGone { .. } | Event::Synced => None,
     }
 }

@@ -151,6 +151,10 @@ impl Draft<'_> {
             self.later.at(self.context.hold_until);
             return false;
         }
+        if let Some(until) = instance.blocked_until {
+            self.later.at(until);
+            return false;
+        }
         let acknowledged = match instance.published {
             None => true,
             Some(published) => published.draining && self.context.applied >= published.since,
@@ -286,8 +290,11 @@ fn roles(observed: &Observed, object: &Object, closing: bool, now: Moment) -> Ro
 /// that comes before it or after it.
 fn targets(observed: &Observed, roles: &Roles, wanted: u32) -> BTreeMap<Revision, u32> {
     let count = |r: &Revision, f: fn(&InstanceSeen) -> bool| {
-        let n =
-            observed.instances.values().filter(|i| i.seen.revision == *r && i.is_live() && !i.retired && f(i)).count();
+        let n = observed
+            .instances
+            .values()
+            .filter(|i| i.seen.revision == *r && i.is_live() && !i.is_spent() && f(i))
+            .count();
         u32::try_from(n).unwrap_or(u32::MAX)
     };
     let mut targets = BTreeMap::new();

@@ -1,6 +1,9 @@
 //! The rules of admission under any order of events.
 
 use super::*;
+
+mod model;
+
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -53,6 +56,45 @@ fn an_instance_that_is_gone_keeps_its_calls_and_takes_none() {
     assert!(room.finish(turn.seat), "forgotten with its last call");
     assert!(!room.knows(seat));
     assert_eq!((room.running(), room.grant(at(3))), (0, None));
+}
+
+#[test]
+fn a_limit_on_all_calls_holds_whatever_slots_there_are() {
+    let mut room: Room<&str, u32> = Room::new(LIMITS);
+    room.set_most(Some(1));
+    let seat = room.add("a", 5, true);
+    room.open(seat, at(0));
+    let Entry::Go(turn) = room.enter(at(1), || 1) else { panic!("one may run") };
+    assert!(matches!(room.enter(at(1), || 2), Entry::Wait(_)));
+    assert!(room.is_at_most() && room.grant(at(1)).is_none() && room.is_of_use());
+    room.finish(turn.seat);
+    assert_eq!(room.grant(at(2)).map(|(who, _)| who), Some(2));
+    room.set_most(Some(0));
+    assert!(!room.is_of_use());
+    assert_eq!((room.running(), room.is_at_most()), (1, true), "what runs is untouched");
+    room.set_most(None);
+    assert!(matches!(room.enter(at(3), || 3), Entry::Go(_)));
+}
+
+#[test]
+fn some_of_those_who_wait_are_taken_out_with_their_places() {
+    let mut room: Room<&str, u32> = Room::new(LIMITS);
+    let tickets: Vec<Ticket> = (0..4)
+        .map(|n| match room.enter(at(n.into()), || n) {
+            Entry::Wait(ticket) => ticket,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    room.leave(tickets[2]);
+    let out = room.take_out(|who| who % 2 == 0);
+    assert_eq!(out, [(tickets[0], at(0), 0)]);
+    assert_eq!(room.queued(), 2);
+    assert_eq!(room.leave(tickets[0]), None, "it waits no longer");
+    room.put_back(tickets[0], at(0), 0);
+    let seat = room.add("a", 4, true);
+    room.open(seat, at(5));
+    let served: Vec<u32> = std::iter::from_fn(|| room.grant(at(5))).map(|(who, _)| who).collect();
+    assert_eq!(served, [0, 1, 3], "where it stood");
 }
 
 #[derive(Clone, Debug)]

@@ -1,7 +1,7 @@
 //! Rules across fields. Each one stands here once, as CEL for the API server and as Rust for the command line and the
 //! controller; a property test holds the two against each other.
 
-use super::{FunctionSpec, Protocol};
+use super::FunctionSpec;
 use kube::core::cel::Rule;
 
 /// A rule over the spec.
@@ -50,13 +50,11 @@ pub fn name_is_valid(name: &str) -> bool {
 }
 
 /// Every rule over the spec, in the order in which faults are told.
-pub const ALL: [&SpecRule; 9] = [
+pub const ALL: [&SpecRule; 7] = [
     &IMAGE_OR_SOURCE,
     &ENV_RESERVED,
     &WARM_WITHIN_RESERVED,
     &NOT_YET_SOURCE,
-    &NOT_YET_H2C,
-    &NOT_YET_RESERVED,
     &NOT_YET_WARM,
     &NOT_YET_WINDOWS,
     &NOT_YET_SCHEDULES,
@@ -95,22 +93,6 @@ pub const NOT_YET_SOURCE: SpecRule = SpecRule {
     message: "handler code is not supported by this version of Dormouse: build an image and name it in image",
     path: "source",
     keeps: |spec| spec.source.is_none(),
-};
-
-/// Not in this version.
-pub const NOT_YET_H2C: SpecRule = SpecRule {
-    cel: "!has(self.protocol) || self.protocol != 'h2c'",
-    message: "h2c to instances is not supported by this version of Dormouse: use http1",
-    path: "protocol",
-    keeps: |spec| spec.protocol != Protocol::H2c,
-};
-
-/// Not in this version.
-pub const NOT_YET_RESERVED: SpecRule = SpecRule {
-    cel: "!has(self.reservedConcurrency)",
-    message: "reservedConcurrency is not supported by this version of Dormouse: remove it",
-    path: "reservedConcurrency",
-    keeps: |spec| spec.reserved_concurrency.is_none(),
 };
 
 /// Not in this version.

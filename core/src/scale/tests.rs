@@ -4,7 +4,19 @@ use super::*;
 use proptest::prelude::*;
 
 const S: fn(u64) -> Duration = Duration::from_secs;
-const TEN: Policy = Policy { concurrency: 10, idle_timeout: Duration::from_secs(60) };
+const TEN: Policy = Policy { concurrency: 10, reserved: None, idle_timeout: Duration::from_secs(60) };
+
+#[test]
+fn calls_beyond_the_reserved_ones_need_no_instance() {
+    let mut scaler = Scaler::default();
+    let policy = Policy { concurrency: 2, reserved: Some(5), ..TEN };
+    scaler.observe(S(0), 100, &policy);
+    assert_eq!(scaler.decide(S(0), &policy).wanted, 3);
+    assert_eq!(scaler.decide(S(0), &Policy { reserved: Some(9), ..policy }).wanted, 5, "raised under load");
+    let lowered = Policy { reserved: Some(1), ..policy };
+    assert_eq!(scaler.decide(S(1), &lowered).wanted, 5, "what ran is kept for the window");
+    assert_eq!(scaler.decide(S(61), &lowered).wanted, 1);
+}
 
 #[test]
 fn up_at_once_and_down_by_the_window() {
@@ -61,7 +73,11 @@ fn history(longest: usize) -> impl Strategy<Value = Vec<(u64, u32)>> {
 }
 
 fn policy() -> impl Strategy<Value = Policy> {
-    (1_u32..100, 1_u64..100).prop_map(|(concurrency, idle)| Policy { concurrency, idle_timeout: S(idle) })
+    (1_u32..100, 1_u64..100).prop_map(|(concurrency, idle)| Policy {
+        concurrency,
+        reserved: None,
+        idle_timeout: S(idle),
+    })
 }
 
 fn run(history: &[(u64, u32)], policy: &Policy) -> (Scaler, Duration) {
@@ -81,7 +97,7 @@ fn by_definition(history: &[(u64, u32)], policy: &Policy, at: Duration) -> u32 {
         if next + policy.idle_timeout > at {
             most = most.max(level);
         }
-        (now, level) = (next, needed(*calls, policy.concurrency));
+        (now, level) = (next, policy.needed(*calls));
     }
     most.max(level)
 }
@@ -99,7 +115,7 @@ proptest! {
         let (mut scaler, now) = run(&h, &p);
         let wanted = scaler.decide(now, &p).wanted;
         prop_assert!(wanted <= MAX_INSTANCES);
-        prop_assert!(wanted >= needed(scaler.calls(), p.concurrency));
+        prop_assert!(wanted >= p.needed(scaler.calls()));
         prop_assert!(scaler.fallen.len() <= MAX_FALLEN);
         // Remembering less is never wanting less.
         prop_assert!(wanted >= by_definition(&h, &p, now));

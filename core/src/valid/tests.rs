@@ -20,6 +20,26 @@ fn the_smallest_manifest_has_every_default() {
     assert_eq!((f.idle_timeout.as_secs(), f.timeout.as_secs()), (60, 30));
     assert_eq!((f.queue_max_calls, f.queue_max_wait.as_secs()), (1000, 30));
     assert_eq!((f.start_check, f.tenant.as_str()), (StartCheck::Always, "shop"));
+    assert_eq!(f.reserved_concurrency, None);
+}
+
+#[test]
+fn a_limit_on_all_calls_is_at_least_one() {
+    let (_, f) = ValidFunction::from_value(&manifest(json!({"image": "a", "reservedConcurrency": 3}))).unwrap();
+    assert_eq!(f.reserved_concurrency, Some(3));
+    assert_eq!(faults(json!({"image": "a", "reservedConcurrency": 0})).len(), 1);
+}
+
+#[test]
+fn what_an_instance_speaks_is_taken_as_written() {
+    for (spec, protocol) in [
+        (json!({"image": "a"}), Protocol::Http1),
+        (json!({"image": "a", "protocol": "http1"}), Protocol::Http1),
+        (json!({"image": "a", "protocol": "h2c"}), Protocol::H2c),
+    ] {
+        assert_eq!(ValidFunction::from_value(&manifest(spec)).unwrap().1.protocol, protocol);
+    }
+    assert_eq!(faults(json!({"image": "a", "protocol": "h2"})).len(), 1);
 }
 
 #[test]

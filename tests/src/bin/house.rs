@@ -6,17 +6,18 @@
 use anyhow::{Context, Result};
 use clap::Parser;
 use dormouse_controller::doors::Token;
-use dormouse_controller::fleet::process::{Config as Fleet, Local, Processes, leftover};
+use dormouse_controller::fleet::process::{Config as Fleet, Local, Processes, command, leftover};
 use dormouse_controller::ledger::{Filesystem, LedgerDoor};
 use dormouse_controller::reconcile::plan::Urls;
 use dormouse_controller::{Config, Controller};
 use dormouse_core::function::Function;
 use dormouse_core::price::PricePlan;
+use dormouse_core::valid::LOCAL_COMMAND;
 use dormouse_daemon::telemetry::{self, LogFormat};
 use dormouse_daemon::{Health, shutdown};
 use prometheus_client::registry::Registry;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -41,12 +42,18 @@ struct Args {
     /// The mark of its instances.
     #[arg(long)]
     mark: String,
-    /// The function, as JSON with `metadata.uid`.
-    #[arg(long)]
-    function: PathBuf,
-    /// The program of its instances and its arguments.
-    #[arg(required = true, last = true)]
-    command: Vec<String>,
+    /// A function, as JSON with `metadata.uid`; its annotation `dormouse.dev/local-command` says what its instances run.
+    #[arg(long = "function", required = true)]
+    functions: Vec<PathBuf>,
+}
+
+/// A function from its file.
+fn local(file: &Path, folder: &Path) -> Result<Local> {
+    let function: Function = serde_json::from_slice(&std::fs::read(file)?).context("no function")?;
+    let annotations = function.metadata.annotations.as_ref();
+    let text = annotations.and_then(|a| a.get(LOCAL_COMMAND)).context("no command")?;
+    let command = command::words(text)?;
+    Ok(Local { function, command, folder: folder.to_owned() })
 }
 
 #[tokio::main]
@@ -55,17 +62,18 @@ async fn main() -> Result<()> {
     let (args, stop) = (Args::parse(), shutdown::on_signal()?);
     let left = leftover::kill_all(&args.mark);
     tracing::info!(left, "instances of a killed house were ended");
-    let function: Function = serde_json::from_slice(&std::fs::read(&args.function)?).context("no function")?;
+    let folder = args.ledger_dir.parent().context("no folder")?;
+    let functions =
+        args.functions.iter().map(|file| local(file, folder).with_context(|| format!("{}", file.display())));
+    let functions: Vec<Local> = functions.collect::<Result<_>>()?;
     let (seen, mut lines) = mpsc::channel(64);
     tokio::spawn(async move {
         while let Some(seen) = lines.recv().await {
             tracing::info!(?seen, "fleet");
         }
     });
-    let program = PathBuf::from(args.command.first().context("no command")?);
-    let fleet = Fleet { program, mark: args.mark, seen };
-    let folder = args.ledger_dir.parent().context("no folder")?.to_owned();
-    let fleet = Arc::new(Processes::new(fleet, vec![Local { function, command: args.command, folder }]));
+    let fleet = Fleet { program: std::env::current_exe()?, mark: args.mark, seen };
+    let fleet = Arc::new(Processes::new(fleet, functions));
     let token = Token::new(&args.token).context("no token")?;
     let config = Config {
         grpc: args.grpc,

@@ -168,12 +168,12 @@ impl Kubernetes {
     }
 }
 
-fn of_uid(uid: Option<String>, params: DeleteParams) -> DeleteParams {
+pub(super) fn of_uid(uid: Option<String>, params: DeleteParams) -> DeleteParams {
     DeleteParams { preconditions: Some(Preconditions { uid, resource_version: None }), ..params }
 }
 
 /// Every call has an end, and one of few outcomes.
-async fn within<T>(what: &str, call: impl Future<Output = kube::Result<T>>) -> Result<T, FleetError> {
+pub(super) async fn within<T>(what: &str, call: impl Future<Output = kube::Result<T>>) -> Result<T, FleetError> {
     match tokio::time::timeout(WRITE, call).await {
         Err(_) => Err(FleetError::TimedOut(WRITE)),
         Ok(Ok(answer)) => Ok(answer),

@@ -2,8 +2,8 @@
 
 use crate::fleet::{Code, Instance, InstanceId, Phase, Trouble};
 use crate::labels;
-use crate::reconcile::build::deployment::CONTAINER;
-use dormouse_core::quantity;
+use crate::reconcile::build::deployment::{CONTAINER, port_name};
+use dormouse_core::{function::Protocol, quantity};
 use k8s_openapi::api::core::v1::{Container, ContainerState, ContainerStateTerminated, ContainerStatus, Pod};
 use kube::ResourceExt;
 use std::net::{IpAddr, SocketAddr};
@@ -37,6 +37,7 @@ pub fn read(pod: &Pod) -> Option<Instance> {
         image_digest: container.map(|c| c.image_id.clone()).filter(|id| !id.is_empty()),
         memory_mib,
         cpu_millis,
+        h2c: speaks_h2c(spec),
     })
 }
 
@@ -44,6 +45,12 @@ fn address(pod: &Pod, spec: &Container) -> Option<SocketAddr> {
     let ip: IpAddr = pod.status.as_ref()?.pod_ip.as_ref()?.parse().ok()?;
     let port = spec.ports.as_ref()?.first()?.container_port;
     Some(SocketAddr::new(ip, u16::try_from(port).ok()?))
+}
+
+/// Its port is named by what it speaks: the pod alone says it, also when the function has changed since.
+fn speaks_h2c(spec: &Container) -> bool {
+    let port = spec.ports.as_ref().and_then(|ports| ports.first());
+    port.and_then(|port| port.name.as_deref()) == Some(port_name(Protocol::H2c))
 }
 
 /// What the pod was made with: we wrote these quantities ourselves.
@@ -128,6 +135,18 @@ mod tests {
         let spec = json!({"containers": [{"name": "fn", "ports": [{"containerPort": 8080}], "resources":
             {"limits": {"memory": "256Mi"}, "requests": {"cpu": "100m", "memory": "256Mi"}}}]});
         read(&serde_json::from_value(json!({"metadata": metadata, "spec": spec, "status": status})).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn the_port_says_what_is_spoken() {
+        let of = |port: Value| {
+            let labels = json!({"dormouse.dev/function-uid": "f", "dormouse.dev/revision": "abc"});
+            let spec = json!({"containers": [{"name": "fn", "ports": [port]}]});
+            let pod = json!({"metadata": {"name": "p", "uid": "p", "labels": labels}, "spec": spec});
+            read(&serde_json::from_value(pod).unwrap()).unwrap().h2c
+        };
+        assert!(of(json!({"name": "h2c", "containerPort": 8080})));
+        assert!(!of(json!({"name": "http", "containerPort": 8080})) && !of(json!({"containerPort": 8080})));
     }
 
     fn with_state(restarts: i32, state: Value, last: Value) -> Instance {

@@ -5,6 +5,7 @@
 
 use super::gate::{self, Gate, Place};
 use super::instance;
+use super::wall::Wall;
 use crate::fleet::{Code, Event, FunctionUid, InstanceId, Trouble, Workload};
 use crate::labels;
 use dormouse_core::function::Function;
@@ -16,6 +17,9 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::core::{DeserializeGuard, PartialObjectMeta};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, Resource, ResourceExt};
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
 use serde::de::DeserializeOwned;
 use std::collections::{HashMap, HashSet};
 use std::fmt::Debug;
@@ -34,6 +38,18 @@ pub(super) struct Port {
     pub(super) sender: mpsc::Sender<Event>,
     /// Watches that have not listed yet.
     pub(super) missing: Arc<AtomicUsize>,
+    pub(super) restarts: Restarts,
+    /// Who has to know which namespaces are in use.
+    pub(super) wall: Wall,
+}
+
+/// Counts watches that broke.
+pub(super) type Restarts = Family<OfKind, Counter>;
+
+/// Kind of the objects that are watched.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct OfKind {
+    kind: String,
 }
 
 impl Port {
@@ -44,6 +60,7 @@ impl Port {
 
     async fn listed(&self) {
         if self.missing.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.wall.complete().await;
             self.send(Event::Synced).await;
         }
     }
@@ -203,7 +220,11 @@ impl<K: Seen> Follower<K> {
                     self.seen(object).await;
                 }
                 Ok(watcher::Event::InitDone) => self.listed().await,
-                Err(error) => tracing::warn!(kind = %K::kind(&()), %error, "a watch broke; it begins anew"),
+                Err(error) => {
+                    let kind = K::kind(&()).into_owned();
+                    tracing::warn!(kind, %error, "a watch broke; it begins anew");
+                    self.port.restarts.get_or_create(&OfKind { kind }).inc();
+                }
             }
         }
     }
@@ -213,6 +234,9 @@ impl<K: Seen> Follower<K> {
         meta.managed_fields = None;
         let (namespace, name) = (meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default());
         if let (Some(uid), Some(gone)) = (object.uid(), object.gone()) {
+            if !self.told.contains_key(&uid) {
+                self.port.wall.more(&namespace).await;
+            }
             self.told.insert(uid, Told { namespace, name, gone, place: object.place() });
         }
         object.show(&self.gate);
@@ -222,7 +246,8 @@ impl<K: Seen> Follower<K> {
     }
 
     async fn gone(&mut self, uid: &str) {
-        let Some(Told { gone, place, .. }) = self.told.remove(uid) else { return };
+        let Some(Told { gone, place, namespace, .. }) = self.told.remove(uid) else { return };
+        self.port.wall.fewer(&namespace).await;
         if let Some(place) = place {
             self.gate.hide(place);
         }
@@ -247,11 +272,19 @@ impl<K: Seen> Follower<K> {
     async fn is_gone(&self, uid: &str) -> bool {
         let Some(told) = self.told.get(uid) else { return false };
         let api: Api<PartialObjectMeta<K>> = Api::namespaced(self.client.clone(), &told.namespace);
-        match tokio::time::timeout(CONFIRM, api.get_metadata_opt(&told.name)).await {
-            Ok(Ok(None)) => true,
-            Ok(Ok(Some(object))) => object.uid().as_deref() != Some(uid),
-            Ok(Err(_)) | Err(_) => false,
-        }
+        is_gone(&api, &told.name, uid).await
+    }
+}
+
+/// Whether an object is certainly gone. No answer means no.
+pub(super) async fn is_gone<K>(api: &Api<PartialObjectMeta<K>>, name: &str, uid: &str) -> bool
+where
+    K: Resource<DynamicType = ()> + Clone + Debug,
+{
+    match tokio::time::timeout(CONFIRM, api.get_metadata_opt(name)).await {
+        Ok(Ok(None)) => true,
+        Ok(Ok(Some(object))) => object.uid().as_deref() != Some(uid),
+        Ok(Err(_)) | Err(_) => false,
     }
 }
 

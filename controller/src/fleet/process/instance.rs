@@ -48,6 +48,8 @@ pub(super) struct Runnable {
     pub(super) memory_mib: u32,
     /// Configured cpu: not enforced here.
     pub(super) cpu_millis: u32,
+    /// It speaks HTTP/2 without TLS.
+    pub(super) h2c: bool,
 }
 
 /// The office's end of an instance.
@@ -98,6 +100,7 @@ impl Life {
             image_digest: None,
             memory_mib: run.memory_mib,
             cpu_millis: run.cpu_millis,
+            h2c: run.h2c,
         };
         let life = Self {
             id,

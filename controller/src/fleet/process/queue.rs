@@ -25,7 +25,7 @@ fn object(event: &Event) -> (Object, bool) {
         Event::InstanceGone(id) => (Object::Instance(id.clone()), false),
         Event::Workload(w) => (Object::Workload(w.function.clone(), w.revision.clone()), true),
         Event::WorkloadGone(uid, revision) => (Object::Workload(uid.clone(), revision.clone()), false),
-        Event::Synced => (Object::Fleet, false),
+        Event::ActivatorGone { .. } | Event::Synced => (Object::Fleet, false),
     }
 }
 

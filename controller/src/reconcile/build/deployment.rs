@@ -9,7 +9,7 @@
 use crate::fleet::Target;
 use crate::fleet::kubernetes::gate::GATE;
 use crate::labels;
-use dormouse_core::function::{EnvFrom, EnvVar, Function};
+use dormouse_core::function::{EnvFrom, EnvVar, Function, Protocol};
 use dormouse_core::valid::ValidFunction;
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment};
 use k8s_openapi::api::core::v1::{
@@ -27,8 +27,14 @@ use std::collections::BTreeMap;
 /// Name of the container that takes calls.
 pub const CONTAINER: &str = "fn";
 
-/// Name of its port.
-const PORT: &str = "http";
+/// Name of its port, by what is spoken there; the names that meshes and Knative know.
+#[must_use]
+pub fn port_name(protocol: Protocol) -> &'static str {
+    match protocol {
+        Protocol::Http1 => "http",
+        Protocol::H2c => "h2c",
+    }
+}
 
 /// On top of the `preStop` sleep: what a process gets to end after SIGTERM.
 const STOP_MARGIN: i64 = 5;
@@ -114,7 +120,7 @@ fn container(valid: &ValidFunction, target: &Target, timeout: i64) -> Container 
         command: some(valid.command.clone()),
         args: some(valid.args.clone()),
         ports: Some(vec![ContainerPort {
-            name: Some(PORT.into()),
+            name: Some(port_name(valid.protocol).into()),
             container_port: i32::from(valid.port),
             protocol: Some("TCP".into()),
             ..ContainerPort::default()
@@ -226,6 +232,13 @@ mod tests {
     fn smallest() {
         let spec = json!({"spec": {"image": "registry/hello:1"}});
         insta::assert_yaml_snapshot!(built(spec, PodRules::default()));
+    }
+
+    #[test]
+    fn the_port_is_named_by_what_is_spoken() {
+        let spec = json!({"spec": {"image": "a", "protocol": "h2c"}});
+        let pod = built(spec, PodRules::default()).spec.template.spec.unwrap();
+        assert_eq!(pod.containers[0].ports.as_ref().unwrap()[0].name.as_deref(), Some("h2c"));
     }
 
     #[test]

@@ -27,12 +27,13 @@ impl Draft<'_> {
         // First those that are going anyway, then those that take no calls yet, then the choice made before, so that it
         // does not change with every call; the longest idle of the rest.
         live.sort_by_key(|i| {
-            let first = Reverse((condemned(i), i.retired, !i.is_open() && i.in_flight == 0, is_draining(i)));
+            let first = Reverse((condemned(i), i.is_spent(), !i.is_open() && i.in_flight == 0, is_draining(i)));
             (first, i.in_flight, i.idle_since, i.seen.id.clone())
         });
-        let to_replace = number(live.iter().filter(|i| i.retired && !condemned(i)).count());
+        let to_replace = number(live.iter().filter(|i| i.is_spent() && !condemned(i)).count());
         let drain = live.len().saturating_sub(usize::try_from(target).unwrap_or(usize::MAX));
-        let leaving = live.iter().enumerate().filter(|(n, i)| *n < drain || i.retired || condemned(i)).map(|(_, i)| *i);
+        let leaving =
+            live.iter().enumerate().filter(|(n, i)| *n < drain || i.is_spent() || condemned(i)).map(|(_, i)| *i);
         let mut victims = Vec::new();
         for instance in leaving {
             self.drained.insert(instance.seen.id.clone());

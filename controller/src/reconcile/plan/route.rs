@@ -43,6 +43,10 @@ pub(super) fn route(
         instances,
         closing,
         waiting_reason,
+        reserved: valid.reserved_concurrency,
+        // Shares are dealt out after the plan.
+        holders: Vec::new(),
+        keep_shares: false,
     }
 }
 
@@ -63,6 +67,7 @@ fn invalid(observed: &Observed, object: &Object, urls: &Urls, closing: bool) -> 
         instances: Vec::new(),
         closing,
         waiting_reason: String::new(),
+        ..v1::Function::default()
     }
 }
 
@@ -89,6 +94,7 @@ fn instance(seen: &InstanceSeen, valid: &ValidFunction, drained: bool) -> Option
         // A quantity that somebody rewrote into a form that cannot be read is billed as the function says.
         memory_mib: if seen.seen.memory_mib == 0 { valid.memory_mib } else { seen.seen.memory_mib },
         cpu_millis: if seen.seen.cpu_millis == 0 { valid.cpu_millis } else { seen.seen.cpu_millis },
+        h2c: seen.seen.h2c,
     })
 }
 

@@ -1,10 +1,12 @@
 //! Data in, plan out; and a small world in which plans take effect, for what always holds.
 
 use super::*;
+use crate::demand::Demand;
 use crate::fleet::{Code, FunctionUid, Instance, Workload};
 use crate::reconcile::apply;
 use crate::reconcile::observe::{InstanceSaid, LaneState};
 use crate::routes::Routes;
+use crate::shares::Shares;
 use dormouse_core::function::{Function, State};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use proptest::prelude::*;
@@ -28,6 +30,11 @@ fn function(spec: serde_json::Value) -> Function {
 
 fn urls() -> Urls {
     Urls { domain: "localhost".into(), activator: "http://127.0.0.1:8080".into() }
+}
+
+/// No activator has shares here.
+fn desk<'a>(routes: &'a Routes, shares: &'a mut Shares, demand: &'a Demand) -> apply::Desk<'a> {
+    apply::Desk { routes, shares, demand, hold_until: S(0) }
 }
 
 /// A function, a fleet that does what it is asked, and activators that act by what they were told.
@@ -85,7 +92,12 @@ impl World {
         self.observed.serving = serving;
         self.observed.checking = checking;
         self.observed.status = status;
-        apply::publish(&mut self.observed, &self.routes, route);
+        apply::publish(
+            &mut self.observed,
+            desk(&self.routes, &mut Shares::default(), &Demand::default()),
+            route,
+            self.now,
+        );
         self.take_effect(effects);
         plan
     }
@@ -168,6 +180,7 @@ impl World {
                 image_digest: None,
                 memory_mib: 256,
                 cpu_millis: 100,
+                h2c: false,
             };
             self.observed.instance(instance, false, self.now);
         }
@@ -620,7 +633,8 @@ proptest! {
             prop_assert_eq!(&again.effects, &Effects::default(), "planning again changes nothing");
             prop_assert_eq!(&again.status, &world.observed.status);
             let version = world.routes.version();
-            apply::publish(&mut world.observed, &world.routes, again.route);
+            let now = world.now;
+            apply::publish(&mut world.observed, desk(&world.routes, &mut Shares::default(), &Demand::default()), again.route, now);
             prop_assert_eq!(world.routes.version(), version, "the same routes are no news");
         }
     }
