@@ -25,7 +25,7 @@ def read_values(text):
         if body.startswith("#"):
             comment.append(body.lstrip("#").strip())
             continue
-        found = re.match(r"^( *)([A-Za-z]+):(?: (.*))?$", line)
+        found = re.match(r"^( *)([A-Za-z0-9]+):(?: (.*))?$", line)
         if not found:
             comment = []
             continue

@@ -202,9 +202,14 @@ async fn says_what_it_should(cluster: &Cluster, space: &Space, policy: &NetworkP
     let all = cluster.pods(&space.name, "").await?;
     anyhow::ensure!(!functions.is_empty() && names(&functions) == names(&all), "it selects {:?}", names(&functions));
     let [rule] = spec.ingress.as_deref().unwrap_or_default() else { anyhow::bail!("{:?}", spec.ingress) };
-    let [port] = rule.ports.as_deref().unwrap_or_default() else { anyhow::bail!("{:?}", rule.ports) };
-    let Some(IntOrString::String(port)) = &port.port else { anyhow::bail!("{port:?}") };
-    anyhow::ensure!(functions.iter().all(|pod| has_port(pod, port)), "a function has no port {port}");
+    let ports = rule.ports.as_deref().unwrap_or_default().iter().map(|port| match &port.port {
+        Some(IntOrString::String(name)) => Ok(name.as_str()),
+        other => Err(anyhow::anyhow!("{other:?}")),
+    });
+    let ports: Vec<&str> = ports.collect::<Result<_>>()?;
+    anyhow::ensure!(ports == ["http", "h2c"], "{ports:?}");
+    let open = |pod: &Pod| ports.iter().any(|port| has_port(pod, port));
+    anyhow::ensure!(functions.iter().all(open), "a function has none of the ports {ports:?}");
     // All that may come in are pods of the release's namespace: every activator and the controller, nobody else.
     let mut met = Vec::new();
     for peer in rule.from.as_deref().unwrap_or_default() {
