@@ -2,6 +2,7 @@
 
 use clap::Parser;
 use dormouse_activator::{AccessLog, Config, Limits, Network};
+use dormouse_daemon::Token;
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 /// The data path of Dormouse: takes calls, wakes functions, forwards, meters.
@@ -114,7 +115,8 @@ impl Args {
             (None, Some(token)) => token,
             (None, None) => anyhow::bail!("no token: set DORMOUSE_TOKEN or --token-file"),
         };
-        let mut config = Config::new(self.listen, self.controller, token.trim().to_owned(), self.spool_dir);
+        let token = Token::new(&token).ok_or_else(|| anyhow::anyhow!("the token is empty"))?;
+        let mut config = Config::new(self.listen, self.controller, token, self.spool_dir);
         config.name = self.name;
         config.spool_max_bytes = self.spool_max_bytes;
         config.peer_listen = self.peer_listen;

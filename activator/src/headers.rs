@@ -3,8 +3,9 @@
 use crate::introduce::Introduction;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
-/// Headers of one hop, besides those that `Connection` names (RFC 9110 7.6.1).
-static HOP_BY_HOP: [HeaderName; 8] = [
+/// Headers of one hop, besides those that `Connection` names (RFC 9110 7.6.1), and `Proxy`, which is none of HTTP's: a
+/// function run as CGI finds it in its environment as `HTTP_PROXY`, and sends its own calls there (CVE-2016-5385).
+static HOP_BY_HOP: [HeaderName; 9] = [
     header::CONNECTION,
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
@@ -13,6 +14,7 @@ static HOP_BY_HOP: [HeaderName; 8] = [
     header::UPGRADE,
     HeaderName::from_static("http2-settings"),
     header::PROXY_AUTHORIZATION,
+    HeaderName::from_static("proxy"),
 ];
 
 /// Prefix of headers that only we set.
@@ -186,7 +188,7 @@ pub(crate) fn keep_alive_seconds(headers: &HeaderMap) -> Option<u64> {
 #[derive(Clone, Copy, Debug, Default)]
 struct Found {
     /// Headers of one hop: a bit for each of [`HOP_BY_HOP`].
-    hop: u8,
+    hop: u16,
     expect: bool,
     /// A name of ours, or one that may be read as one of those that are set or stripped here.
     own: bool,
@@ -206,6 +208,7 @@ impl Found {
                 "upgrade" => found.hop |= 1 << 5,
                 "http2-settings" => found.hop |= 1 << 6,
                 "proxy-authorization" => found.hop |= 1 << 7,
+                "proxy" => found.hop |= 1 << 8,
                 "expect" => found.expect = true,
                 "forwarded" | "x-real-ip" => found.forwarding = true,
                 other => {

@@ -56,7 +56,7 @@ use dormouse_core::{
     RequestId,
     record::{CallRecord, Subject},
 };
-use dormouse_daemon::Health;
+use dormouse_daemon::{Health, Token};
 use prometheus_client::registry::Registry;
 use shared::{Bounds, Shared};
 use std::{
@@ -77,7 +77,7 @@ pub struct Config {
     /// The controller's gRPC address: `http://HOST:7070`.
     pub controller: String,
     /// The shared token.
-    pub token: String,
+    pub token: Token,
     /// Place of running: pod name, or "dev".
     pub name: String,
     /// Folder of the spool; made if it is missing.
@@ -114,7 +114,7 @@ pub struct Config {
 impl Config {
     /// A configuration with the usual bounds.
     #[must_use]
-    pub fn new(listen: SocketAddr, controller: String, token: String, spool_dir: PathBuf) -> Self {
+    pub fn new(listen: SocketAddr, controller: String, token: Token, spool_dir: PathBuf) -> Self {
         Self {
             listen,
             controller,
@@ -191,7 +191,7 @@ pub struct Activator {
     config: Config,
     listener: TcpListener,
     addr: SocketAddr,
-    peers: Option<TcpListener>,
+    peer_door: Option<TcpListener>,
     link: link::Link,
     shared: Arc<Shared>,
     exporter: Option<otlp::Exporter>,
@@ -217,15 +217,16 @@ impl Activator {
         let listener = listen(addr).map_err(|source| BindError::Listen { addr, source })?;
         let addr = listener.local_addr().map_err(|source| BindError::Listen { addr, source })?;
         let peers = config.peer_listen.map(|addr| bind_peers(addr, config.peer_advertise.as_deref())).transpose()?;
-        let (peers, peer_address) = peers.unzip();
+        let (peer_door, peer_address) = peers.unzip();
         let link = link::Link::new(&config.controller, &config.token)?;
-        let secret = link::Link::secret(&config.token)?;
         let (folder, bytes) = (config.spool_dir.clone(), config.spool_max_bytes);
         let opened = tokio::task::spawn_blocking(move || spool::Spool::open(&folder, bytes)).await;
         let spool = opened.map_err(|e| SpoolError::Io(io::Error::other(e)))??;
         let metrics = metrics::Metrics::default();
         let (outlets, exporter) = outlets(&config, &metrics)?;
         let me = spool.identity().activator;
+        let peers = peer::Peers::new(me, config.token.clone(), peer_address.unwrap_or_default());
+        let peers = peers.ok_or(link::LinkError::Token)?;
         let health = Health::default();
         CHECKS.iter().for_each(|check| health.expect(check));
         let shared = Arc::new(Shared {
@@ -239,7 +240,7 @@ impl Activator {
             routes: Default::default(),
             spool,
             board: knock::Board::default(),
-            peers: peer::Peers::new(me, secret, peer_address.unwrap_or_default()),
+            peers,
             metrics,
             outlets: Arc::new(outlets),
             seen: config.seen.clone(),
@@ -250,7 +251,7 @@ impl Activator {
             tracker: TaskTracker::new(),
             hard_stop: CancellationToken::new(),
         });
-        Ok(Self { config, listener, addr, peers, link, shared, exporter, health })
+        Ok(Self { config, listener, addr, peer_door, link, shared, exporter, health })
     }
 
     /// Where calls come in; tells the port when it was chosen by the system.
@@ -283,7 +284,7 @@ impl Activator {
     /// Serves until the token is cancelled, then ends in order: not ready, no new connections, running calls to their
     /// end (within the limit), records to the ledger.
     pub async fn run(self, stop: CancellationToken) {
-        let Self { config, listener, peers, link, shared, exporter, health, .. } = self;
+        let Self { config, listener, peer_door, link, shared, exporter, health, .. } = self;
         // Streams stay up while calls drain: they may still wait for instances.
         let (streams_end, ship_end) = (CancellationToken::new(), CancellationToken::new());
         let name = config.name.clone();
@@ -295,8 +296,8 @@ impl Activator {
         let tend = tokio::spawn(tend(shared.clone(), health.clone()));
         let accept_end = CancellationToken::new();
         let server = tokio::spawn(server::run(listener, shared.clone(), config.limits, false, accept_end.clone()));
-        let taker = peers
-            .map(|peers| tokio::spawn(server::run(peers, shared.clone(), config.limits, true, accept_end.clone())));
+        let taker = peer_door
+            .map(|door| tokio::spawn(server::run(door, shared.clone(), config.limits, true, accept_end.clone())));
 
         stop.cancelled().await;
         tend.abort();

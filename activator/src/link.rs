@@ -1,5 +1,6 @@
 //! The way to the controller: one channel for all three streams, the token on every request, pauses after failures.
 
+use dormouse_daemon::Token;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tonic::{
@@ -27,9 +28,9 @@ pub enum LinkError {
 
 /// Puts the shared token on a request.
 #[derive(Clone, Debug)]
-pub(crate) struct Token(MetadataValue<Ascii>);
+pub(crate) struct Shown(MetadataValue<Ascii>);
 
-impl Interceptor for Token {
+impl Interceptor for Shown {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
         request.metadata_mut().insert(dormouse_proto::AUTHORIZATION, self.0.clone());
         Ok(request)
@@ -40,12 +41,12 @@ impl Interceptor for Token {
 #[derive(Clone, Debug)]
 pub(crate) struct Link {
     channel: Channel,
-    token: Token,
+    token: Shown,
 }
 
 impl Link {
     /// Checks address and token; connects when first used.
-    pub(crate) fn new(controller: &str, token: &str) -> Result<Self, LinkError> {
+    pub(crate) fn new(controller: &str, token: &Token) -> Result<Self, LinkError> {
         let bad = || LinkError::Address(controller.to_owned());
         let endpoint = Endpoint::from_shared(controller.to_owned()).map_err(|_| bad())?;
         if endpoint.uri().scheme_str() != Some("http") {
@@ -58,23 +59,17 @@ impl Link {
             .keep_alive_timeout(PING)
             .keep_alive_while_idle(true)
             .connect_lazy();
-        let mut token: MetadataValue<Ascii> = format!("Bearer {token}").parse().map_err(|_| LinkError::Token)?;
+        let mut token: MetadataValue<Ascii> =
+            format!("Bearer {}", token.as_str()).parse().map_err(|_| LinkError::Token)?;
         token.set_sensitive(true);
-        Ok(Self { channel, token: Token(token) })
+        Ok(Self { channel, token: Shown(token) })
     }
 
     pub(crate) fn channel(&self) -> Channel {
         self.channel.clone()
     }
 
-    /// The token alone, for a header.
-    pub(crate) fn secret(token: &str) -> Result<http::HeaderValue, LinkError> {
-        let mut value = http::HeaderValue::from_str(token).map_err(|_| LinkError::Token)?;
-        value.set_sensitive(true);
-        Ok(value)
-    }
-
-    pub(crate) fn token(&self) -> Token {
+    pub(crate) fn token(&self) -> Shown {
         self.token.clone()
     }
 }
@@ -123,10 +118,11 @@ mod tests {
 
     #[tokio::test]
     async fn only_plain_http_addresses_and_printable_tokens_are_taken() {
-        assert!(Link::new("http://127.0.0.1:7070", "t").is_ok());
+        let token = |text| Token::new(text).unwrap();
+        assert!(Link::new("http://127.0.0.1:7070", &token("t")).is_ok());
         for bad in ["", "127.0.0.1:7070", "https://x:1", "ftp://x"] {
-            assert!(matches!(Link::new(bad, "t"), Err(LinkError::Address(_))), "{bad}");
+            assert!(matches!(Link::new(bad, &token("t")), Err(LinkError::Address(_))), "{bad}");
         }
-        assert!(matches!(Link::new("http://x:1", "a\nb"), Err(LinkError::Token)));
+        assert!(matches!(Link::new("http://x:1", &token("a\nb")), Err(LinkError::Token)));
     }
 }

@@ -5,6 +5,7 @@
 //! side dispatches, records, and keeps every rule about the caller, who is us.
 
 use crate::{answer::Refusal, body::SentBody, clock::Clock};
+use dormouse_daemon::Token;
 use dormouse_proto::v1;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use hyper::{
@@ -49,15 +50,20 @@ const MAX_HEADERS: usize = 220;
 pub(crate) struct Peers {
     /// Our own id.
     me: u64,
-    token: HeaderValue,
+    token: Token,
+    /// As a header shows it.
+    shown: HeaderValue,
     /// Where we take calls over; empty: nowhere.
     address: String,
     links: RwLock<BTreeMap<u64, Arc<Link>>>,
 }
 
 impl Peers {
-    pub(crate) fn new(me: u64, token: HeaderValue, address: String) -> Self {
-        Self { me, token, address, links: RwLock::default() }
+    /// The peers of one that has this token; `None` when no header could carry it.
+    pub(crate) fn new(me: u64, token: Token, address: String) -> Option<Self> {
+        let mut shown = HeaderValue::from_str(token.as_str()).ok()?;
+        shown.set_sensitive(true);
+        Some(Self { me, token, shown, address, links: RwLock::default() })
     }
 
     pub(crate) fn me(&self) -> u64 {
@@ -99,17 +105,13 @@ impl Peers {
     /// Puts on what makes a request a handed-over one.
     pub(crate) fn sign(&self, headers: &mut HeaderMap, uid: &str) -> Option<()> {
         headers.insert(FUNCTION, HeaderValue::from_str(uid).ok()?);
-        headers.insert(TOKEN, self.token.clone());
+        headers.insert(TOKEN, self.shown.clone());
         Some(())
     }
 
-    /// The uid that a handed-over request names, if it carries the token. Compared without telling by time where the two
-    /// differ; their lengths are no secret.
+    /// The uid that a handed-over request names, if it carries the token.
     pub(crate) fn open<'a>(&self, headers: &'a HeaderMap) -> Result<&'a str, Refusal> {
-        let token = self.token.as_bytes();
-        let shown = headers.get(&TOKEN).map_or(&b""[..], HeaderValue::as_bytes);
-        let differ = shown.iter().zip(token).fold(0, |sum, (a, b)| sum | (a ^ b));
-        if shown.len() != token.len() || std::hint::black_box(differ) != 0 {
+        if !headers.get(&TOKEN).is_some_and(|shown| self.token.is(shown.as_bytes())) {
             return Err(Refusal::no_peer());
         }
         headers.get(&FUNCTION).and_then(|uid| uid.to_str().ok()).ok_or_else(Refusal::no_peer)
@@ -242,7 +244,7 @@ mod tests {
 
     #[test]
     fn only_the_whole_token_opens() {
-        let peers = Peers::new(1, HeaderValue::from_static("secret"), String::new());
+        let peers = Peers::new(1, Token::new("secret").unwrap(), String::new()).unwrap();
         let with = |token: &'static str| {
             let mut headers = HeaderMap::new();
             peers.sign(&mut headers, "uid-f").unwrap();
@@ -269,7 +271,7 @@ mod tests {
 
     #[test]
     fn peers_are_tried_in_turn_and_never_ourselves() {
-        let peers = Peers::new(1, HeaderValue::from_static("t"), String::new());
+        let peers = Peers::new(1, Token::new("t").unwrap(), String::new()).unwrap();
         let told = |activator, address: &str| v1::Peer { activator, name: "p".into(), address: address.into() };
         peers.update(&[told(1, "10.0.0.1:1"), told(2, "10.0.0.2:1"), told(3, "10.0.0.3:1"), told(4, "nowhere")]);
         let clock = Clock::start();

@@ -127,7 +127,7 @@ async fn next(mut cursor: Cursor, shared: &Arc<Shared>) -> (Cursor, Read) {
 }
 
 type Client =
-    LedgerClient<tonic::service::interceptor::InterceptedService<tonic::transport::Channel, crate::link::Token>>;
+    LedgerClient<tonic::service::interceptor::InterceptedService<tonic::transport::Channel, crate::link::Shown>>;
 
 async fn send(client: &mut Client, batch: &Batch, cursor: &mut Cursor, shared: &Shared) -> Result<(), ShipError> {
     let home = shared.spool.home(batch);

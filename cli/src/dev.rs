@@ -20,13 +20,13 @@ use crate::target::door::Door;
 use console::Console;
 use dormouse_activator::Activator;
 use dormouse_controller::Controller;
-use dormouse_controller::doors::Token;
 use dormouse_controller::fleet::process::{self, Local, Processes};
 use dormouse_controller::ledger::LedgerDoor;
 use dormouse_controller::reconcile::plan::Urls;
 use dormouse_core::FunctionKey;
 use dormouse_core::function::EnvVar;
 use dormouse_core::price::PricePlan;
+use dormouse_daemon::Token;
 use dormouse_daemon::telemetry::{self, LogFormat};
 use dormouse_daemon::{Health, shutdown};
 use functions::Places;
@@ -132,7 +132,7 @@ impl Dev {
         // Activator first: the addresses of functions have its port in them.
         let grpc = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|l| l.local_addr())?;
         let mut config =
-            dormouse_activator::Config::new(ports.traffic, format!("http://{grpc}"), secret.clone(), state.spool());
+            dormouse_activator::Config::new(ports.traffic, format!("http://{grpc}"), token.clone(), state.spool());
         config.name = "dev".into();
         config.drain_limit = DRAIN;
         config.seen = Some(seen_calls);

@@ -2,10 +2,10 @@
 
 use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use dormouse_controller::doors::Token;
 use dormouse_controller::fleet::kubernetes::wall::Policies;
 use dormouse_controller::reconcile::build::network_policy::Platform;
 use dormouse_core::price::PricePlan;
+use dormouse_daemon::Token;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 

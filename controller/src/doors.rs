@@ -4,6 +4,7 @@ use crate::ledger::{self, LedgerDoor};
 use crate::office::Mail;
 use crate::routes::{Routes, Watcher};
 use crate::shares::Process;
+use dormouse_daemon::Token;
 use dormouse_proto::AUTHORIZATION;
 use dormouse_proto::v1;
 use dormouse_proto::v1::demand_server::{Demand, DemandServer};
@@ -11,7 +12,6 @@ use dormouse_proto::v1::routes_server::{Routes as RoutesService, RoutesServer};
 use futures::Stream;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -37,39 +37,6 @@ const MAX_REPORT: usize = 16 << 20;
 /// A peer that does not answer a ping for so long is gone: its address may be another's by now.
 const PING: Duration = Duration::from_secs(10);
 const PING_ANSWER: Duration = Duration::from_secs(5);
-
-/// The secret that activators and the controller share.
-#[derive(Clone)]
-pub struct Token(Arc<str>);
-
-impl Token {
-    /// A token; `None` when the text is empty: an empty secret is none.
-    #[must_use]
-    pub fn new(text: &str) -> Option<Self> {
-        let text = text.trim();
-        (!text.is_empty()).then(|| Self(text.into()))
-    }
-
-    /// As text, for the usage API's guard.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
-    /// Whether `authorization: Bearer TOKEN` carries it; takes as long wherever the two differ.
-    fn opens(&self, header: &[u8]) -> bool {
-        let Some((scheme, shown)) = header.split_at_checked(b"Bearer ".len()) else { return false };
-        let token = self.0.as_bytes();
-        let differ = shown.iter().zip(token).fold(0, |sum, (a, b)| sum | (a ^ b));
-        scheme.eq_ignore_ascii_case(b"Bearer ") && shown.len() == token.len() && std::hint::black_box(differ) == 0
-    }
-}
-
-impl std::fmt::Debug for Token {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Token(..)")
-    }
-}
 
 /// Serves the three services until stopped.
 ///
@@ -246,21 +213,5 @@ impl Drop for Leaving {
 impl DemandDoor {
     async fn send(&self, mail: Mail) -> Result<(), Status> {
         self.post.send(mail).await.map_err(|_| shutting_down())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_the_whole_token_opens() {
-        let token = Token::new("secret\n").unwrap();
-        assert!(token.opens(b"Bearer secret") && token.opens(b"bearer secret"));
-        for other in [&b""[..], b"Bearer", b"Bearer ", b"Bearer secre", b"Bearer secrets", b"secret", b"Basic secret"] {
-            assert!(!token.opens(other), "{other:?}");
-        }
-        assert!(Token::new(" \n").is_none());
-        assert_eq!(format!("{token:?}"), "Token(..)");
     }
 }

@@ -13,8 +13,8 @@ pub mod routes;
 pub mod shares;
 pub mod usage_api;
 
-use doors::{Doors, Token};
-use dormouse_daemon::Health;
+use doors::Doors;
+use dormouse_daemon::{Health, Token};
 use fleet::Fleet;
 use ledger::LedgerDoor;
 use metrics::Metrics;
@@ -138,8 +138,7 @@ impl<F: Fleet> Controller<F> {
         let mut office = tokio::spawn(office.run(all.clone()));
         let doors = Doors { token, routes, post, ledger: ledger.clone(), stop: all.clone() };
         let doors = doors::serve(grpc, doors);
-        let shown = usage_token.as_ref().map(Token::as_str);
-        let api = usage_api::with(usage_api::router(ledger, shown), beside_usage, shown);
+        let api = usage_api::with(usage_api::router(ledger, usage_token.clone()), beside_usage, usage_token);
         let api = axum::serve(usage, api).with_graceful_shutdown(all.clone().cancelled_owned());
         let result = tokio::select! {
             biased;

@@ -22,6 +22,7 @@ use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get};
 use cursor::Cursor;
+use dormouse_daemon::Token;
 use error::ApiError;
 use jiff::Timestamp;
 use params::Params;
@@ -62,11 +63,11 @@ fn open() -> Vec<(&'static str, MethodRouter<Api>)> {
 
 /// The API of the ledger behind a door. With a token, every question must carry it (`Authorization: Bearer TOKEN`);
 /// without one, anyone may ask: only for an address that others cannot reach.
-pub fn router(door: LedgerDoor, token: Option<&str>) -> Router {
+pub fn router(door: LedgerDoor, token: Option<Token>) -> Router {
     let add = |router: Router<Api>, (path, handler)| router.route(path, handler);
     let guarded = guarded().into_iter().fold(Router::new(), add);
     let guarded = match token {
-        Some(token) => guarded.route_layer(axum::middleware::from_fn_with_state(Arc::from(token), guard::check)),
+        Some(token) => guarded.route_layer(axum::middleware::from_fn_with_state(token, guard::check)),
         None => guarded,
     };
     let api = Api { door, turns: Arc::new(Semaphore::new(READERS)) };
@@ -79,10 +80,10 @@ pub fn router(door: LedgerDoor, token: Option<&str>) -> Router {
 }
 
 /// The API with other routes beside it, behind the same token.
-pub fn with(api: Router, beside: Option<Router>, token: Option<&str>) -> Router {
+pub fn with(api: Router, beside: Option<Router>, token: Option<Token>) -> Router {
     let Some(beside) = beside else { return api };
     api.merge(match token {
-        Some(token) => beside.route_layer(axum::middleware::from_fn_with_state(Arc::from(token), guard::check)),
+        Some(token) => beside.route_layer(axum::middleware::from_fn_with_state(token, guard::check)),
         None => beside,
     })
 }

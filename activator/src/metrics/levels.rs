@@ -45,7 +45,11 @@ impl Levels {
                 f64::from(limits.http2_streams),
             ),
             ("waiting_calls_limit", "Most calls that may wait", number(limits.waiting)),
-            ("waiting_bytes_limit", "Most bytes of heads that may wait", number(limits.waiting_bytes)),
+            (
+                "waiting_bytes_limit",
+                "Most bytes held of calls that wait: heads, and what was read ahead of bodies",
+                number(limits.waiting_bytes),
+            ),
             ("head_bytes_limit", "Largest request head", number(limits.head_bytes)),
             ("spool_bytes_limit", "Most bytes of the spool", bytes(self.spool_max_bytes)),
             (

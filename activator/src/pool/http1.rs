@@ -149,16 +149,16 @@ struct State {
 
 impl Pool {
     /// The connection used last that may still be used: it is the likeliest to be alive, and the others can age.
+    ///
+    /// An end that arrived meanwhile is seen here, and under the lock: whoever comes next and finds none must know by then
+    /// that the last one broke, or would dial an address that may be another's.
     pub(in crate::pool) fn take(&self, now: Duration) -> Option<Lane> {
         let mut cx = Context::from_waker(Waker::noop());
+        let mut state = self.state.lock();
         loop {
-            let mut idle = self.state.lock().idle.pop()?;
-            if idle.until <= now {
-                continue;
-            }
-            // An end that arrived meanwhile is seen here.
+            let mut idle = state.idle.pop()?;
             idle.lane.drive(&mut cx);
-            if idle.lane.is_free() {
+            if idle.until > now && idle.lane.is_free() {
                 return Some(idle.lane);
             }
         }
@@ -195,15 +195,16 @@ impl Pool {
     /// Ends what has idled its time. Says when to look again; `None` when nothing is left.
     fn prune(&self, now: Duration) -> Option<Duration> {
         let mut state = self.state.lock();
-        let (keep, old): (Vec<_>, Vec<_>) = std::mem::take(&mut state.idle).into_iter().partition(|i| i.until > now);
-        state.idle = keep;
+        state.idle.retain_mut(|idle| {
+            let keep = idle.until > now;
+            if !keep {
+                // An end that arrived meanwhile counts as a breakage, ours does not. Under the lock, as in `take`.
+                idle.lane.drive(&mut Context::from_waker(Waker::noop()));
+            }
+            keep
+        });
         let next = state.idle.iter().map(|i| i.until).min();
         state.swept = next.is_some();
-        drop(state);
-        for mut idle in old {
-            // An end that arrived meanwhile counts as a breakage, ours does not.
-            idle.lane.drive(&mut Context::from_waker(Waker::noop()));
-        }
         next
     }
 }

@@ -368,8 +368,11 @@ async fn drive(
             },
         }
     }
-    let sender = conn.sender.lock().take();
+    // That it broke is known before it is out of the pool: who finds none there must not dial.
+    let sender = conn.sender.lock().clone();
     live.broke = sender.is_some_and(|sender| !said_farewell(sender));
+    drop(live);
+    conn.sender.lock().take();
 }
 
 /// True when the instance had said that it would end the connection.

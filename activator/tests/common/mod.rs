@@ -19,6 +19,7 @@ pub use origin::Origin;
 
 use dormouse_activator::{Activator, Config, Identity};
 use dormouse_core::record::{CallRecord, Subject};
+use dormouse_daemon::Token;
 use dormouse_proto::v1;
 use prometheus_client::registry::Registry;
 use std::{net::SocketAddr, path::Path, time::Duration};
@@ -58,7 +59,7 @@ pub struct Running {
 impl Running {
     pub async fn start(controller: &str, spool: &Path, change: impl FnOnce(&mut Config)) -> Self {
         let any = "127.0.0.1:0".parse().unwrap();
-        let mut config = Config::new(any, controller.into(), TOKEN.into(), spool.to_owned());
+        let mut config = Config::new(any, controller.into(), Token::new(TOKEN).unwrap(), spool.to_owned());
         config.drain_limit = Duration::from_secs(5);
         change(&mut config);
         let activator = Activator::bind(config).await.unwrap();

@@ -54,7 +54,7 @@ async fn fixture(token: Option<&str>) -> Fixture {
     let subjects = vec![subject("cart"), subject("pay")];
     let frame = Frame { activator: 7, epoch: 1, first_seq: 1, count: 100, subjects, records, crc32c };
     ledger.append(frame).await.unwrap();
-    Fixture { router: router(door.clone(), token), door, _dir: dir }
+    Fixture { router: router(door.clone(), token.and_then(Token::new)), door, _dir: dir }
 }
 
 impl Fixture {

@@ -1,7 +1,7 @@
 //! The office between a scripted fleet and a real gRPC client.
 #![allow(dead_code, unreachable_pub, missing_docs, clippy::unwrap_used, reason = "each suite uses a part of it")]
 
-use dormouse_controller::doors::{Doors, Token};
+use dormouse_controller::doors::Doors;
 use dormouse_controller::fleet::{
     Event, Fleet, FleetError, FunctionUid, Instance, InstanceId, Note, Phase, Target, Victim, Workload,
 };
@@ -14,6 +14,7 @@ use dormouse_core::function::{Function, FunctionStatus, State};
 use dormouse_core::price::PricePlan;
 use dormouse_core::revision::Revision;
 use dormouse_daemon::Health;
+use dormouse_daemon::Token;
 use dormouse_proto::v1::demand_client::DemandClient;
 use dormouse_proto::v1::routes_client::RoutesClient;
 use dormouse_proto::v1::{self, InstanceState};

@@ -5,7 +5,6 @@
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use dormouse_controller::doors::Token;
 use dormouse_controller::fleet::process::{Config as Fleet, Local, Processes, command, leftover};
 use dormouse_controller::ledger::{Filesystem, LedgerDoor};
 use dormouse_controller::reconcile::plan::Urls;
@@ -13,6 +12,7 @@ use dormouse_controller::{Config, Controller};
 use dormouse_core::function::Function;
 use dormouse_core::price::PricePlan;
 use dormouse_core::valid::LOCAL_COMMAND;
+use dormouse_daemon::Token;
 use dormouse_daemon::telemetry::{self, LogFormat};
 use dormouse_daemon::{Health, shutdown};
 use prometheus_client::registry::Registry;
