@@ -2,28 +2,29 @@
 #   docker build --target controller -t dormouse/controller:0.1.0 .
 #   docker build --target activator  -t dormouse/activator:0.1.0 .
 #   docker build --target sample     -t dormouse/sample:0.1.0 .
-# Alpine's Rust builds for musl, so each program is static and its image holds nothing else.
-FROM rust:1.95.0-alpine3.22 AS build
-RUN apk add --no-cache build-base
+# Each holds one program and the C library that it was linked with (scripts/image-root.sh says why not a static one).
+FROM rust:1.95.0-slim-bookworm AS build
 # Not the file rust-toolchain.toml: its formatter and linter are not needed here.
 ENV RUSTUP_TOOLCHAIN=1.95.0
 WORKDIR /src
 COPY . .
 RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/src/target \
     cargo build --locked --release -p dormouse -p dormouse-controller -p dormouse-activator && \
-    mkdir /out && cp target/release/dormouse target/release/dormouse-controller target/release/dormouse-activator /out/
+    for program in dormouse dormouse-controller dormouse-activator; do \
+        scripts/image-root.sh target/release/$program /out/$program || exit 1; \
+    done
 
 FROM scratch AS controller
-COPY --from=build /out/dormouse-controller /dormouse-controller
+COPY --from=build /out/dormouse-controller /
 USER 65532:65532
 ENTRYPOINT ["/dormouse-controller"]
 
 FROM scratch AS activator
-COPY --from=build /out/dormouse-activator /dormouse-activator
+COPY --from=build /out/dormouse-activator /
 USER 65532:65532
 ENTRYPOINT ["/dormouse-activator"]
 
 FROM scratch AS sample
-COPY --from=build /out/dormouse /dormouse
+COPY --from=build /out/dormouse /
 USER 65532:65532
 ENTRYPOINT ["/dormouse", "sample"]

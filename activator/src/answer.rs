@@ -145,6 +145,12 @@ impl Refusal {
         Self::new("SpoolFull", StatusCode::SERVICE_UNAVAILABLE, why).retry()
     }
 
+    /// The process holds as much as it may.
+    pub(crate) fn memory() -> Self {
+        let why = "too much is held in memory at the moment";
+        Self::new("Memory", StatusCode::SERVICE_UNAVAILABLE, why).retry()
+    }
+
     pub(crate) fn shutting_down() -> Self {
         Self::new("ShuttingDown", StatusCode::SERVICE_UNAVAILABLE, "shutting down").retry().close()
     }
@@ -256,6 +262,7 @@ mod tests {
             ("slow_body", Refusal::slow_body(), "RequestTimeout"),
             ("slow_head", Refusal::slow_head(), "RequestTimeout"),
             ("spool_full", Refusal::spool_full(), "SpoolFull"),
+            ("memory", Refusal::memory(), "Memory"),
             ("shutting_down", Refusal::shutting_down(), "ShuttingDown"),
             ("wait_timeout", Refusal::wait_timeout(""), "WaitTimeout"),
             ("wait_timeout", Refusal::wait_timeout("Unschedulable"), "Failed"),

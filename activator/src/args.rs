@@ -1,7 +1,7 @@
 //! What the command line says; each flag is also an environment variable.
 
 use clap::Parser;
-use dormouse_activator::{AccessLog, Config, Limits, Network};
+use dormouse_activator::{AccessLog, Config, Limits, Network, memory_allowance};
 use dormouse_daemon::Token;
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -58,6 +58,10 @@ pub(crate) struct Args {
     #[arg(long, env = "DORMOUSE_MAX_WAITING_BYTES", default_value_t = Limits::default().waiting_bytes,
         value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1 << 20..))]
     max_waiting_bytes: usize,
+    /// Memory of the process in bytes over which new calls are refused with 503 until it is below; 0: unbounded
+    /// [default: nine tenths of the container's memory limit]
+    #[arg(long, env = "DORMOUSE_MAX_MEMORY_BYTES")]
+    max_memory_bytes: Option<u64>,
     /// Bytes of a request head.
     #[arg(long, env = "DORMOUSE_MAX_HEAD_BYTES", default_value_t = Limits::default().head_bytes,
         value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(8192..=1 << 20))]
@@ -126,6 +130,7 @@ impl Args {
         config.limits.connections_per_address = self.max_connections_per_address;
         config.limits.waiting = self.max_waiting;
         config.limits.waiting_bytes = self.max_waiting_bytes;
+        config.max_memory_bytes = self.max_memory_bytes.or_else(memory_allowance).filter(|&bytes| bytes > 0);
         config.limits.head_bytes = self.max_head_bytes;
         config.limits.header_lines = self.max_header_lines;
         config.limits.http2_streams = self.max_http2_streams;

@@ -125,7 +125,8 @@ async fn call(
     if shared.seen.is_some() {
         received.seen = Some((head.method.clone(), head.uri.path().to_owned()));
     }
-    // Refused before anything is woken for it; reserved again with the slot in hand.
+    // Refused before anything is woken for it; a place in the spool is reserved with the slot in hand.
+    shared.memory.check()?;
     shared.spool.check()?;
     let said = peer.introductions.to(peer.addr, host);
     let trusted = shared.is_trusted(peer.addr.ip());

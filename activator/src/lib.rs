@@ -23,6 +23,7 @@ mod instance;
 mod introduce;
 mod knock;
 mod link;
+mod memory;
 mod meter;
 mod metered;
 mod metrics;
@@ -47,6 +48,7 @@ mod wire;
 pub use access::AccessLog;
 pub use files::raise_file_limit;
 pub use link::LinkError;
+pub use memory::allowance as memory_allowance;
 pub use otlp::BadEndpoint;
 pub use server::Limits;
 pub use spool::{Identity, SpoolError};
@@ -90,6 +92,8 @@ pub struct Config {
     pub peer_advertise: Option<String>,
     /// Bounds of the traffic port.
     pub limits: Limits,
+    /// Memory of the process over which new calls are refused; `None`: unbounded.
+    pub max_memory_bytes: Option<u64>,
     /// Proxies whose word about a caller counts.
     pub trusted_proxies: Vec<Network>,
     /// After the stop is asked for: not ready, but still serving, until every proxy in front has noticed. Each answer
@@ -125,6 +129,7 @@ impl Config {
             peer_listen: None,
             peer_advertise: None,
             limits: Limits::default(),
+            max_memory_bytes: None,
             trusted_proxies: Vec::new(),
             drain_delay: Duration::ZERO,
             drain_limit: Duration::from_secs(30),
@@ -236,6 +241,7 @@ impl Activator {
                 max_waiting_bytes: config.limits.waiting_bytes,
                 header_lines: config.limits.header_lines,
             },
+            memory: memory::Memory::new(config.max_memory_bytes),
             trusted: config.trusted_proxies.clone(),
             routes: Default::default(),
             spool,
@@ -294,6 +300,7 @@ impl Activator {
         let traces_end = CancellationToken::new();
         let traces = exporter.map(|exporter| tokio::spawn(exporter.run(traces_end.clone())));
         let tend = tokio::spawn(tend(shared.clone(), health.clone()));
+        let memory = tokio::spawn(memory::watch(shared.clone()));
         let accept_end = CancellationToken::new();
         let server = tokio::spawn(server::run(listener, shared.clone(), config.limits, false, accept_end.clone()));
         let taker = peer_door
@@ -328,6 +335,7 @@ impl Activator {
             ship.abort();
             let _ = ship.await;
         }
+        memory.abort();
         traces_end.cancel();
         end_outlets(traces, &shared).await;
         let _ = tokio::task::spawn_blocking(move || shared.spool.sync()).await;

@@ -65,7 +65,7 @@ struct Lost {
 /// Classes of status codes; a call whose caller got none is "none".
 const CLASSES: [&str; 6] = ["none", "1xx", "2xx", "3xx", "4xx", "5xx"];
 /// Reasons by which refusals are counted; the last one stands for the controller's codes.
-pub(crate) const REASONS: [&str; 19] = [
+pub(crate) const REASONS: [&str; 20] = [
     "UnknownFunction",
     "BadRequest",
     "HeadersTooLarge",
@@ -78,6 +78,7 @@ pub(crate) const REASONS: [&str; 19] = [
     "RequestTimeout",
     "FunctionDeleted",
     "SpoolFull",
+    "Memory",
     "ShuttingDown",
     "NotReady",
     "Connections",

@@ -4,7 +4,7 @@
 //! the request as the instance is to get it, the function's uid and the shared token in headers of our own; the other
 //! side dispatches, records, and keeps every rule about the caller, who is us.
 
-use crate::{answer::Refusal, body::SentBody, clock::Clock};
+use crate::{answer::Refusal, body::SentBody, clock::Clock, server::Limits};
 use dormouse_daemon::Token;
 use dormouse_proto::v1;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
@@ -42,8 +42,8 @@ const IDLE: Duration = Duration::from_millis(900);
 const MAX_IDLE: usize = 64;
 /// Most bytes of a response head, and what is buffered of a body in each direction.
 const MAX_BUFFER: usize = 128 * 1024;
-/// Most header lines of a response: those of an instance (200) and ours.
-const MAX_HEADERS: usize = 220;
+/// Most header lines of a response: those of an instance ([`Limits::LINES`]) and ours.
+const MAX_HEADERS: usize = Limits::LINES + 20;
 
 /// All peers.
 #[derive(Debug)]

@@ -33,7 +33,7 @@ pub struct Limits {
     pub idle: Duration,
     /// Bytes of a request head; a connection buffers no more of a body either. At least 8 KiB.
     pub head_bytes: usize,
-    /// Header lines of a request.
+    /// Header lines of a request. Any other number than [`Limits::LINES`] costs each call a few microseconds.
     pub header_lines: usize,
     /// Calls at once on one connection of HTTP/2; further streams are refused by the protocol. A stream holds no more
     /// than its head, [`Limits::STREAM_WINDOW`] of its body and [`Limits::SEND_BUFFER`] of its response, 160 KiB in all:
@@ -61,6 +61,8 @@ impl Limits {
     /// Response bytes of a stream that are buffered for a client that does not read: hyper's own default of 400 KiB would
     /// be 40 MiB for a connection.
     pub const SEND_BUFFER: usize = 64 * 1024;
+    /// Header lines of a request or a response that are read at no extra cost.
+    pub const LINES: usize = 100;
 }
 
 impl Default for Limits {
@@ -72,7 +74,7 @@ impl Default for Limits {
             head: Duration::from_secs(10),
             idle: Duration::from_secs(75),
             head_bytes: 64 * 1024,
-            header_lines: 100,
+            header_lines: Self::LINES,
             http2_streams: 100,
             http2_head_bytes: 32 * 1024,
             waiting: 20_000,

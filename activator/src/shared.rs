@@ -1,8 +1,8 @@
 //! What all parts of a running activator share.
 
 use crate::{
-    SeenCall, clock::Clock, func::Func, instance::Instance, knock::Board, metrics::Metrics, peer::Peers, room::Seat,
-    route::Table, spool::Spool, trail::Outlets, trust::Network,
+    SeenCall, clock::Clock, func::Func, instance::Instance, knock::Board, memory::Memory, metrics::Metrics,
+    peer::Peers, room::Seat, route::Table, spool::Spool, trail::Outlets, trust::Network,
 };
 use arc_swap::ArcSwap;
 use dormouse_core::RequestId;
@@ -31,6 +31,7 @@ pub(crate) struct Bounds {
 pub(crate) struct Shared {
     pub(crate) clock: Clock,
     pub(crate) limits: Bounds,
+    pub(crate) memory: Memory,
     pub(crate) trusted: Vec<Network>,
     pub(crate) routes: ArcSwap<Table>,
     pub(crate) spool: Spool,

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{House, Origin, client::get, ready, until};
+use common::{House, Origin, client::get, h2c::H2Client, ready, until, within};
 use std::time::Duration;
 
 /// A delay that no test waits for.
@@ -52,6 +52,19 @@ async fn refusals_and_answers_with_bodies_tell_it_too() {
         assert_eq!((answer.status, answer.headers.get("connection").map(String::as_str)), (status, Some("close")));
         assert!(answer.whole && client.is_closed().await);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn http_2_connections_are_told_while_it_still_serves() {
+    let (house, _origin) = leaving().await;
+    let mut client = H2Client::connect(house.activator.addr).await;
+    assert_eq!(client.get("/before").await.status, 200);
+    asked_to_stop(&house).await;
+    within("a farewell", client.end).await.unwrap().unwrap();
+    // Whoever comes all the same is served.
+    let mut late = H2Client::connect(house.activator.addr).await;
+    assert_eq!(late.get("/after").await.status, 200);
+    assert_eq!(house.records(2).await.len(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,8 +9,7 @@ export DORMOUSE_CLUSTER_NETNS=dormouse-test
 . tests/cluster/env.sh
 
 TARGET=${CARGO_TARGET_DIR:-$PWD/target}
-TRIPLE=$(uname -m)-unknown-linux-musl
-PROGRAMS=$TARGET/$TRIPLE/release
+PROGRAMS=$TARGET/release
 IMAGES=$TARGET/images
 
 # helm: the kit's, else one that is installed.

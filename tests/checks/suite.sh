@@ -19,7 +19,6 @@ use_cluster() {
 suite() {
   local inside=()
   export DORMOUSE_BIN_DIR=$PROGRAMS
-  [ -x "$PROGRAMS/dormouse" ] || DORMOUSE_BIN_DIR=$TARGET/release
   if [ "$1" = cluster ]; then
     use_cluster
     # Pod and service addresses exist only in there.

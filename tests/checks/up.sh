@@ -6,7 +6,6 @@ if [ -n "${DORMOUSE_TEST_KUBECONFIG:-}" ]; then
   exit
 fi
 need_root
-[ -d "$IMAGES" ] || cannot "no static programs to put into images (needs musl-tools and the target $TRIPLE)"
 tests/cluster/down.sh # a fresh one: what an earlier run left would be tested along
 tests/cluster/up.sh
 tests/cluster/images.sh load "$IMAGES"

@@ -2,7 +2,7 @@
 # Images without Docker: OCI archives written by oci.py, imported into the cluster's containerd.
 #   images.sh base               pause (every pod needs it) and, where busybox-static is installed, localhost/busybox:1
 #   images.sh build FOLDER [OUT] archives of our own images from FOLDER/{dormouse,dormouse-controller,dormouse-activator}
-#                                (static: DORMOUSE_BIN_DIR of ./test); also for `kind load image-archive FILE`
+#                                (DORMOUSE_BIN_DIR of ./test); also for `kind load image-archive FILE`
 #   images.sh load [OUT]         imports those into the running cluster
 set -euo pipefail
 HERE=$(cd "$(dirname "$0")" && pwd)
@@ -12,13 +12,23 @@ NOBODY=65532:65532 # what distroless images call nonroot; a number, so that runA
 
 import() { CONTAINERD_SUPPRESS_DEPRECATION_WARNINGS=1 inside "$KIT/ctr" -a "$SOCKET" -n k8s.io images import "$1" >/dev/null; }
 
-# image OUT.tar NAME:TAG FILE PATH USER ENTRYPOINT...: an image of one file.
+# image OUT.tar NAME:TAG FILE PATH USER ENTRYPOINT...: an image of one static file.
 image() {
   local out=$1 name=$2 file=$3 path=$4 user=$5 root; shift 5
   root=$(mktemp -d)
   mkdir -p "$root$(dirname "$path")"
   cp "$file" "$root$path"; chmod 755 "$root$path"
   python3 "$HERE/oci.py" "$out" "$name" "$root" "$user" "$@"
+  rm -r "$root"
+}
+
+# ours OUT.tar NAME:TAG PROGRAM [ARGUMENT...]: an image of one of our programs, with the libraries that it needs.
+ours() {
+  local out=$1 name=$2 program=$3 root; shift 3
+  [ -x "$program" ] || die "$program is missing: build the programs first (./test does)"
+  root=$(mktemp -d)
+  "$HERE/../../scripts/image-root.sh" "$program" "$root"
+  python3 "$HERE/oci.py" "$out" "$name" "$root" "$NOBODY" "/$(basename "$program")" "$@"
   rm -r "$root"
 }
 
@@ -31,16 +41,11 @@ base() {
 }
 
 build() {
-  local from=$1 out=$2 program
+  local from=$1 out=$2
   mkdir -p "$out"
-  for program in dormouse dormouse-controller dormouse-activator; do
-    [ -x "$from/$program" ] || die "$from/$program is missing: build the programs first (./test does)"
-    # A scratch image holds no loader: a dynamic program would start nowhere and say "no such file".
-    ! readelf -l "$from/$program" 2>/dev/null | grep -q INTERP || die "$from/$program is not static"
-  done
-  image "$out/controller.tar" "dormouse/controller:$VERSION" "$from/dormouse-controller" /dormouse-controller "$NOBODY" /dormouse-controller
-  image "$out/activator.tar" "dormouse/activator:$VERSION" "$from/dormouse-activator" /dormouse-activator "$NOBODY" /dormouse-activator
-  image "$out/sample.tar" "dormouse/sample:$VERSION" "$from/dormouse" /dormouse "$NOBODY" /dormouse sample
+  ours "$out/controller.tar" "dormouse/controller:$VERSION" "$from/dormouse-controller"
+  ours "$out/activator.tar" "dormouse/activator:$VERSION" "$from/dormouse-activator"
+  ours "$out/sample.tar" "dormouse/sample:$VERSION" "$from/dormouse" sample
 }
 
 load() { local name; for name in controller activator sample; do import "$1/$name.tar"; done; }

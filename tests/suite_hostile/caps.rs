@@ -143,6 +143,54 @@ async fn bytes_of_calls_that_wait() {
     sending.abort();
 }
 
+/// A connection whose kernel takes little ahead of what is read.
+async fn slow_reader(stand: &Stand) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(16 << 10).unwrap();
+    socket.connect(stand.traffic).await.unwrap()
+}
+
+/// Downloads that nobody reads fill the process's buffers up to its bound; then new calls are refused, the running ones
+/// go on, and what they held is free again with their end.
+#[tokio::test(flavor = "multi_thread")]
+async fn memory() {
+    const CAP: i64 = 40 << 20;
+    /// More than fits, at 100 KiB of buffers each and less.
+    const CALLS: usize = 2_000;
+    const BODY: usize = 8 << 20;
+    let stand = Stand::start(&[&format!("--max-memory-bytes={CAP}")]).await;
+    let origin = Origin::start(|mut line| async move {
+        while line.request().await.is_some() {
+            line.send(&format!("HTTP/1.1 200 OK\r\nContent-Length: {BODY}\r\n\r\n")).await;
+            // A caller that left is no failure of this server.
+            let _ = line.stream.write_all(&vec![b'x'; BODY]).await;
+        }
+    })
+    .await;
+    stand.publish(ready("hello", origin.addr, CALLS as u32)).await;
+    let mut unread = Vec::new();
+    let refused = loop {
+        assert!(unread.len() < CALLS, "never refused at {} bytes", stand.metric("dormouse_memory_bytes").await);
+        let mut client = slow_reader(&stand).await;
+        let answer = ask(&mut client, &get("hello", "")).await;
+        if !answer.starts_with("HTTP/1.1 200 ") {
+            break answer;
+        }
+        unread.push(client);
+    };
+    assert_refused(&refused, 503, "Memory", true);
+    assert!(stand.metric("dormouse_memory_bytes").await > CAP - CAP / 16);
+    assert_eq!(stand.metric("dormouse_memory_bytes_limit").await, CAP);
+    // The calls that run are not touched.
+    let first = &mut unread[0];
+    let mut some = vec![0; 1 << 20];
+    tokio::time::timeout(LIMIT, first.read_exact(&mut some)).await.expect("it goes on").unwrap();
+    drop(unread);
+    stand.metric_is("dormouse_memory_bytes", LIMIT, |n| n < CAP - CAP / 16).await;
+    let mut client = connect(&stand, "127.0.0.1").await;
+    assert_served(&ask(&mut client, &get("hello", "")).await);
+}
+
 /// Reads frames until one of a kind comes; its stream and its last byte.
 async fn frame_of(stream: &mut TcpStream, wanted: u8) -> (u32, u8) {
     loop {

@@ -61,8 +61,9 @@ impl Stand {
     /// One value of /metrics; 0 while the series is not there.
     pub(crate) async fn metric(&self, series: &str) -> i64 {
         let text = Target::new(self.admin, "localhost", "/metrics").call(0).await.unwrap().text();
-        let value = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')?.trim().parse().ok());
-        value.unwrap_or(0)
+        let value = |line: &str| line.strip_prefix(series)?.strip_prefix(' ')?.trim().parse::<f64>().ok();
+        // Counts and bytes, which a floating-point number holds exactly.
+        text.lines().find_map(value).unwrap_or(0.0) as i64
     }
 
     /// Waits until a value of /metrics is as it should be.

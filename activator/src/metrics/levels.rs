@@ -25,7 +25,7 @@ impl Levels {
         Self { shared, limits, spool_max_bytes }
     }
 
-    fn read(&self, shared: &Shared) -> [(&'static str, &'static str, f64); 9] {
+    fn read(&self, shared: &Shared) -> [(&'static str, &'static str, f64); 11] {
         let (limits, table) = (&self.limits, shared.routes.load());
         #[expect(clippy::cast_precision_loss, reason = "a reader gets floating point in any case")]
         let number = |n: usize| n as f64;
@@ -50,6 +50,12 @@ impl Levels {
                 "Most bytes held of calls that wait: heads, and what was read ahead of bodies",
                 number(limits.waiting_bytes),
             ),
+            (
+                "memory_bytes",
+                "Memory of the process, of which new calls are refused when it is too much",
+                bytes(shared.memory.used.load(Relaxed)),
+            ),
+            ("memory_bytes_limit", "Most of it; 0 when it is unbounded", bytes(shared.memory.max.unwrap_or(0))),
             ("head_bytes_limit", "Largest request head", number(limits.head_bytes)),
             ("spool_bytes_limit", "Most bytes of the spool", bytes(self.spool_max_bytes)),
             (

@@ -28,9 +28,6 @@ use tokio::net::TcpStream;
 const MAX_IDLE: Duration = Duration::from_secs(60);
 /// Most bytes of a response head, and what is buffered of a body in each direction.
 const MAX_BUFFER: usize = 128 * 1024;
-/// Most header lines of a response.
-const MAX_HEADERS: usize = 200;
-
 type Connection = http1::Connection<TokioIo<TcpStream>, SentBody>;
 
 /// What hyper gives back for a call: a response, or an error with the request when none of it was sent.
@@ -56,7 +53,8 @@ pub(crate) struct Lane {
 impl Lane {
     pub(in crate::pool) async fn new(stream: TcpStream, instance: &Arc<Instance>) -> io::Result<Self> {
         let mut builder = http1::Builder::new();
-        builder.max_buf_size(MAX_BUFFER).max_headers(MAX_HEADERS);
+        // Header lines of a response: hyper's own bound, 100. Another one costs a cleared list of that length each time.
+        builder.max_buf_size(MAX_BUFFER);
         let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
         Ok(Self {
             sender,

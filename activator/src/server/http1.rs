@@ -32,7 +32,11 @@ pub(super) async fn serve(
     });
     let mut builder = http1::Builder::new();
     // Not `pipeline_flush`: with it hyper closes without flushing its own 400 while unparsed bytes are left.
-    builder.max_headers(limits.header_lines).max_buf_size(limits.head_bytes).max_header_size(limits.head_bytes);
+    builder.max_buf_size(limits.head_bytes).max_header_size(limits.head_bytes);
+    // A bound that is told costs hyper a cleared list of that length for each head; its own is of a fixed length.
+    if limits.header_lines != Limits::LINES {
+        builder.max_headers(limits.header_lines);
+    }
     let mut connection = builder.serve_connection(TokioIo::new(Wire::new(peer.clone(), first)), service);
     // Looked at only when one of them has happened: a call wakes the connection several times, and a token that all
     // connections share has a lock.

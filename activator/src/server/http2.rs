@@ -12,7 +12,10 @@ use crate::{
 use bytes::Bytes;
 use hyper::{server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -62,7 +65,9 @@ pub(super) async fn serve(
                 if overdue > 0 {
                     tracing::debug!(peer = %peer.addr, streams = overdue, "reset: their time is over and their responses not read");
                 }
-                match (overstayed(&streams, limits), farewell) {
+                // Told while we still serve: its next calls go to another activator.
+                let leaving = shared.leaving.load(Relaxed).then_some("the activator is going");
+                match (leaving.or_else(|| overstayed(&streams, limits)), farewell) {
                     (Some(why), None) => {
                         tracing::debug!(peer = %peer.addr, "connection closed: {why}");
                         farewell = Some(Instant::now());
