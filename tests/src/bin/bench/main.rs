@@ -15,6 +15,7 @@ mod memory;
 mod meter;
 mod nginx;
 mod origin;
+mod plain;
 mod proxy;
 mod stage;
 mod stream;
@@ -60,6 +61,14 @@ enum What {
         #[arg(long)]
         listen: SocketAddr,
     },
+    /// The floor of `bench warm`, until it is ended
+    #[command(hide = true)]
+    Plain {
+        #[arg(long)]
+        listen: SocketAddr,
+        #[arg(long)]
+        instance: SocketAddr,
+    },
     /// The controller of the other benches, until it is ended
     #[command(hide = true)]
     Script {
@@ -85,6 +94,9 @@ fn main() -> Result<()> {
             meter::run(&plan)
         }
         What::Origin { listen } => Builder::new_current_thread().enable_all().build()?.block_on(origin::run(listen)),
+        What::Plain { listen, instance } => {
+            Builder::new_current_thread().enable_all().build()?.block_on(plain::run(listen, instance))
+        }
         What::Script { listen, instance, ledger_dir } => {
             let script = stage::serve_script(listen, instance, &ledger_dir);
             Builder::new_current_thread().enable_all().build()?.block_on(script)

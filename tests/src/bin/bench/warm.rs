@@ -2,7 +2,7 @@
 
 use crate::count::{Counter, Counts};
 use crate::proxy::Proxy;
-use crate::{haproxy, nginx, say, stage};
+use crate::{haproxy, nginx, plain, say, stage};
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use dormouse_tests::lean::{Lean, Lines, Sample, answers, paced};
@@ -68,12 +68,14 @@ enum Way {
     NginxLog,
     /// HAProxy
     Haproxy,
+    /// The activator's HTTP library and nothing else
+    Plain,
     /// The activator, a record per call
     Activator,
 }
 
 impl Way {
-    const ALL: [Self; 5] = [Self::Direct, Self::Nginx, Self::NginxLog, Self::Haproxy, Self::Activator];
+    const ALL: [Self; 6] = [Self::Direct, Self::Nginx, Self::NginxLog, Self::Haproxy, Self::Plain, Self::Activator];
 
     fn name(self) -> &'static str {
         match self {
@@ -81,6 +83,7 @@ impl Way {
             Self::Nginx => "nginx",
             Self::NginxLog => "nginx-log",
             Self::Haproxy => "haproxy",
+            Self::Plain => "plain",
             Self::Activator => "activator",
         }
     }
@@ -180,6 +183,7 @@ impl World {
                 Way::Nginx => Some(nginx::start(path, origin.addr, core, false).await?),
                 Way::NginxLog => Some(nginx::start(path, origin.addr, core, true).await?),
                 Way::Haproxy => Some(haproxy::start(path, origin.addr, core).await?),
+                Way::Plain => Some(plain::start(path, origin.addr, core).await?),
                 Way::Activator => Some(stage::activator(path, "warm", script.addr, Some(core)).await?),
             };
             let addr = proxy.as_ref().map_or(origin.addr, |p| p.addr);
