@@ -12,7 +12,7 @@ use std::{
     path::PathBuf,
     str::FromStr,
     sync::mpsc::{self, Receiver, SyncSender, TrySendError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// Lines that wait to be written: 8,192 calls with 1.6 KiB of text at most (see [`crate::trail`]) and 0.4 KiB besides are
@@ -69,6 +69,9 @@ enum Message {
     End(SyncSender<()>),
 }
 
+/// Between two tries to reach a writer that is behind.
+const FULL_PAUSE: Duration = Duration::from_millis(10);
+
 impl Writer {
     /// Opens the log and begins to write.
     ///
@@ -96,13 +99,21 @@ impl Writer {
         }
     }
 
-    /// Waits until everything told so far is written. Blocks.
-    pub(crate) fn end(&self) {
+    /// Waits until everything told so far is written, or the time is over: a pipe may be stuck. Blocks. False when lines
+    /// were left.
+    pub(crate) fn end(&self, limit: Duration) -> bool {
         let (done, written) = mpsc::sync_channel(1);
-        if self.queue.send(Message::End(done)).is_ok() {
-            // An error means that the thread is gone.
-            let _ = written.recv();
+        let until = Instant::now() + limit;
+        let mut message = Message::End(done);
+        while let Err(error) = self.queue.try_send(message) {
+            match error {
+                mpsc::TrySendError::Disconnected(_) => return true,
+                mpsc::TrySendError::Full(_) if Instant::now() >= until => return false,
+                mpsc::TrySendError::Full(again) => message = again,
+            }
+            std::thread::sleep(FULL_PAUSE);
         }
+        written.recv_timeout(until.saturating_duration_since(Instant::now())) != Err(mpsc::RecvTimeoutError::Timeout)
     }
 }
 
@@ -274,7 +285,7 @@ mod tests {
         for call in 1..=50 {
             writer.tell(Box::new(facts(call)));
         }
-        writer.end();
+        assert!(writer.end(Duration::from_secs(60)));
         let text = String::from_utf8(place.0.lock().clone()).unwrap();
         let calls: Vec<_> = text
             .lines()
@@ -286,7 +297,7 @@ mod tests {
         assert_eq!((metrics.access_lines.get(), metrics.access_dropped.get()), (50, 0));
         writer.tell(Box::new(facts(51)));
         assert_eq!(metrics.access_dropped.get(), 1, "what comes after the end is counted");
-        writer.end();
+        assert!(writer.end(Duration::from_secs(60)));
     }
 
     #[test]
@@ -302,7 +313,7 @@ mod tests {
         let dropped = metrics.access_dropped.get();
         assert!(dropped > 0);
         drop(asleep);
-        writer.end();
+        assert!(writer.end(Duration::from_secs(60)));
         let lines = place.0.lock().iter().filter(|b| **b == b'\n').count() as u64;
         assert_eq!((lines, metrics.access_lines.get()), (told - dropped, told - dropped));
     }
@@ -321,7 +332,7 @@ mod tests {
         let metrics = Metrics::default();
         let writer = Writer::to(Box::new(Full), 4, &metrics).unwrap();
         writer.tell(Box::new(facts(1)));
-        writer.end();
+        assert!(writer.end(Duration::from_secs(60)));
         assert_eq!((metrics.access_lines.get(), metrics.access_dropped.get()), (0, 1));
     }
 

@@ -50,11 +50,12 @@ pub(crate) struct Args {
     /// Connections at once from one address.
     #[arg(long, env = "DORMOUSE_MAX_CONNECTIONS_PER_ADDRESS", default_value_t = Limits::default().connections_per_address)]
     max_connections_per_address: usize,
-    /// Calls that wait at once, over all functions.
+    /// Calls that wait at once, over all functions; of one function at most half as many.
     #[arg(long, env = "DORMOUSE_MAX_WAITING", default_value_t = Limits::default().waiting)]
     max_waiting: usize,
     /// Bytes buffered of calls that wait at once, over all functions: request line, headers, and what was read along
-    /// with them of the body. The default holds the most calls that may wait with 12.8 KiB each.
+    /// with them of the body; of one function at most half as many. The default holds the most calls that may wait with
+    /// 12.8 KiB each.
     #[arg(long, env = "DORMOUSE_MAX_WAITING_BYTES", default_value_t = Limits::default().waiting_bytes,
         value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1 << 20..))]
     max_waiting_bytes: usize,

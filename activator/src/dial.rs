@@ -40,6 +40,8 @@ async fn open(instance: &Arc<Instance>, clock: Clock, timeout: Duration) -> io::
     }
     stream.set_nodelay(true)?;
     instance.port_open.store(true, Relaxed);
+    // It was allowed to dial: what broke before says nothing of the address any more.
+    instance.broken.store(false, Relaxed);
     Lane::new(stream, instance, clock).await
 }
 
@@ -70,7 +72,6 @@ pub(crate) fn watch_port(func: &Arc<Func>, seat: SeatNo, instance: &Arc<Instance
             }
             return;
         };
-        instance.broken.store(false, Relaxed);
         instance.pool.put(lane, &instance, shared.clock);
         let mut inner = func.inner.lock();
         inner.room.open(seat, shared.clock.now());

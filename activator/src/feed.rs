@@ -100,6 +100,9 @@ pub(crate) fn apply(shared: &Arc<Shared>, update: v1::RouteUpdate) {
         shared.routes.store(Arc::new(table));
         gone.iter().for_each(|func| func.close(shared));
     }
+    if !shared.known.is_cancelled() && shared.routes.load().known {
+        shared.known.cancel();
+    }
     shared.board.applied(update.version, update.life);
 }
 

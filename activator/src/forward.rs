@@ -24,12 +24,16 @@ use crate::{
 };
 use bytes::Bytes;
 use dormouse_core::record::Outcome;
-use http::{HeaderName, Request, Response, StatusCode, Version, header::UPGRADE};
+use http::{
+    HeaderName, Request, Response, StatusCode, Version,
+    header::{HOST, UPGRADE},
+};
 use http_body::Body;
 use hyper::body::Incoming;
 use std::{
     future::poll_fn,
     sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
 };
 
 /// There is nobody to answer, or no answer may be given: the connection ends.
@@ -40,6 +44,9 @@ pub(crate) struct Hangup;
 /// A request that has passed through here so often goes round in circles. Five: an ingress that sends a function's own
 /// calls back here, four deep, is still an architecture.
 const MAX_PASSES: usize = 5;
+
+/// A refusal that its client does not read is given up after that: a client of HTTP/2 may let it wait for its window.
+const REFUSAL_UNREAD: Duration = Duration::from_secs(10);
 
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
@@ -80,6 +87,7 @@ pub(crate) async fn serve(
             if let Some(trail) = &trail {
                 trail.refused(refusal.status.as_u16(), refusal.code.clone());
             }
+            peer.set_deadline(shared.clock.now() + REFUSAL_UNREAD);
             Ok(refusal.response(id, in_call, asker))
         }
         Err(Out::Gone | Out::Elsewhere(_)) => Err(Hangup),
@@ -116,6 +124,7 @@ async fn call(
     } else {
         shared.routes.load().find(host, head.uri.path())?
     };
+    let nameless = host.is_none() && !http2;
     let found_func = func.insert(found.func);
     if let Some(trail) = &received.trail {
         trail.found(found_func);
@@ -135,7 +144,12 @@ async fn call(
     let chunked = !body.is_end_stream() && body.size_hint().exact().is_none();
     let upgrade = tunnel::wanted(&head, !body.is_end_stream());
     let upgrades = upgrade.is_some();
+    let reads_trailers = received.grpc || headers::takes_trailers(&head.headers);
     headers::to_instance(&mut head.headers, &caller, chunked);
+    if nameless {
+        // HTTP/1.0 may leave it out, HTTP/1.1 may not: the function gets its own name.
+        head.headers.insert(HOST, found_func.host.clone());
+    }
     if let Some(protocol) = upgrade {
         tunnel::tell(&mut head.headers, protocol);
     }
@@ -149,8 +163,9 @@ async fn call(
 
     let seat = match found_func.admit(shared, peer, held).await {
         Err(Out::Elsewhere(place)) => {
-            // A tunnel over two hops would be metered at one and held open by the other: it waits for a share here.
-            if !upgrades {
+            // A tunnel over two hops would be metered at one and held open by the other, and the hop of HTTP/1.1 loses
+            // trailers that no head has announced, as gRPC's: such a call waits for a share here.
+            if !upgrades && !reads_trailers {
                 match handover::hand_over(shared, found_func, peer, request, received.call).await? {
                     Handed::Answer(head, body) => {
                         if let Some(trail) = &received.trail {
@@ -187,14 +202,21 @@ async fn dispatch(
             seat = seat.put_back(peer, held).await?;
             continue;
         };
-        let meter = Meter::start(shared, received, seat, reservation, upload.clone());
-        let deadline = Box::pin(tokio::time::sleep(timeout));
-        peer.set_deadline(shared.clock.now() + timeout);
+        // A connect takes its time: the client may have left meanwhile.
+        if !lane.is_used() && peer.is_gone() {
+            seat.instance().pool.put(lane, seat.instance(), shared.clock);
+            return Err(Out::Gone);
+        }
+        let now = shared.clock.now();
+        let meter = Meter::start(shared, received, seat, reservation, upload.clone(), now);
+        let deadline = Box::pin(tokio::time::sleep_until(shared.clock.instant(now + timeout)));
+        peer.set_deadline(now + timeout);
         match Flight::start(Parts { lane, meter, deadline, upgrades }, request, shared).await {
             Ok((response, parts)) => return answer(response, parts, peer, shared).await,
             Err(lost) => {
                 let again = retry(*lost)?;
                 (request, received, seat) = (again.request, again.received, again.seat);
+                peer.clear_deadline();
                 if again.was_fresh {
                     seat.instance().note_unreachable();
                     seat = seat.put_back(peer, held).await?;

@@ -40,6 +40,8 @@ pub(crate) struct Func {
     pub(crate) key: FunctionKey,
     /// What stands before the rest in the path of a call by path.
     pub(crate) prefix: HeaderValue,
+    /// What stands in `Host` of a call that has none.
+    pub(crate) host: HeaderValue,
     plan: ArcSwap<Plan>,
     pub(crate) inner: Mutex<Inner>,
     pub(crate) metrics: FuncMetrics,
@@ -71,6 +73,8 @@ impl Func {
             // A name that is no header's value is in no path either.
             prefix: HeaderValue::from_str(&format!("/fn/{}/{}", wire.namespace, wire.name))
                 .unwrap_or(HeaderValue::from_static("")),
+            host: HeaderValue::from_str(&format!("{}.{}", wire.name, wire.namespace))
+                .unwrap_or(HeaderValue::from_static("localhost")),
             plan: ArcSwap::from_pointee(plan),
             inner: Mutex::new(inner),
             metrics,

@@ -24,17 +24,11 @@ pub(crate) const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwar
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
-/// Every way in which a client could pretend to be somebody else.
-static FORWARDING: [HeaderName; 8] = [
-    header::FORWARDED,
-    X_FORWARDED_FOR,
-    X_FORWARDED_PROTO,
-    X_FORWARDED_HOST,
-    X_FORWARDED_PREFIX,
-    HeaderName::from_static("x-forwarded-port"),
-    HeaderName::from_static("x-forwarded-server"),
-    HeaderName::from_static("x-real-ip"),
-];
+/// Beginning of the names by which proxies say who called; servers know more of them (`-Port`, `-Ssl`, `-Scheme`) than any
+/// list has.
+const FORWARDED_X: &str = "x-forwarded-";
+/// The others of the kind.
+static FORWARDING: [HeaderName; 2] = [header::FORWARDED, HeaderName::from_static("x-real-ip")];
 
 const VIA: HeaderValue = HeaderValue::from_static("1.1 dormouse");
 const VIA_2: HeaderValue = HeaderValue::from_static("2.0 dormouse");
@@ -96,9 +90,7 @@ pub(crate) fn to_instance(headers: &mut HeaderMap, caller: &Caller<'_>, chunked:
         strip(headers, |name| is_own(name) || is_look_alike(name));
     }
     if found.forwarding && !caller.trusted && !caller.inner {
-        for name in &FORWARDING {
-            headers.remove(name);
-        }
+        strip(headers, is_forwarding);
     }
     if chunked {
         // Without it the client half of hyper drops the body of a GET.
@@ -137,8 +129,8 @@ pub(crate) fn to_client(headers: &mut HeaderMap, http2: bool) {
 /// Takes away what no trailer may be, in either direction.
 pub(crate) fn trailers(headers: &mut HeaderMap) {
     strip(headers, |name| {
-        let listed = HOP_BY_HOP.iter().chain(&FORWARDING).chain(&NO_TRAILERS).any(|no| no == name);
-        listed || is_own(name) || is_look_alike(name)
+        let listed = HOP_BY_HOP.iter().chain(&NO_TRAILERS).any(|no| no == name);
+        listed || is_forwarding(name) || is_own(name) || is_look_alike(name)
     });
 }
 
@@ -149,7 +141,7 @@ pub(crate) fn passes(headers: &HeaderMap) -> usize {
 }
 
 /// Whether the client reads trailers: only then may the function send what only they say.
-fn takes_trailers(headers: &HeaderMap) -> bool {
+pub(crate) fn takes_trailers(headers: &HeaderMap) -> bool {
     let mut codings = headers.get_all(header::TE).iter().flat_map(|value| value.as_bytes().split(|&b| b == b','));
     codings.any(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"trailers"))
 }
@@ -212,7 +204,7 @@ impl Found {
                 "expect" => found.expect = true,
                 "forwarded" | "x-real-ip" => found.forwarding = true,
                 other => {
-                    found.forwarding |= other.starts_with("x-forwarded-");
+                    found.forwarding |= other.starts_with(FORWARDED_X);
                     found.own |= other.starts_with(OWN) || other.as_bytes().contains(&b'_');
                 }
             }
@@ -265,13 +257,17 @@ fn is_own(name: &HeaderName) -> bool {
     name.as_str().starts_with(OWN)
 }
 
+fn is_forwarding(name: &HeaderName) -> bool {
+    name.as_str().starts_with(FORWARDED_X) || FORWARDING.contains(name)
+}
+
 fn is_look_alike(name: &HeaderName) -> bool {
     if !name.as_str().as_bytes().contains(&b'_') {
         return false;
     }
     let plain = name.as_str().replace('_', "-");
     let mut ours = HOP_BY_HOP.iter().chain(&FORWARDING).chain(&SET_HERE);
-    plain.starts_with(OWN) || ours.any(|name| name.as_str() == plain)
+    plain.starts_with(OWN) || plain.starts_with(FORWARDED_X) || ours.any(|name| name.as_str() == plain)
 }
 
 fn forwarded(headers: &mut HeaderMap, caller: &Caller<'_>) {
@@ -315,10 +311,12 @@ mod tests {
 
     #[test]
     fn every_name_that_is_stripped_is_looked_for() {
-        for name in HOP_BY_HOP.iter().chain([&header::EXPECT]).chain(&FORWARDING) {
+        let more = [X_FORWARDED_FOR, HeaderName::from_static("x-forwarded-ssl")];
+        let forwarding = FORWARDING.iter().chain(&more);
+        for name in HOP_BY_HOP.iter().chain([&header::EXPECT]).chain(forwarding) {
             let headers: HeaderMap = [(name.clone(), HeaderValue::from_static("x"))].into_iter().collect();
             let found = Found::look(&headers);
-            let expected = (HOP_BY_HOP.contains(name), *name == header::EXPECT, FORWARDING.contains(name));
+            let expected = (HOP_BY_HOP.contains(name), *name == header::EXPECT, is_forwarding(name));
             assert_eq!((found.has(name), found.expect, found.forwarding), expected, "{name}");
             assert_eq!(found.hop.count_ones(), u32::from(expected.0), "{name}");
         }

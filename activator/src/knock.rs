@@ -10,6 +10,7 @@ use crate::{
 use dormouse_proto::v1::{self, demand_client::DemandClient};
 use parking_lot::Mutex;
 use std::{
+    collections::HashSet,
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
@@ -58,6 +59,11 @@ impl Board {
     /// Routes of this version are acted by.
     pub(crate) fn applied(&self, version: u64, life: u64) {
         *self.applied.lock() = Applied { version, life };
+        self.urgent.notify_one();
+    }
+
+    /// What is told with every report changed: one is sent at once.
+    pub(crate) fn tell(&self) {
         self.urgent.notify_one();
     }
 
@@ -150,10 +156,9 @@ fn collect(shared: &Shared, name: &str, whole: bool) -> v1::DemandReport {
     let mut dirty = std::mem::take(&mut *shared.board.dirty.lock());
     if whole {
         // Functions that left the table while calls ran on are among the dirty ones.
-        let known = dirty.len();
+        let known: HashSet<String> = dirty.iter().map(|f| f.uid.clone()).collect();
         let table = shared.routes.load();
-        let more: Vec<_> = table.by_uid.values().filter(|f| !dirty[..known].iter().any(|d| d.uid == f.uid)).collect();
-        dirty.extend(more.into_iter().cloned());
+        dirty.extend(table.by_uid.values().filter(|f| !known.contains(&f.uid)).cloned());
     }
     let mut report = v1::DemandReport {
         activator: shared.spool.identity().activator,
@@ -164,6 +169,7 @@ fn collect(shared: &Shared, name: &str, whole: bool) -> v1::DemandReport {
         applied_life: applied.life,
         stream: 0,
         farewell: false,
+        leaving: shared.leaving.load(Relaxed),
         functions: Vec::new(),
         instances: Vec::new(),
     };

@@ -68,7 +68,7 @@ use std::{
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// How an activator runs.
@@ -196,7 +196,7 @@ pub struct Activator {
     config: Config,
     listener: TcpListener,
     addr: SocketAddr,
-    peer_door: Option<TcpListener>,
+    peer_door: Option<TcpSocket>,
     link: link::Link,
     shared: Arc<Shared>,
     exporter: Option<otlp::Exporter>,
@@ -251,6 +251,7 @@ impl Activator {
             outlets: Arc::new(outlets),
             seen: config.seen.clone(),
             fed: Default::default(),
+            known: CancellationToken::new(),
             leaving: Default::default(),
             broken_off: Default::default(),
             calls: Default::default(),
@@ -299,17 +300,20 @@ impl Activator {
         let mut ship = tokio::spawn(ship::run(shared.clone(), link, ship_end.clone()));
         let traces_end = CancellationToken::new();
         let traces = exporter.map(|exporter| tokio::spawn(exporter.run(traces_end.clone())));
-        let tend = tokio::spawn(tend(shared.clone(), health.clone()));
+        let tell = tokio::spawn(tell(shared.clone(), health.clone()));
+        let sync = tokio::spawn(sync(shared.clone()));
         let memory = tokio::spawn(memory::watch(shared.clone()));
         let accept_end = CancellationToken::new();
         let server = tokio::spawn(server::run(listener, shared.clone(), config.limits, false, accept_end.clone()));
-        let taker = peer_door
-            .map(|door| tokio::spawn(server::run(door, shared.clone(), config.limits, true, accept_end.clone())));
+        let taker =
+            peer_door.map(|door| tokio::spawn(take_over(door, shared.clone(), config.limits, accept_end.clone())));
 
         stop.cancelled().await;
-        tend.abort();
+        tell.abort();
+        let _ = tell.await;
         // Before anybody can see that we are not ready: whoever comes afterwards is told.
         shared.leaving.store(true, Relaxed);
+        shared.board.tell();
         health.fail(CHECKS[0], "shutting down");
         tokio::time::sleep(config.drain_delay).await;
         accept_end.cancel();
@@ -336,6 +340,7 @@ impl Activator {
             let _ = ship.await;
         }
         memory.abort();
+        sync.abort();
         traces_end.cancel();
         end_outlets(traces, &shared).await;
         let _ = tokio::task::spawn_blocking(move || shared.spool.sync()).await;
@@ -360,36 +365,67 @@ async fn end_outlets(traces: Option<tokio::task::JoinHandle<()>>, shared: &Arc<S
         }
     };
     let writer = shared.outlets.access.clone();
-    let written = tokio::task::spawn_blocking(move || writer.iter().for_each(access::Writer::end));
-    if tokio::time::timeout(LAST_WORDS, async { tokio::join!(exported, written) }).await.is_err() {
+    let written = tokio::task::spawn_blocking(move || writer.is_none_or(|writer| writer.end(LAST_WORDS)));
+    let both = async { tokio::join!(tokio::time::timeout(LAST_WORDS, exported), written) };
+    if !matches!(both.await, (Ok(()), Ok(true))) {
         tracing::warn!("the last traces or lines of the access log are lost: nobody takes them");
     }
 }
 
-/// The port for other activators, and where they reach it.
-fn bind_peers(addr: SocketAddr, said: Option<&str>) -> Result<(TcpListener, String), BindError> {
-    let listener = listen(addr).map_err(|source| BindError::Listen { addr, source })?;
-    let bound = listener.local_addr().map_err(|source| BindError::Listen { addr, source })?;
+/// The port for other activators, and where they reach it. Nobody can connect yet.
+fn bind_peers(addr: SocketAddr, said: Option<&str>) -> Result<(TcpSocket, String), BindError> {
+    let socket = bind(addr).map_err(|source| BindError::Listen { addr, source })?;
+    let bound = socket.local_addr().map_err(|source| BindError::Listen { addr, source })?;
     let told = peer::advertised(bound, said);
     let told = told.ok_or_else(|| BindError::Advertise { bound, said: said.unwrap_or_default().to_owned() })?;
-    Ok((listener, told))
+    Ok((socket, told))
+}
+
+/// Takes calls over from other activators as soon as routes are known. One that is started anew has the address of its
+/// former life, to which others hand calls until they are told: nobody may connect before it knows what to do with them.
+async fn take_over(door: TcpSocket, shared: Arc<Shared>, limits: Limits, stop: CancellationToken) {
+    if stop.run_until_cancelled(shared.known.cancelled()).await.is_none() {
+        return;
+    }
+    match door.listen(BACKLOG) {
+        Ok(listener) => server::run(listener, shared, limits.of_peers(), true, stop).await,
+        Err(e) => tracing::error!("no calls are taken over from other activators: {e}"),
+    }
+}
+
+fn bind(addr: SocketAddr) -> io::Result<TcpSocket> {
+    let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(addr)?;
+    Ok(socket)
 }
 
 fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
-    let socket = if addr.is_ipv4() { tokio::net::TcpSocket::new_v4() } else { tokio::net::TcpSocket::new_v6() }?;
-    socket.set_reuseaddr(true)?;
-    socket.bind(addr)?;
-    socket.listen(BACKLOG)
+    bind(addr)?.listen(BACKLOG)
 }
 
-/// Each second: syncs the spool, and says how things stand.
-async fn tend(shared: Arc<Shared>, health: Health) {
+/// Each second.
+fn each_second() -> tokio::time::Interval {
     let mut tick = tokio::time::interval(SYNC);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    tick
+}
+
+/// Syncs the spool, also while calls drain.
+async fn sync(shared: Arc<Shared>) {
+    let mut tick = each_second();
     loop {
         tick.tick().await;
         let syncing = shared.clone();
         let _ = tokio::task::spawn_blocking(move || syncing.spool.sync()).await;
+    }
+}
+
+/// Says how things stand.
+async fn tell(shared: Arc<Shared>, health: Health) {
+    let mut tick = each_second();
+    loop {
+        tick.tick().await;
         shared.metrics.spool_bytes.set(i64::try_from(shared.spool.used_bytes()).unwrap_or(i64::MAX));
         if shared.routes.load().known {
             // Once known they serve, whether the controller is up or not.

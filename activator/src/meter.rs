@@ -60,18 +60,19 @@ struct Rest {
 }
 
 impl Meter {
-    /// The call is dispatched now.
+    /// The call is dispatched at this time of the clock.
     pub(crate) fn start(
         shared: &Arc<Shared>,
         received: Received,
         seat: Seat,
         reservation: Reservation,
         upload: Arc<Upload>,
+        dispatched: Duration,
     ) -> Self {
         Self {
             shared: shared.clone(),
             rest: Some(Box::new(Rest { received, seat, reservation })),
-            dispatched: shared.clock.now(),
+            dispatched,
             answered: None,
             upload,
             response_bytes: 0,

@@ -157,7 +157,7 @@ impl Metrics {
         r.register("request_duration_seconds", "From a call's head to the end of its response", f.durations.clone());
         r.register("queue_wait_seconds", "Dispatched calls by their wait for a slot, 0 for none", f.waits.clone());
         r.register("queue_depth", "Calls that wait for a slot", f.queue_depth.clone());
-        r.register("queue_bytes", "Bytes of the heads of calls that wait", f.queue_bytes.clone());
+        r.register("queue_bytes", "Bytes buffered of calls that wait", f.queue_bytes.clone());
         r.register("queue_rejected", "Calls that were refused or broke off, by reason", f.rejected.clone());
         r.register("inflight_requests", "Calls that hold a slot", f.inflight.clone());
         r.register("cold_starts", "Calls that waited for an instance to start", f.cold_starts.clone());

@@ -258,8 +258,11 @@ impl Func {
         shared: &Arc<Shared>,
     ) -> Result<Entered, Refusal> {
         let (calls, bytes) = (&shared.metrics.waiting, &shared.metrics.waiting_bytes);
-        let full = calls.get() >= signed(shared.limits.max_waiting)
-            || bytes.get() + signed(held) > signed(shared.limits.max_waiting_bytes);
+        let most = (signed(shared.limits.max_waiting), signed(shared.limits.max_waiting_bytes));
+        let over = |(calls, bytes), most: (i64, i64)| calls >= most.0 || bytes + signed(held) > most.1;
+        // One function has at most half of it: whatever it allows itself, others find room.
+        let full = over((calls.get(), bytes.get()), most)
+            || over(self.metrics.waiting(), ((most.0 + 1) / 2, (most.1 + 1) / 2));
         let refusal = self.refusal(&inner).or_else(|| full.then(Refusal::platform_queue_full));
         if let Some(refusal) = refusal {
             inner.room.leave(ticket);

@@ -42,7 +42,7 @@ pub struct Limits {
     /// Bytes of a request head on HTTP/2, counted as the protocol does: names, values and 32 for each header. Longer
     /// ones get 431.
     pub http2_head_bytes: u32,
-    /// Calls that wait, over all functions.
+    /// Calls that wait, over all functions; of one function at most half as many, and half of the bytes.
     pub waiting: usize,
     /// Bytes buffered of calls that wait, over all functions: their heads, and of their bodies what was read along with
     /// them (HTTP/1.1) or may be sent ahead ([`Limits::STREAM_WINDOW`] on HTTP/2, less when they are shorter). The default
@@ -63,6 +63,18 @@ impl Limits {
     pub const SEND_BUFFER: usize = 64 * 1024;
     /// Header lines of a request or a response that are read at no extra cost.
     pub const LINES: usize = 100;
+
+    /// Those of the port on which other activators hand calls over: a request of the largest head has a few more lines by
+    /// then (`Forwarded`, `X-Forwarded-*`, `Via`, the trace and ours), and an activator is no client that needs a bound of
+    /// its own on its connections.
+    pub(crate) fn of_peers(self) -> Self {
+        Self {
+            header_lines: self.header_lines + 20,
+            head_bytes: self.head_bytes + 8 * 1024,
+            connections_per_address: usize::MAX,
+            ..self
+        }
+    }
 }
 
 impl Default for Limits {
@@ -90,8 +102,13 @@ const OVERDUE: Duration = Duration::from_secs(1);
 /// After a failed accept (too many open files): no busy loop.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-const TOO_MANY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nconnection: close\r\n\
-    retry-after: 1\r\ndormouse-reason: Connections\r\n\r\n";
+/// What a connection hears that is not let in.
+fn no_entry(reason: &str) -> String {
+    format!(
+        "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nconnection: close\r\nretry-after: 1\r\n\
+         dormouse-reason: {reason}\r\n\r\n"
+    )
+}
 
 /// Serves until `stop` is cancelled; connections then end with the call that runs on them. `inner`: the clients are other
 /// activators.
@@ -102,7 +119,7 @@ pub(crate) async fn run(
     inner: bool,
     stop: CancellationToken,
 ) {
-    let doors = Arc::new(Doors { limits, open: Mutex::new(HashMap::new()) });
+    let doors = Arc::new(Doors { limits, open: Mutex::default() });
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -116,11 +133,15 @@ pub(crate) async fn run(
                 continue;
             }
         };
-        let Some(pass) = doors.enter(addr.ip(), &shared) else {
-            shared.metrics.refused(None, "Connections");
-            // As far as it goes without waiting.
-            let _ = stream.try_write(TOO_MANY);
-            continue;
+        let pass = match shared.memory.check().map(|()| doors.enter(addr.ip(), &shared)) {
+            Ok(Some(pass)) => pass,
+            refused => {
+                let reason = if refused.is_ok() { "Connections" } else { "Memory" };
+                shared.metrics.refused(None, reason);
+                // As far as it goes without waiting.
+                let _ = stream.try_write(no_entry(reason).as_bytes());
+                continue;
+            }
         };
         let (shared, stop) = (shared.clone(), stop.clone());
         let tracker = shared.tracker.clone();
@@ -149,7 +170,13 @@ async fn connection(peer: Arc<Peer>, shared: Arc<Shared>, limits: Limits, stop: 
 #[derive(Debug)]
 struct Doors {
     limits: Limits,
-    open: Mutex<HashMap<IpAddr, usize>>,
+    open: Mutex<Open>,
+}
+
+#[derive(Debug, Default)]
+struct Open {
+    total: usize,
+    by_address: HashMap<IpAddr, usize>,
 }
 
 struct Pass {
@@ -160,13 +187,13 @@ struct Pass {
 
 impl Doors {
     fn enter(self: &Arc<Self>, ip: IpAddr, shared: &Arc<Shared>) -> Option<Pass> {
-        let total = usize::try_from(shared.metrics.connections.get()).unwrap_or(0);
         let mut open = self.open.lock();
-        let from_here = open.get(&ip).copied().unwrap_or(0);
-        if total >= self.limits.connections || from_here >= self.limits.connections_per_address {
+        let from_here = open.by_address.get(&ip).copied().unwrap_or(0);
+        if open.total >= self.limits.connections || from_here >= self.limits.connections_per_address {
             return None;
         }
-        open.insert(ip, from_here + 1);
+        open.total += 1;
+        open.by_address.insert(ip, from_here + 1);
         shared.metrics.connections.inc();
         Some(Pass { doors: self.clone(), shared: shared.clone(), ip })
     }
@@ -176,10 +203,11 @@ impl Drop for Pass {
     fn drop(&mut self) {
         self.shared.metrics.connections.dec();
         let mut open = self.doors.open.lock();
-        if let Some(count) = open.get_mut(&self.ip) {
+        open.total -= 1;
+        if let Some(count) = open.by_address.get_mut(&self.ip) {
             *count -= 1;
             if *count == 0 {
-                open.remove(&self.ip);
+                open.by_address.remove(&self.ip);
             }
         }
     }

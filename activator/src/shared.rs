@@ -43,6 +43,8 @@ pub(crate) struct Shared {
     pub(crate) seen: Option<tokio::sync::mpsc::Sender<SeenCall>>,
     /// The stream of routes is up: what it said last is true now.
     pub(crate) fed: AtomicBool,
+    /// Cancelled once routes are known.
+    pub(crate) known: CancellationToken,
     /// We were asked to stop: connections are told to close, so that their callers go to another activator.
     pub(crate) leaving: AtomicBool,
     /// Calls were cut off to end in time: their instances may be working on them still.

@@ -145,6 +145,7 @@ impl Spool {
         let identity = Identity::next(folder, segments.iter().map(|s| &s.header)).map_err(at)?;
         let header = Header { activator: identity.activator, epoch: identity.epoch, first_seq: 1 };
         let (writer, first) = Writer::begin(folder, header).map_err(at)?;
+        segment::sync_folder(folder).map_err(at)?;
         segments.push_back(first);
         let room = Room::default();
         room.used.store(segments.iter().map(|s| s.bytes).sum(), Relaxed);
@@ -237,7 +238,7 @@ impl Spool {
         };
         let (writer, segment) = Writer::begin(&self.folder, header)?;
         let old = std::mem::replace(&mut log.writer, writer);
-        old.finish();
+        old.finish(&self.folder);
         // One without a record began with the same number: the file is the same, and the new one has its place.
         if log.segments.back().is_some_and(|s| s.count == 0)
             && let Some(empty) = log.segments.pop_back()

@@ -182,6 +182,14 @@ impl Peer {
         self.until_ms.store(u64::try_from(at.as_millis()).unwrap_or(u64::MAX), Relaxed);
     }
 
+    /// The call is not dispatched after all: nothing says when it must be over.
+    pub(crate) fn clear_deadline(&self) {
+        if let Some(streams) = &self.streams {
+            return streams.clear_deadline();
+        }
+        self.until_ms.store(u64::MAX, Relaxed);
+    }
+
     /// How long the call is over its time.
     pub(crate) fn overdue(&self) -> Duration {
         Duration::from_millis(self.shared.clock.now_ms().saturating_sub(self.until_ms.load(Relaxed)))

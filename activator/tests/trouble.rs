@@ -222,8 +222,10 @@ async fn a_full_room_refuses_and_the_longest_wait_ends() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn heads_of_waiting_calls_have_a_bound_in_bytes() {
-    let house = House::with(|c| c.limits.waiting_bytes = 10_000).await;
+    // Half of it for one function.
+    let house = House::with(|c| c.limits.waiting_bytes = 20_000).await;
     house.publish(function("hello")).await;
+    house.publish(function("other")).await;
     let large = get("/").replace("\r\n\r\n", &format!("\r\nX-Large: {}\r\n\r\n", "x".repeat(6_000)));
     let mut first = house.activator.client().await;
     first.send(&large).await;
@@ -231,6 +233,9 @@ async fn heads_of_waiting_calls_have_a_bound_in_bytes() {
     let answer = house.activator.call(&large).await;
     assert_eq!((answer.status, answer.reason()), (503, Some("QueueFull")));
     assert!(answer.headers.contains_key("retry-after"));
+    let mut other = house.activator.client().await;
+    other.send(large.replace("hello", "other")).await;
+    until("another function has room", || (house.controller.demand("uid-other") == Some((1, 0))).then_some(())).await;
     let mut small = house.activator.client().await;
     small.send(get("/")).await;
     until("a small one waits", || (house.controller.demand("uid-hello") == Some((2, 0))).then_some(())).await;

@@ -63,6 +63,8 @@ struct Member {
     missed: bool,
     /// Its end is known, and nothing was heard of it since: a break of its stream is its end.
     ended: bool,
+    /// It was asked to stop: nobody hands calls to it any more.
+    leaving: bool,
     /// Functions whose shares it was told, by the version that it has to act by.
     pending: BTreeMap<u64, Vec<FunctionUid>>,
     /// By which share of a limit it acts, as it said at its start; `None`: by no limit, though it may run calls.
@@ -125,6 +127,9 @@ impl Shares {
         let mut touched = Touched::new();
         let Some(member) = self.members.get_mut(process) else { return touched };
         member.ended = false;
+        if std::mem::replace(&mut member.leaving, report.leaving) != report.leaving {
+            touched.extend(self.deals.keys().cloned());
+        }
         if report.whole {
             self.reset(process, report);
             touched.extend(self.deals.keys().cloned());
@@ -355,6 +360,8 @@ impl Shares {
         });
         let acts_by: Vec<_> = acts_by.collect();
         deal.set_reserved(route.reserved, acts_by);
+        let held = observed.instances.values().any(|i| i.found) && now < table.hold_until;
+        deal.hold_reserved(held);
         let later = deal.expire(now);
         let mut live = BTreeMap::new();
         for (process, member) in &self.members {
@@ -368,10 +375,10 @@ impl Shares {
             }
         }
         let again = deal.balance(now, &live);
-        let held = route.instances.iter().any(|i| held_back(&InstanceId::from(i.id.as_str())));
         let hold = held.then_some(table.hold_until);
         let views = self.members.keys().map(|p| (p.clone(), view(deal, route, p))).collect();
-        let holders = if self.members.len() > 1 { holders(deal, route, live.keys(), &self.peers) } else { Vec::new() };
+        let staying = live.keys().filter(|p| self.members.get(*p).is_some_and(|m| !m.leaving));
+        let holders = if self.members.len() > 1 { holders(deal, route, staying, &self.peers) } else { Vec::new() };
         if route.instances.is_empty() && route.reserved.is_none() && deal.pools().all(|p| p.members().next().is_none())
         {
             self.deals.remove(uid);

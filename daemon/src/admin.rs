@@ -19,6 +19,7 @@ use axum::response::IntoResponse;
 use axum::routing::get;
 use prometheus_client::{encoding::text, registry::Registry};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -37,13 +38,21 @@ pub struct Admin {
     pub logs: LogFilter,
 }
 
+/// A reader that has begun to ask and never ends does not keep the process.
+const LAST_ANSWER: Duration = Duration::from_secs(1);
+
 impl Admin {
-    /// Serves until the token is cancelled.
+    /// Serves until the token is cancelled, and no longer than [`LAST_ANSWER`] after that.
     ///
     /// # Errors
     /// When the listener breaks.
     pub async fn serve(self, listener: TcpListener, stop: CancellationToken) -> std::io::Result<()> {
-        axum::serve(listener, self.router()).with_graceful_shutdown(stop.cancelled_owned()).await
+        let server = axum::serve(listener, self.router()).with_graceful_shutdown(stop.clone().cancelled_owned());
+        let over = async {
+            stop.cancelled().await;
+            tokio::time::sleep(LAST_ANSWER).await;
+        };
+        tokio::select! { ended = server.into_future() => ended, () = over => Ok(()) }
     }
 
     fn router(self) -> axum::Router {

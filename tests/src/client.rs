@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 
 /// Longest time that one call of a test may take: above any `maxWaitSeconds` + `timeoutSeconds` used by a suite.
-pub const MAX_CALL: Duration = Duration::from_secs(90);
+pub const MAX_CALL: Duration = Duration::from_secs(400);
 
 /// Longest time to open a connection.
 const MAX_CONNECT: Duration = Duration::from_secs(5);

@@ -47,6 +47,14 @@ impl Program {
         self
     }
 
+    /// Starts it at the lowest priority: it gets what others leave.
+    #[must_use]
+    pub fn yielding(mut self) -> Self {
+        let path = std::mem::replace(&mut self.path, "nice".into());
+        self.args.splice(0..0, ["-n".into(), "19".into(), path.display().to_string()]);
+        self
+    }
+
     /// Its log.
     #[must_use]
     pub fn log(&self) -> &Path {

@@ -97,8 +97,10 @@ async fn bytes_and_lines_of_a_head() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_that_wait() {
-    let stand = Stand::start(&["--max-waiting=3"]).await;
+    // Half of it for one function: whatever that allows itself, others find room.
+    let stand = Stand::start(&["--max-waiting=6"]).await;
     stand.publish(function("asleep")).await;
+    stand.publish(function("other")).await;
     let mut waiting = Vec::new();
     for n in 1..=3 {
         let mut client = connect(&stand, "127.0.0.1").await;
@@ -112,12 +114,19 @@ async fn calls_that_wait() {
     let mut client = connect(&stand, "127.0.0.1").await;
     client.write_all(get("asleep", "").as_bytes()).await.unwrap();
     stand.metric_is("dormouse_waiting_calls", LIMIT, |n| n == 3).await;
+    for n in 4..=6 {
+        let mut client = connect(&stand, "127.0.0.1").await;
+        client.write_all(get("other", "").as_bytes()).await.unwrap();
+        waiting.push(client);
+        stand.metric_is("dormouse_waiting_calls", LIMIT, |seen| seen == n).await;
+    }
+    assert_refused(&ask(&mut connect(&stand, "127.0.0.1").await, &get("other", "")).await, 503, "QueueFull", true);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bytes_of_calls_that_wait() {
     const CAP: usize = 1 << 20;
-    let stand = Stand::start(&[&format!("--max-waiting-bytes={CAP}")]).await;
+    let stand = Stand::start(&[&format!("--max-waiting-bytes={}", 2 * CAP)]).await;
     stand.publish(function("asleep")).await;
     let large = get("asleep", &format!("X: {}\r\n", "y".repeat(60_000)));
     let places = i64::try_from(CAP / large.len()).unwrap();

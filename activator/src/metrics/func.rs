@@ -93,6 +93,11 @@ impl FuncMetrics {
         }
     }
 
+    /// Its calls that wait, and the bytes held of them.
+    pub(crate) fn waiting(&self) -> (i64, i64) {
+        (self.queued.get(), self.queue_bytes.get().map_or(0, Gauge::get))
+    }
+
     /// No series is made for it any more.
     pub(crate) fn retire(&self) {
         self.gone.store(true, Relaxed);

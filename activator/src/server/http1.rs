@@ -72,12 +72,15 @@ pub(super) async fn serve(
                 }
                 Event::HardStop => return false,
                 Event::Look => {
-                    if let Some(why) = overstayed(peer, limits) {
+                    let phase = peer.phase().0;
+                    let full = shared.memory.check().err().filter(|_| phase != Phase::Call);
+                    let late = overstayed(peer, limits);
+                    if let Some(why) = late.or(full.as_ref().map(|_| "memory is over its bound")) {
                         tracing::debug!(peer = %peer.addr, "connection closed: {why}");
                         // Only who has begun to ask can be answered.
-                        let asked = peer.phase().0 == Phase::Head;
+                        let asked = phase == Phase::Head;
                         if asked {
-                            peer.tell_last(&Refusal::slow_head());
+                            peer.tell_last(&full.unwrap_or_else(Refusal::slow_head));
                         }
                         return asked;
                     }

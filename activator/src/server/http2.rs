@@ -67,7 +67,8 @@ pub(super) async fn serve(
                 }
                 // Told while we still serve: its next calls go to another activator.
                 let leaving = shared.leaving.load(Relaxed).then_some("the activator is going");
-                match (leaving.or_else(|| overstayed(&streams, limits)), farewell) {
+                let full = (shared.memory.check().is_err() && streams.quiet().is_some()).then_some("memory is over its bound");
+                match (leaving.or(full).or_else(|| overstayed(&streams, limits)), farewell) {
                     (Some(why), None) => {
                         tracing::debug!(peer = %peer.addr, "connection closed: {why}");
                         farewell = Some(Instant::now());

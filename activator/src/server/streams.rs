@@ -47,9 +47,18 @@ impl Streams {
 
     /// The call of the task that asks must be over by then.
     pub(crate) fn set_deadline(&self, at: Duration) {
+        self.set(Some(at));
+    }
+
+    /// Nothing says when the call of the task that asks must be over.
+    pub(crate) fn clear_deadline(&self) {
+        self.set(None);
+    }
+
+    fn set(&self, until: Option<Duration>) {
         let Some(id) = task::try_id() else { return };
         if let Some(stream) = self.open.lock().by_task.get_mut(&id) {
-            stream.until = Some(at);
+            stream.until = until;
         }
     }
 

@@ -83,13 +83,12 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    /// Makes the file with its header.
+    /// Makes the file with its header. Its name is durable once the folder is synced: see [`Writer::finish`].
     pub(super) fn begin(folder: &Path, header: Header) -> io::Result<(Self, Segment)> {
         let path = header.path(folder);
         // Left over by a failure before its first record: a file with records is never begun again.
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).open(&path)?;
         file.write_all(&header.bytes())?;
-        sync_folder(folder)?;
         let bytes = HEADER_LEN as u64;
         let segment = Segment { path, header, count: 0, bytes };
         Ok((Self { file, bytes, subjects: HashMap::new(), buffer: Vec::new() }, segment))
@@ -135,10 +134,12 @@ impl Writer {
         self.file.try_clone()
     }
 
-    /// No more is written; the rest is synced in the background.
-    pub(super) fn finish(self) {
+    /// No more is written: another one has begun. The rest of this one and the name of the other are synced in the
+    /// background, not under the lock that all calls take.
+    pub(super) fn finish(self, folder: &Path) {
+        let folder = folder.to_owned();
         let sync = move || {
-            if let Err(e) = self.file.sync_data() {
+            if let Err(e) = self.file.sync_data().and_then(|()| sync_folder(&folder)) {
                 tracing::error!("a full spool segment cannot be synced: {e}");
             }
         };

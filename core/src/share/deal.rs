@@ -56,12 +56,14 @@ pub struct Deal<I, M> {
     pub(super) reserved: Option<Pool<M>>,
     pub(super) slot_turns: Turns<M>,
     pub(super) reserved_turns: Turns<M>,
+    /// See [`Deal::hold_reserved`].
+    pub(super) reserved_held: bool,
 }
 
 impl<I, M> Default for Deal<I, M> {
     fn default() -> Self {
         let (slot_turns, reserved_turns) = (Turns::default(), Turns::default());
-        Self { seats: BTreeMap::new(), reserved: None, slot_turns, reserved_turns }
+        Self { seats: BTreeMap::new(), reserved: None, slot_turns, reserved_turns, reserved_held: false }
     }
 }
 
@@ -99,6 +101,12 @@ impl<I: Ord + Clone, M: Ord + Clone> Deal<I, M> {
                 self.reserved = Some(pool);
             }
         }
+    }
+
+    /// Nobody gets more of the limit for now, or again: at the start of who deals, members may be using some of it that
+    /// have not been heard yet.
+    pub fn hold_reserved(&mut self, held: bool) {
+        self.reserved_held = held;
     }
 
     /// The slots of an instance.
@@ -152,12 +160,15 @@ impl<I: Ord + Clone, M: Ord + Clone> Deal<I, M> {
         self.pools().flat_map(|pool| pool.blocked.iter().map(|b| b.until)).min()
     }
 
-    /// Moves slots between the members that live; answers when to look again although nothing happens.
+    /// Moves slots between the members that live; answers when to look again although nothing happens. While the limit is
+    /// held nobody gets more of it: not all who may be using some of it have been heard.
     pub fn balance(&mut self, now: Duration, live: &BTreeMap<M, Wants>) -> Option<Duration> {
         let mut later = None;
         let mut wants = live.clone();
         if let Some(pool) = &mut self.reserved {
-            later = Round::new(vec![&mut *pool], &wants, &mut self.reserved_turns, now).play();
+            if !self.reserved_held {
+                later = Round::new(vec![&mut *pool], &wants, &mut self.reserved_turns, now).play();
+            }
             // Slots are no use to who may not run a call: without this, two members could hold one half each for ever.
             for (member, wants) in &mut wants {
                 wants.queued = wants.queued.min(pool.goal(member).saturating_sub(wants.running));

@@ -13,20 +13,27 @@ pub(crate) struct Received {
     /// Bytes still to come, when the head has said how many.
     remaining: Option<u64>,
     data_over: bool,
+    /// The last bytes by that length, while the end of the stream has not come: whoever has them is done, and would reset
+    /// a stream that is not over.
+    last: Option<Bytes>,
 }
 
 impl Received {
     pub(super) fn new(stream: RecvStream, length: Option<u64>) -> Self {
-        Self { stream, remaining: length, data_over: false }
+        Self { stream, remaining: length, data_over: false, last: None }
     }
 
     pub(crate) fn is_end_stream(&self) -> bool {
-        self.stream.is_end_stream()
+        self.last.is_none() && self.stream.is_end_stream()
     }
 
     /// Bytes still to come, when that is known.
     pub(crate) fn exact(&self) -> Option<u64> {
-        if self.stream.is_end_stream() { Some(0) } else { self.remaining }
+        match &self.last {
+            Some(last) => Some(last.len() as u64),
+            None if self.stream.is_end_stream() => Some(0),
+            None => self.remaining,
+        }
     }
 
     pub(crate) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broke>>> {
@@ -37,11 +44,20 @@ impl Received {
                     // What is handed on makes room for more. An error: the stream is over, and the next poll says so.
                     let _ = self.stream.flow_control().release_capacity(data.len());
                     self.remaining = self.remaining.map(|r| r.saturating_sub(data.len() as u64));
-                    return Poll::Ready(Some(Ok(Frame::data(data))));
+                    if self.remaining != Some(0) || self.stream.is_end_stream() {
+                        return Poll::Ready(Some(Ok(Frame::data(data))));
+                    }
+                    self.last = Some(data);
                 }
-                Some(Err(error)) => return Poll::Ready(broke(&error)),
+                Some(Err(error)) => match broke(&error) {
+                    None if self.last.is_some() => self.data_over = true,
+                    ended => return Poll::Ready(ended),
+                },
                 None => self.data_over = true,
             }
+        }
+        if let Some(last) = self.last.take() {
+            return Poll::Ready(Some(Ok(Frame::data(last))));
         }
         Poll::Ready(match ready!(self.stream.poll_trailers(cx)) {
             Ok(trailers) => trailers.map(|trailers| Ok(Frame::trailers(trailers))),

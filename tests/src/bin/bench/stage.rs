@@ -39,14 +39,15 @@ pub(crate) async fn origin(folder: &Path, cores: Option<&str>) -> Result<Proxy> 
     .await
 }
 
-/// Starts `bench script`: one function with one instance, which is the origin.
+/// Starts `bench script`: one function with one instance, which is the origin. Where it shares a core it yields to the
+/// client and the instance: elsewhere the ledger has a machine of its own.
 pub(crate) async fn script(folder: &Path, origin: SocketAddr, cores: Option<&str>) -> Result<Proxy> {
     let this = this()?;
     Proxy::start("the script", |addr| {
         let ledger = folder.join("ledger");
         let ledger = ledger.to_str().context("a path that is no text")?.to_owned();
         let args = [format!("--listen={addr}"), format!("--instance={origin}"), format!("--ledger-dir={ledger}")];
-        Ok(on(Program::new(this, folder.join("script.log")).args(["script"]).args(args), cores))
+        Ok(on(Program::new(this, folder.join("script.log")).args(["script"]).args(args).yielding(), cores))
     })
     .await
 }
