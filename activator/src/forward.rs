@@ -33,7 +33,6 @@ use hyper::body::Incoming;
 use std::{
     future::poll_fn,
     sync::{Arc, atomic::Ordering::Relaxed},
-    time::Duration,
 };
 
 /// There is nobody to answer, or no answer may be given: the connection ends.
@@ -44,9 +43,6 @@ pub(crate) struct Hangup;
 /// A request that has passed through here so often goes round in circles. Five: an ingress that sends a function's own
 /// calls back here, four deep, is still an architecture.
 const MAX_PASSES: usize = 5;
-
-/// A refusal that its client does not read is given up after that: a client of HTTP/2 may let it wait for its window.
-const REFUSAL_UNREAD: Duration = Duration::from_secs(10);
 
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
@@ -87,7 +83,8 @@ pub(crate) async fn serve(
             if let Some(trail) = &trail {
                 trail.refused(refusal.status.as_u16(), refusal.code.clone());
             }
-            peer.set_deadline(shared.clock.now() + REFUSAL_UNREAD);
+            // A client of HTTP/2 may let it wait for its window.
+            peer.set_deadline(shared.clock.now() + shared.limits.unread);
             Ok(refusal.response(id, in_call, asker))
         }
         Err(Out::Gone | Out::Elsewhere(_)) => Err(Hangup),

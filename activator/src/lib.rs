@@ -240,6 +240,7 @@ impl Activator {
                 max_waiting: config.limits.waiting,
                 max_waiting_bytes: config.limits.waiting_bytes,
                 header_lines: config.limits.header_lines,
+                unread: config.limits.head,
             },
             memory: memory::Memory::new(config.max_memory_bytes),
             trusted: config.trusted_proxies.clone(),

@@ -12,6 +12,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
+    time::Duration,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -24,6 +25,8 @@ pub(crate) struct Bounds {
     pub(crate) max_waiting_bytes: usize,
     /// Header lines of a request.
     pub(crate) header_lines: usize,
+    /// How long a refusal may wait for its client to read it: as long as a request head may take.
+    pub(crate) unread: Duration,
 }
 
 /// The state of a running activator.

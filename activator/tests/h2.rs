@@ -280,6 +280,21 @@ async fn a_connection_with_an_open_stream_is_not_idle() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_that_its_client_leaves_no_room_for_is_given_up() {
+    let house = House::with(|c| c.limits.head = Duration::from_millis(100)).await;
+    house.publish(function("hello")).await;
+    let mut builder = h2::client::Builder::new();
+    builder.initial_window_size(0);
+    let mut client = H2Client::with(house.activator.addr, builder).await;
+    let nowhere = http::Request::get("http://nowhere.example.com/").body(()).unwrap();
+    let (refusal, _) = client.start(nowhere, true).await;
+    let mut refusal = within("its head", refusal).await.unwrap();
+    assert_eq!(refusal.status(), 404);
+    let ended = within("its end", refusal.body_mut().data()).await.unwrap();
+    assert!(ended.is_err_and(|e| e.is_reset() && e.is_remote()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_stream_whose_client_does_not_read_is_reset_alone() {
     let house = House::new().await;
     let origin = Origin::start(|mut line| async move {

@@ -41,6 +41,32 @@ async fn an_instance_of_http_2_carries_calls_of_both_kinds_of_client_on_one_conn
     assert_eq!(origin.connections.load(SeqCst), 1);
 }
 
+/// Who has the last byte is done, and would cancel a stream that has not ended: servers count that as an attack.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_response_that_ends_after_its_last_byte_is_not_reset() {
+    let (house, resets) = (House::new().await, Arc::new(AtomicUsize::new(0)));
+    let count = resets.clone();
+    let origin = H2Origin::start(move |mut call| {
+        let resets = count.clone();
+        async move {
+            let head = http::Response::builder().header("content-length", "5").body(()).unwrap();
+            let mut stream = call.respond.send_response(head, false).unwrap();
+            stream.send_data(Bytes::from_static(b"hello"), false).unwrap();
+            let reset =
+                tokio::time::timeout(Duration::from_millis(100), std::future::poll_fn(|cx| stream.poll_reset(cx)));
+            resets.fetch_add(usize::from(reset.await.is_ok()), SeqCst);
+            let _ = stream.send_data(Bytes::new(), true);
+        }
+    })
+    .await;
+    house.publish(ready_h2c("hello", origin.addr, 5)).await;
+    for _ in 0..3 {
+        assert_eq!(house.activator.call(&get("/")).await.text(), "hello");
+    }
+    assert_eq!(resets.load(SeqCst), 0);
+    assert!(house.records(3).await.iter().all(|(_, r)| r.outcome == Outcome::Ok && r.response_bytes == 5));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_that_come_at_once_share_connections_up_to_what_the_instance_allows() {
     let (house, go) = (House::new().await, Arc::new(tokio::sync::Semaphore::new(0)));

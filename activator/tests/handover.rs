@@ -264,6 +264,51 @@ async fn bodies_stream_both_ways_through_the_hop() {
     assert_eq!(house.controller.records()[0].1.response_bytes, 11);
 }
 
+/// gRPC says how a call went in trailers that no head has announced.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_reads_trailers_waits_for_a_share_here() {
+    let house = Two::new().await;
+    let origin = Origin::echo().await;
+    house.share(origin.addr, [0, 1], None).await;
+    let mut client = house.one.client().await;
+    client.send(get("/").replace("\r\n\r\n", "\r\nTE: trailers\r\nConnection: te\r\n\r\n")).await;
+    until("it waits here", || house.demand(&house.one).contains(&(1, 0)).then_some(())).await;
+    assert!(origin.seen.requests.lock().is_empty());
+    house.share(origin.addr, [1, 0], None).await;
+    assert_eq!(client.answer().await.status, 200);
+    until("its record", || (house.controller.records().len() == 1).then_some(())).await;
+    assert!(house.controller.epochs().iter().all(|(activator, ..)| *activator == house.one.identity.activator));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn as_many_header_lines_as_a_client_may_send_are_handed_over() {
+    let house = Two::new().await;
+    let origin = Origin::echo().await;
+    house.share(origin.addr, [0, 1], None).await;
+    let lines: String = (0..99).map(|n| format!("X-{n}: {n}\r\n")).collect();
+    let answer = house.one.call(&get("/").replace("\r\n\r\n", &format!("\r\n{lines}\r\n"))).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+}
+
+/// The port is where its former life was: others hand calls there until they are told.
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_connects_to_one_that_knows_no_routes_yet() {
+    let mut controller = Controller::start().await;
+    let url = controller.url();
+    controller.down().await;
+    let folder = tempfile::tempdir().unwrap();
+    let port: SocketAddr = common::free_addr();
+    let one = Running::start(&url, folder.path(), |c| c.peer_listen = Some(port)).await;
+    let connects = || std::net::TcpStream::connect(port).is_ok();
+    for _ in 0..20 {
+        assert!(!connects());
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    controller.up().await;
+    until("it takes calls over", || connects().then_some(())).await;
+    one.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_port_of_activators_is_for_activators() {
     let house = Two::new().await;

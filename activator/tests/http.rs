@@ -101,6 +101,8 @@ async fn old_clients_are_served_by_path() {
     client.send("GET /fn/ns/hello HTTP/1.0\r\n\r\n").await;
     let answer = client.answer().await;
     assert_eq!((answer.status, answer.text()), (200, "hello"));
+    let seen = origin.seen.requests.lock()[0].to_lowercase();
+    assert!(seen.starts_with("get / http/1.1\r\n") && seen.contains("\r\nhost: hello.ns\r\n"), "{seen}");
     assert!(client.is_closed().await);
     assert_eq!(house.activator.call("GET / HTTP/1.0\r\n\r\n").await.status, 404);
 }

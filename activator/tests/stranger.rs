@@ -140,3 +140,27 @@ async fn a_call_that_waits_for_the_controller_waits_only_its_time() {
     house.controller.up().await;
     assert_eq!(house.records(1).await[0].1.outcome, Outcome::Ok);
 }
+
+/// What broke while the controller was there says nothing of an address that was dialled again since.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_that_was_dialled_again_is_dialled_when_the_controller_is_silent() {
+    let mut house = House::new().await;
+    let origin = Origin::start(|mut line| async move {
+        let first = line.seen.requests.lock().is_empty();
+        while line.request().await.is_some() {
+            // The first connection is kept by us and closed by it without a word; the others are not kept at all.
+            let keep = if first { 75 } else { 1 };
+            line.send(format!("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nKeep-Alive: timeout={keep}\r\n\r\nok")).await;
+            if first {
+                return;
+            }
+        }
+    })
+    .await;
+    house.publish(ready("hello", origin.addr, 10)).await;
+    for _ in 0..3 {
+        assert_eq!(house.activator.call(&get("/")).await.status, 200);
+    }
+    silence(&mut house).await;
+    assert_eq!(house.activator.call(&get("/")).await.status, 200);
+}

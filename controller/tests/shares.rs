@@ -237,6 +237,50 @@ async fn one_that_left_cleanly_leaves_its_slots_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn nobody_hands_calls_to_one_that_leaves() {
+    let (_house, mut a, mut b) = shared(json!({"concurrency": 4})).await;
+    b.until(|f| !f.instances.is_empty()).await;
+    b.acts(0, 0).await;
+    a.until(|f| f.holders.contains(&2)).await;
+    let slots = a.slots();
+    b.say(v1::DemandReport { leaving: true, ..calls(0, 0) }).await;
+    a.until(|f| !f.holders.contains(&2)).await;
+    assert_eq!(a.slots(), slots, "it serves its own callers until it has left");
+}
+
+/// Who has calls may be heard after the controller's start later than who waits.
+#[tokio::test(start_paused = true)]
+async fn after_a_start_reserved_calls_are_granted_only_when_all_have_been_heard() {
+    let spec = json!({"concurrency": 5, "reservedConcurrency": 1});
+    let house = House::new().await;
+    house.see(Event::Function(of(spec.clone()))).await;
+    house.see(workload_of(&spec, 1)).await;
+    house.see(Event::Instance(running(&spec, "i"))).await;
+    house.see(Event::Synced).await;
+    let mut a = Activator::start_with(&house, (1, 1, "a"), calls(1, 0)).await;
+    a.until(|f| !f.instances.is_empty()).await;
+    assert_eq!(a.function.reserved, Some(0));
+    a.is_told_nothing().await;
+    let mut runs = calls(0, 1);
+    runs.functions[0].reserved = Some(1);
+    runs.instances[0].slots = Some(1);
+    let mut b = Activator::start_with(&house, (2, 1, "b"), runs).await;
+    b.until(|f| f.reserved == Some(1)).await;
+    // Past the time in which all are heard: the one call that may run does.
+    for _ in 0..5 {
+        a.acts(1, 0).await;
+        while let Ok(update) = tokio::time::timeout(Duration::from_secs(3), a.routes.message()).await {
+            let update = update.unwrap().unwrap();
+            a.version = update.version;
+            assert!(update.functions.iter().all(|f| f.reserved == Some(0)), "{:?}", update.functions);
+        }
+    }
+    b.until(|f| f.reserved == Some(0)).await;
+    b.acts(0, 0).await;
+    a.until(|f| f.reserved == Some(1)).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_end_of_a_stream_without_a_farewell_frees_no_slot() {
     let (_house, mut a, b) = shared(json!({"concurrency": 4})).await;
     a.until(|f| !f.instances.is_empty()).await;

@@ -18,6 +18,8 @@ const IDLE_LIMIT: &str = "--idle-limit-seconds=3";
 const TIMEOUT_MS: u32 = 5_000;
 /// Far beyond every limit above: what is not closed by then never will be.
 const LONG_AFTER: Duration = Duration::from_secs(90);
+/// Between one of each kind and the next ones: the instance of the test has to accept their connections one by one.
+const ARRIVAL: Duration = Duration::from_millis(3);
 /// Between two bytes of a client that drags.
 const DRIP: Duration = Duration::from_millis(400);
 /// What a slow reader would have to read: more than all buffers on the way hold.
@@ -93,11 +95,12 @@ async fn clients_that_drag_are_closed_and_others_do_not_notice() {
     let others = crate::stand::Others::call(&stand.target("quick", "/"));
 
     let mut clients = JoinSet::new();
-    for way in WAYS {
-        for _ in 0..of_each {
+    for _ in 0..of_each {
+        for way in WAYS {
             let addr = stand.traffic;
             clients.spawn(async move { (way, drag(addr, way).await) });
         }
+        tokio::time::sleep(ARRIVAL).await;
     }
     let mut heard: BTreeMap<Way, BTreeMap<String, usize>> = BTreeMap::new();
     let everyone = async {
