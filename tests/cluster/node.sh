@@ -81,3 +81,11 @@ start_all() {
     --cluster-cidr=$POD_NET --conntrack-max-per-core=0 --conntrack-tcp-timeout-established=0 --conntrack-tcp-timeout-close-wait=0
   start coredns "$KIT/coredns" -conf Corefile
 }
+
+# What enforces NetworkPolicies. Of kube-router only the firewall: ptp routes, kube-proxy has the services. It ends at
+# once where the node has not come up yet.
+start_firewall() {
+  start kube-router "$KIT/kube-router" --kubeconfig=admin.kubeconfig --hostname-override=$NODE \
+    --run-firewall=true --run-router=false --run-service-proxy=false --run-loadbalancer=false \
+    --service-cluster-ip-range=$SERVICE_NET --health-port=0 --metrics-port=0
+}
