@@ -13,6 +13,7 @@ mod deletion;
 mod faults;
 mod hello;
 mod idle;
+mod inside;
 mod install;
 mod restarts;
 mod revisions;
@@ -57,6 +58,8 @@ async fn all(wanted: &[String]) -> Result<usize> {
         wall::only_the_traffic_port_is_open_to_all,
         wall::a_namespace_with_functions_is_walled_in,
         wall::a_policy_of_somebody_else_is_left_alone,
+        wall::only_activators_reach_a_function,
+        wall::a_function_reaches_only_the_traffic_port,
         calls::every_call_is_recorded_and_counted,
         calls::what_is_no_function_is_not_found,
         faults::bad_manifests_are_refused_with_our_words,

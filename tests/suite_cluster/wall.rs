@@ -1,6 +1,7 @@
-//! NetworkPolicies: what they say, who keeps them, when they go. That they keep anybody out is for the cluster's network,
-//! which in the test cluster enforces none: here their words are held against the pods that they name.
+//! NetworkPolicies: what they say, held against the pods that they name; who keeps them, when they go; and whom they keep
+//! out, tried from inside pods: for that the cluster's network must enforce them, as the test cluster's does.
 
+use crate::inside::{Door, Inside, doors};
 use crate::install::CHART;
 use crate::world::{World, function, ok};
 use anyhow::{Context, Result};
@@ -82,21 +83,66 @@ pub(crate) async fn a_policy_of_somebody_else_is_left_alone(world: World) -> Res
         .await
 }
 
-/// The chart's value takes away the policies that are there, and gives them back.
+/// The pod of a function takes connections from activators and from nobody else, whatever namespace or labels they have.
+pub(crate) async fn only_activators_reach_a_function(world: World) -> Result<()> {
+    world
+        .alone("walled", |world, space| async move {
+            let walled = Inside::function(&world, &space, "walled").await?;
+            let neighbour = Inside::function(&world, &space, "neighbour").await?;
+            let beside = Inside::stranger(&space).await?;
+            let elsewhere = |world: World, elsewhere: Space| async move {
+                let outside = Inside::stranger(&elsewhere).await?;
+                // They do reach each other: what keeps them from the function is its policy.
+                for (from, to) in [(&outside, &beside), (&beside, &outside), (&neighbour, &beside)] {
+                    from.reaches("a pod that is no function", to.address).await?;
+                    from.is_kept_from("a function", walled.address).await?;
+                }
+                ok(&world.by_host(&space, "walled", "/")).await?;
+                neighbour.calls(&space, "walled")
+            };
+            world.alone("outside", elsewhere).await
+        })
+        .await
+}
+
+/// A function reaches the activators' traffic port, by name too, and no other port of the platform.
+pub(crate) async fn a_function_reaches_only_the_traffic_port(world: World) -> Result<()> {
+    world
+        .alone("within", |world, space| async move {
+            let function = Inside::function(&world, &space, "curious").await?;
+            Inside::function(&world, &space, "called").await?;
+            for door in doors(&world).await? {
+                reaches_if(door.public, &function, &door).await?;
+            }
+            function.calls(&space, "called")
+        })
+        .await
+}
+
+async fn reaches_if(open: bool, from: &Inside, door: &Door) -> Result<()> {
+    if open { from.reaches(&door.name, door.at).await } else { from.is_kept_from(&door.name, door.at).await }
+}
+
+/// The chart's values take away the policies that are there, and give them back; so do they what is open and closed.
 pub(crate) async fn who_opts_out_has_none(world: World) -> Result<()> {
     world
         .alone("optout", |world, space| async move {
-            space.apply(&function("open", &["idleTimeoutSeconds: 60"]))?;
-            space.ready("open", "True").await?;
+            let open = Inside::function(&world, &space, "open").await?;
+            let stranger = Inside::stranger(&space).await?;
             let before = there(&space, "").await?;
+            stranger.is_kept_from("a function", open.address).await?;
             let set = |value: &str| {
-                let value = format!("networkPolicy.functions={value}");
-                world.cluster.helm(&["upgrade", "dormouse", CHART, "-n", SYSTEM, "--reuse-values", "--set", &value])
+                let values = format!("networkPolicy.functions={value},networkPolicy.platform={value}");
+                world.cluster.helm(&["upgrade", "dormouse", CHART, "-n", SYSTEM, "--reuse-values", "--set", &values])
             };
             set("false")?;
             let result = async {
                 nothing(&space).await?;
                 world.cluster.system_ready().await?;
+                stranger.reaches("a function", open.address).await?;
+                for door in doors(&world).await? {
+                    open.reaches(&door.name, door.at).await?;
+                }
                 ok(&world.by_host(&space, "open", "/")).await
             };
             let result = result.await;
@@ -104,7 +150,12 @@ pub(crate) async fn who_opts_out_has_none(world: World) -> Result<()> {
             result?;
             let after = there(&space, &uid(&before)).await?;
             anyhow::ensure!(after.spec == before.spec, "{:?}", after.spec);
-            world.cluster.system_ready().await
+            world.cluster.system_ready().await?;
+            stranger.is_kept_from("a function", open.address).await?;
+            for door in doors(&world).await? {
+                reaches_if(door.public, &open, &door).await?;
+            }
+            ok(&world.by_host(&space, "open", "/")).await.map(drop)
         })
         .await
 }
