@@ -163,7 +163,8 @@ async fn call(
             // A tunnel over two hops would be metered at one and held open by the other, and the hop of HTTP/1.1 loses
             // trailers that no head has announced, as gRPC's: such a call waits for a share here.
             if !upgrades && !reads_trailers {
-                match handover::hand_over(shared, found_func, peer, request, received.call).await? {
+                // In a box: most calls are never handed over, and all would be larger by it.
+                match Box::pin(handover::hand_over(shared, found_func, peer, request, received.call)).await? {
                     Handed::Answer(head, body) => {
                         if let Some(trail) = &received.trail {
                             trail.handed_over(head.status.as_u16());
@@ -271,7 +272,8 @@ async fn lane(seat: &Seat, shared: &Arc<Shared>) -> Option<Lane> {
     if !shared.may_dial(instance) {
         return None;
     }
-    match dial::connect(instance, shared.clock).await {
+    // In a box: a warm call does without, and all that wait would be larger by it.
+    match Box::pin(dial::connect(instance, shared.clock)).await {
         Ok(mut lane) => {
             if poll_fn(|cx| lane.poll_free(cx)).await {
                 return Some(lane);

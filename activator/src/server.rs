@@ -162,7 +162,8 @@ async fn connection(peer: Arc<Peer>, shared: Arc<Shared>, limits: Limits, stop: 
         Protocol::Http2 => Box::pin(http2::serve(&peer, &shared, &limits, &stop, first)).await,
     };
     if own_end {
-        peer.linger().await;
+        // In a box as well: what it reads into would be part of every connection.
+        Box::pin(peer.linger()).await;
     }
 }
 

@@ -56,7 +56,7 @@ def main(out: str, name: str, folder: str, user: str, *entrypoint: str) -> None:
     body = blob(layer(folder))
     config = blob(json.dumps({
         "architecture": machine, "os": "linux",
-        "config": {"User": user, "Entrypoint": list(entrypoint), "Env": ["PATH=/bin"]},
+        "config": {"User": user, "Entrypoint": list(entrypoint), "Env": ["PATH=/bin", "MIMALLOC_ALLOW_THP=0"]},
         "rootfs": {"type": "layers", "diff_ids": [f"sha256:{body}"]}, "history": [{"created_by": "oci.py"}],
     }).encode())
     manifest = blob(json.dumps({
