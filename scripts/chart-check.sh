@@ -40,7 +40,7 @@ has default "--activator-url=http://dormouse-activator.dormouse-system.svc.clust
 has default "--spool-max-bytes=805306368"
 has everything "--spool-max-bytes=4294967296"
 has default "terminationGracePeriodSeconds: 730"
-has everything "terminationGracePeriodSeconds: 737"
+has everything "terminationGracePeriodSeconds: 732"
 has everything '- "--head-limit-seconds=5"'
 has everything "replicas: 32"
 for name in default everything least; do
