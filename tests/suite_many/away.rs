@@ -126,7 +126,9 @@ async fn whole(crew: &Crew, warm: &Function) -> Result<()> {
     let front = crew.front.clone();
     until("all slots of an instance are used", LIMIT, || async {
         let mut calls = JoinSet::new();
-        for _ in 0..CONCURRENCY {
+        // As many as all together may run: activators tell the peaks of their calls, and the sum of those may have kept
+        // one instance more than the calls themselves need.
+        for _ in 0..CONCURRENCY * crew.team.instances()?.max(1) {
             let (front, path) = (front.clone(), warm.path("/work?ms=300"));
             calls.spawn(async move { front.call(&path, Choice::InTurn).await.0 });
         }
