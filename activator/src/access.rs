@@ -107,9 +107,9 @@ impl Writer {
         let mut message = Message::End(done);
         while let Err(error) = self.queue.try_send(message) {
             match error {
-                mpsc::TrySendError::Disconnected(_) => return true,
-                mpsc::TrySendError::Full(_) if Instant::now() >= until => return false,
-                mpsc::TrySendError::Full(again) => message = again,
+                TrySendError::Disconnected(_) => return true,
+                TrySendError::Full(_) if Instant::now() >= until => return false,
+                TrySendError::Full(again) => message = again,
             }
             std::thread::sleep(FULL_PAUSE);
         }

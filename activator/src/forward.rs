@@ -141,8 +141,7 @@ async fn call(
     let chunked = !body.is_end_stream() && body.size_hint().exact().is_none();
     let upgrade = tunnel::wanted(&head, !body.is_end_stream());
     let upgrades = upgrade.is_some();
-    let reads_trailers = received.grpc || headers::takes_trailers(&head.headers);
-    headers::to_instance(&mut head.headers, &caller, chunked);
+    let reads_trailers = headers::to_instance(&mut head.headers, &caller, chunked) || received.grpc;
     if nameless {
         // HTTP/1.0 may leave it out, HTTP/1.1 may not: the function gets its own name.
         head.headers.insert(HOST, found_func.host.clone());
@@ -163,8 +162,7 @@ async fn call(
             // A tunnel over two hops would be metered at one and held open by the other, and the hop of HTTP/1.1 loses
             // trailers that no head has announced, as gRPC's: such a call waits for a share here.
             if !upgrades && !reads_trailers {
-                // In a box: most calls are never handed over, and all would be larger by it.
-                match Box::pin(handover::hand_over(shared, found_func, peer, request, received.call)).await? {
+                match handover::hand_over(shared, found_func, peer, request, received.call).await? {
                     Handed::Answer(head, body) => {
                         if let Some(trail) = &received.trail {
                             trail.handed_over(head.status.as_u16());
@@ -272,8 +270,7 @@ async fn lane(seat: &Seat, shared: &Arc<Shared>) -> Option<Lane> {
     if !shared.may_dial(instance) {
         return None;
     }
-    // In a box: a warm call does without, and all that wait would be larger by it.
-    match Box::pin(dial::connect(instance, shared.clock)).await {
+    match dial::connect(instance, shared.clock).await {
         Ok(mut lane) => {
             if poll_fn(|cx| lane.poll_free(cx)).await {
                 return Some(lane);

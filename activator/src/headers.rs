@@ -73,7 +73,9 @@ pub(crate) struct Caller<'a> {
 ///
 /// Names with an underscore pass as they are, but for those that a server which reads `_` as `-` (CGI, WSGI) would take
 /// for one that is set or stripped here: `X_Forwarded_For` would speak for a caller as `X-Forwarded-For` does.
-pub(crate) fn to_instance(headers: &mut HeaderMap, caller: &Caller<'_>, chunked: bool) {
+///
+/// True when the client reads trailers.
+pub(crate) fn to_instance(headers: &mut HeaderMap, caller: &Caller<'_>, chunked: bool) -> bool {
     let found = Found::look(headers);
     let trailers = found.has(&header::TE) && takes_trailers(headers);
     if caller.http2 {
@@ -104,6 +106,7 @@ pub(crate) fn to_instance(headers: &mut HeaderMap, caller: &Caller<'_>, chunked:
         forwarded(headers, caller);
         headers.append(header::VIA, if caller.http2 { VIA_2 } else { VIA });
     }
+    trailers
 }
 
 /// Makes the response headers of an activator that took a call over those that the caller gets: ours are on it already.
@@ -141,7 +144,7 @@ pub(crate) fn passes(headers: &HeaderMap) -> usize {
 }
 
 /// Whether the client reads trailers: only then may the function send what only they say.
-pub(crate) fn takes_trailers(headers: &HeaderMap) -> bool {
+fn takes_trailers(headers: &HeaderMap) -> bool {
     let mut codings = headers.get_all(header::TE).iter().flat_map(|value| value.as_bytes().split(|&b| b == b','));
     codings.any(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"trailers"))
 }

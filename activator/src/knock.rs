@@ -59,7 +59,7 @@ impl Board {
     /// Routes of this version are acted by.
     pub(crate) fn applied(&self, version: u64, life: u64) {
         *self.applied.lock() = Applied { version, life };
-        self.urgent.notify_one();
+        self.tell();
     }
 
     /// What is told with every report changed: one is sent at once.
@@ -99,10 +99,8 @@ async fn report(
     stop: &CancellationToken,
 ) -> Result<(), tonic::Status> {
     // Demand before routes would be of functions that the controller cannot know to be ours.
-    while !shared.routes.load().known {
-        if stop.run_until_cancelled(shared.board.urgent.notified()).await.is_none() {
-            return Ok(());
-        }
+    if stop.run_until_cancelled(shared.known.cancelled()).await.is_none() {
+        return Ok(());
     }
     let (sender, receiver) = mpsc::channel(UNDER_WAY);
     let mut client = DemandClient::with_interceptor(link.channel(), link.token());

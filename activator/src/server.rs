@@ -14,7 +14,7 @@ pub(crate) use streams::Streams;
 use crate::{shared::Shared, wire::Peer};
 use detect::Protocol;
 use parking_lot::Mutex;
-use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
+use std::{borrow::Cow, collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -133,13 +133,12 @@ pub(crate) async fn run(
                 continue;
             }
         };
-        let pass = match shared.memory.check().map(|()| doors.enter(addr.ip(), &shared)) {
-            Ok(Some(pass)) => pass,
-            refused => {
-                let reason = if refused.is_ok() { "Connections" } else { "Memory" };
-                shared.metrics.refused(None, reason);
+        let pass = match doors.enter(addr.ip(), &shared) {
+            Ok(pass) => pass,
+            Err(reason) => {
+                shared.metrics.refused(None, &reason);
                 // As far as it goes without waiting.
-                let _ = stream.try_write(no_entry(reason).as_bytes());
+                let _ = stream.try_write(no_entry(&reason).as_bytes());
                 continue;
             }
         };
@@ -187,16 +186,18 @@ struct Pass {
 }
 
 impl Doors {
-    fn enter(self: &Arc<Self>, ip: IpAddr, shared: &Arc<Shared>) -> Option<Pass> {
+    /// Lets a connection in, or says by its code why not.
+    fn enter(self: &Arc<Self>, ip: IpAddr, shared: &Arc<Shared>) -> Result<Pass, Cow<'static, str>> {
+        shared.memory.check().map_err(|refusal| refusal.code)?;
         let mut open = self.open.lock();
         let from_here = open.by_address.get(&ip).copied().unwrap_or(0);
         if open.total >= self.limits.connections || from_here >= self.limits.connections_per_address {
-            return None;
+            return Err("Connections".into());
         }
         open.total += 1;
         open.by_address.insert(ip, from_here + 1);
         shared.metrics.connections.inc();
-        Some(Pass { doors: self.clone(), shared: shared.clone(), ip })
+        Ok(Pass { doors: self.clone(), shared: shared.clone(), ip })
     }
 }
 

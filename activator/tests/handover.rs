@@ -59,6 +59,15 @@ impl Two {
         }
     }
 
+    /// Waits until there are so many records.
+    async fn recorded(&self, count: usize) {
+        until("the records", || (self.controller.records().len() == count).then_some(())).await;
+    }
+
+    fn all_records_are_of(&self, who: &Running) {
+        assert!(self.controller.epochs().iter().all(|(activator, ..)| *activator == who.identity.activator));
+    }
+
     /// How many calls of the function each was last told to have waiting and running.
     fn demand(&self, of: &Running) -> Vec<(u32, u32)> {
         let reports = self.controller.reports();
@@ -103,9 +112,9 @@ async fn who_has_no_slot_hands_the_call_over_and_records_nothing() {
     assert!(!seen.contains("dormouse-"), "{seen}");
     assert_eq!(seen.matches("x-forwarded-for: 127.0.0.1\r\n").count(), 1, "{seen}");
     assert_eq!(seen.matches("via: 1.1 dormouse\r\n").count(), 1, "{seen}");
-    until("two records", || (house.controller.records().len() == 2).then_some(())).await;
+    house.recorded(2).await;
     assert!(house.demand(&house.one).iter().all(|d| *d == (0, 0)), "it is the other's demand");
-    assert!(house.controller.epochs().iter().all(|(activator, ..)| *activator == house.two.identity.activator));
+    house.all_records_are_of(&house.two);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -229,7 +238,7 @@ async fn a_client_that_leaves_is_seen_by_the_peer() {
     tokio::time::sleep(std::time::Duration::from_millis(100)).await;
     assert_eq!(origin.seen.running.load(SeqCst), 1, "a dispatched call runs to its end");
     go.notify_one();
-    until("its record", || (house.controller.records().len() == 1).then_some(())).await;
+    house.recorded(1).await;
     assert_eq!(house.controller.records()[0].1.outcome, Outcome::ClientGone);
     assert_eq!(origin.seen.requests.lock().len(), 1);
 }
@@ -260,7 +269,7 @@ async fn bodies_stream_both_ways_through_the_hop() {
     }
     client.send("0\r\n\r\n").await;
     assert_eq!(client.chunk().await.unwrap(), b"");
-    until("its record", || (house.controller.records().len() == 1).then_some(())).await;
+    house.recorded(1).await;
     assert_eq!(house.controller.records()[0].1.response_bytes, 11);
 }
 
@@ -276,8 +285,8 @@ async fn who_reads_trailers_waits_for_a_share_here() {
     assert!(origin.seen.requests.lock().is_empty());
     house.share(origin.addr, [1, 0], None).await;
     assert_eq!(client.answer().await.status, 200);
-    until("its record", || (house.controller.records().len() == 1).then_some(())).await;
-    assert!(house.controller.epochs().iter().all(|(activator, ..)| *activator == house.one.identity.activator));
+    house.recorded(1).await;
+    house.all_records_are_of(&house.one);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -360,7 +360,7 @@ impl Shares {
         });
         let acts_by: Vec<_> = acts_by.collect();
         deal.set_reserved(route.reserved, acts_by);
-        let held = observed.instances.values().any(|i| i.found) && now < table.hold_until;
+        let held = observed.instances.keys().any(held_back);
         deal.hold_reserved(held);
         let later = deal.expire(now);
         let mut live = BTreeMap::new();

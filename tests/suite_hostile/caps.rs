@@ -35,6 +35,14 @@ async fn ask(stream: &mut TcpStream, request: &str) -> String {
     answer(stream).await
 }
 
+/// A call that waits, the `n`th of all.
+async fn waiting_call(stand: &Stand, request: &str, n: i64) -> TcpStream {
+    let mut client = connect(stand, "127.0.0.1").await;
+    client.write_all(request.as_bytes()).await.unwrap();
+    stand.metric_is("dormouse_waiting_calls", LIMIT, |seen| seen == n).await;
+    client
+}
+
 fn get(name: &str, more: &str) -> String {
     format!("GET / HTTP/1.1\r\nHost: {}\r\n{more}\r\n", host(name))
 }
@@ -103,22 +111,14 @@ async fn calls_that_wait() {
     stand.publish(function("other")).await;
     let mut waiting = Vec::new();
     for n in 1..=3 {
-        let mut client = connect(&stand, "127.0.0.1").await;
-        client.write_all(get("asleep", "").as_bytes()).await.unwrap();
-        waiting.push(client);
-        stand.metric_is("dormouse_waiting_calls", LIMIT, |seen| seen == n).await;
+        waiting.push(waiting_call(&stand, &get("asleep", ""), n).await);
     }
     assert_refused(&ask(&mut connect(&stand, "127.0.0.1").await, &get("asleep", "")).await, 503, "QueueFull", true);
     drop(waiting.pop());
     stand.metric_is("dormouse_waiting_calls", LIMIT, |n| n == 2).await;
-    let mut client = connect(&stand, "127.0.0.1").await;
-    client.write_all(get("asleep", "").as_bytes()).await.unwrap();
-    stand.metric_is("dormouse_waiting_calls", LIMIT, |n| n == 3).await;
+    waiting.push(waiting_call(&stand, &get("asleep", ""), 3).await);
     for n in 4..=6 {
-        let mut client = connect(&stand, "127.0.0.1").await;
-        client.write_all(get("other", "").as_bytes()).await.unwrap();
-        waiting.push(client);
-        stand.metric_is("dormouse_waiting_calls", LIMIT, |seen| seen == n).await;
+        waiting.push(waiting_call(&stand, &get("other", ""), n).await);
     }
     assert_refused(&ask(&mut connect(&stand, "127.0.0.1").await, &get("other", "")).await, 503, "QueueFull", true);
 }
@@ -132,10 +132,7 @@ async fn bytes_of_calls_that_wait() {
     let places = i64::try_from(CAP / large.len()).unwrap();
     let mut waiting = Vec::new();
     for n in 1..=places {
-        let mut client = connect(&stand, "127.0.0.1").await;
-        client.write_all(large.as_bytes()).await.unwrap();
-        waiting.push(client);
-        stand.metric_is("dormouse_waiting_calls", LIMIT, |seen| seen == n).await;
+        waiting.push(waiting_call(&stand, &large, n).await);
     }
     let bytes = stand.metric("dormouse_waiting_bytes").await;
     assert!((places * 60_000..=CAP as i64).contains(&bytes), "{bytes}");

@@ -28,6 +28,7 @@ use tokio::net::TcpStream;
 const MAX_IDLE: Duration = Duration::from_secs(60);
 /// Most bytes of a response head, and what is buffered of a body in each direction.
 const MAX_BUFFER: usize = 128 * 1024;
+
 type Connection = http1::Connection<TokioIo<TcpStream>, SentBody>;
 
 /// What hyper gives back for a call: a response, or an error with the request when none of it was sent.

@@ -2,7 +2,8 @@
 //! the instance for each of a client, no header changed, nothing counted, no deadline.
 
 use crate::proxy::Proxy;
-use anyhow::{Context, Result};
+use crate::stage;
+use anyhow::Result;
 use dormouse_tests::proc::Program;
 use hyper::client::conn::http1::SendRequest;
 use hyper::{Request, body::Incoming, client, server, service::service_fn};
@@ -15,7 +16,7 @@ use tokio::sync::Mutex;
 
 /// Starts it, a process of this program, in front of `upstream`.
 pub(crate) async fn start(folder: &Path, upstream: SocketAddr, cores: &str) -> Result<Proxy> {
-    let this = std::env::current_exe().context("this program's path")?;
+    let this = stage::this()?;
     Proxy::start("the plain proxy", |addr| {
         let args = ["plain".to_owned(), format!("--listen={addr}"), format!("--instance={upstream}")];
         Ok(Program::new(this, folder.join("plain.log")).args(args).on_cores(cores))

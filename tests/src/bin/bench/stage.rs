@@ -17,7 +17,7 @@ pub(crate) const TOKEN: &str = "bench";
 pub(crate) const FUNCTION: &str = "warm";
 
 /// This program.
-fn this() -> Result<PathBuf> {
+pub(crate) fn this() -> Result<PathBuf> {
     std::env::current_exe().context("this program's path")
 }
 
