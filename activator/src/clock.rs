@@ -21,7 +21,7 @@ impl Clock {
 
     /// Since the start, in milliseconds.
     pub(crate) fn now_ms(&self) -> u64 {
-        u64::try_from(self.now().as_millis()).unwrap_or(u64::MAX)
+        millis(self.now())
     }
 
     /// The instant that a time since the start names.
@@ -36,7 +36,13 @@ pub(crate) fn wall_us() -> i64 {
     i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
 }
 
+/// Whole milliseconds of a duration.
+pub(crate) fn millis(d: Duration) -> u64 {
+    // Not `as_millis`: that one divides in 128 bits.
+    d.as_secs().saturating_mul(1000).saturating_add(u64::from(d.subsec_millis()))
+}
+
 /// Whole microseconds of a duration.
 pub(crate) fn micros(d: Duration) -> u64 {
-    u64::try_from(d.as_micros()).unwrap_or(u64::MAX)
+    d.as_secs().saturating_mul(1_000_000).saturating_add(u64::from(d.subsec_micros()))
 }

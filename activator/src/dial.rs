@@ -72,7 +72,7 @@ pub(crate) fn watch_port(func: &Arc<Func>, seat: SeatNo, instance: &Arc<Instance
             }
             return;
         };
-        instance.pool.put(lane, &instance, shared.clock);
+        instance.pool.put(lane, &instance, shared.clock, shared.clock.now());
         let mut inner = func.inner.lock();
         inner.room.open(seat, shared.clock.now());
         func.settle(inner, &shared);

@@ -17,13 +17,13 @@ use std::{
 };
 
 /// The client left before the head of the response.
-pub(crate) fn before_head(parts: Parts, reply: Reply, shared: &Arc<Shared>) {
+pub(crate) fn before_head(parts: Box<Parts>, reply: Reply, shared: &Arc<Shared>) {
     run(Draining { parts: Some(parts), stage: Stage::Head(reply) }, shared);
 }
 
 /// The client left within the response.
-pub(crate) fn after_head(mut parts: Parts, incoming: InBody, shared: &Arc<Shared>) {
-    if parts.is_late() {
+pub(crate) fn after_head(mut parts: Box<Parts>, incoming: InBody, shared: &Arc<Shared>) {
+    if parts.alarm.is_over() {
         // It did not read its response in time: the instance is not to blame for that.
         parts.lane.reset();
         let _ = parts.meter.finish(Outcome::ClientGone);
@@ -50,7 +50,7 @@ fn run(mut draining: Draining, shared: &Arc<Shared>) {
 const FRAMES: usize = 32;
 
 struct Draining {
-    parts: Option<Parts>,
+    parts: Option<Box<Parts>>,
     stage: Stage,
 }
 
@@ -76,9 +76,9 @@ impl Draining {
             };
             match step {
                 // An instance that sends without a pause is never waited for.
-                Step::Again if parts.is_late() => return self.late(),
+                Step::Again if parts.alarm.is_over() => return self.late(),
                 Step::Again => {}
-                Step::Wait if parts.deadline.as_mut().poll(cx).is_pending() => return Poll::Pending,
+                Step::Wait if parts.alarm.poll(cx).is_pending() => return Poll::Pending,
                 Step::Wait => return self.late(),
                 Step::Whole => return self.whole(cx),
                 Step::Broken => return self.broken(),
@@ -96,7 +96,8 @@ impl Draining {
     }
 
     fn broken(&mut self) -> Poll<()> {
-        if let Some(Parts { lane, mut meter, .. }) = self.parts.take() {
+        if let Some(parts) = self.parts.take() {
+            let Parts { lane, mut meter, .. } = *parts;
             meter.trouble(if meter.upload.progress() == Progress::Whole {
                 Trouble::Died
             } else {
@@ -114,7 +115,8 @@ impl Draining {
     }
 
     fn late(&mut self) -> Poll<()> {
-        if let Some(Parts { lane, mut meter, .. }) = self.parts.take() {
+        if let Some(parts) = self.parts.take() {
+            let Parts { lane, mut meter, .. } = *parts;
             if meter.upload.progress() != Progress::Starved {
                 meter.retire_instance();
                 meter.trouble(Trouble::Timeout);

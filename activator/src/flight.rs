@@ -1,6 +1,7 @@
 //! A call on its way: from the first byte to an instance until the head of its response.
 
 use crate::{
+    alarm::Alarm,
     body::{InBody, Progress, SentBody},
     drain,
     meter::Meter,
@@ -13,59 +14,51 @@ use std::{
     sync::Arc,
     task::{Context, Poll},
 };
-use tokio::time::{Instant, Sleep};
 
 /// What a call holds while an instance works on it.
 pub(crate) struct Parts {
     pub(crate) lane: Lane,
     pub(crate) meter: Meter,
     /// The end of the call's time.
-    pub(crate) deadline: Pin<Box<Sleep>>,
+    pub(crate) alarm: Alarm,
     /// It asks for a change of protocol.
     pub(crate) upgrades: bool,
-}
-
-impl Parts {
-    /// True once the call's time is over.
-    pub(crate) fn is_late(&self) -> bool {
-        self.deadline.deadline() <= Instant::now()
-    }
 }
 
 /// How a flight ended without a response.
 #[expect(clippy::large_enum_variant, reason = "only handed on in a box")]
 pub(crate) enum Lost {
     /// No byte left us: the call may be sent again.
-    NotSent(Request<SentBody>, Parts),
+    NotSent(Request<SentBody>, Box<Parts>),
     /// The instance broke off.
-    Died(Parts),
+    Died(Box<Parts>),
     /// The client broke its body off, so the instance was cut off too.
-    UploadBroke(Parts),
+    UploadBroke(Box<Parts>),
     /// The call's time is over.
-    Late(Parts),
+    Late(Box<Parts>),
 }
 
 /// A call on its way. Dropped before its end (the client left) the call goes on to its end without an audience.
 pub(crate) struct Flight {
-    flying: Option<(Parts, Reply)>,
+    flying: Option<(Box<Parts>, Reply)>,
     shared: Arc<Shared>,
 }
 
 impl Flight {
-    pub(crate) fn start(mut parts: Parts, request: Request<SentBody>, shared: &Arc<Shared>) -> Self {
+    pub(crate) fn start(mut parts: Box<Parts>, request: Request<SentBody>, shared: &Arc<Shared>) -> Self {
         let reply = parts.lane.send(request);
         Self { flying: Some((parts, reply)), shared: shared.clone() }
     }
 }
 
 impl Future for Flight {
-    type Output = Result<(Response<InBody>, Parts), Box<Lost>>;
+    type Output = Result<(Response<InBody>, Box<Parts>), Box<Lost>>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let Some((parts, reply)) = &mut self.flying else { return Poll::Pending };
         let result = match poll_reply(parts, reply, cx) {
             Poll::Ready(result) => Some(result),
-            Poll::Pending if parts.deadline.as_mut().poll(cx).is_ready() => None,
+            Poll::Pending if parts.alarm.poll(cx).is_ready() => None,
             Poll::Pending => return Poll::Pending,
         };
         let Some((parts, _)) = self.flying.take() else { return Poll::Pending };

@@ -33,6 +33,7 @@ use hyper::body::Incoming;
 use std::{
     future::poll_fn,
     sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
 };
 
 /// There is nobody to answer, or no answer may be given: the connection ends.
@@ -52,10 +53,12 @@ pub(crate) async fn serve(
     peer: Arc<Peer>,
     mut request: Request<Incoming>,
 ) -> Result<Response<OutBody>, Hangup> {
-    let in_call = peer.begin_call();
+    let at = shared.clock.now();
+    let in_call = peer.begin_call(at);
     let asker = Asker { grpc: grpc::is_grpc(request.headers()), http2: request.version() == Version::HTTP_2 };
-    let (call_no, at_us, at) = (shared.next_call(), clock::wall_us(), shared.clock.now());
+    let (call_no, at_us) = (shared.next_call(), clock::wall_us());
     let id = shared.request_id(call_no);
+    request.headers_mut().reserve(headers::ADDED);
     let context = trace::enter(request.headers_mut(), shared.outlets.sampling);
     let trail = Trail::begin(&shared, peer.addr, &request, (id, at_us, at), context);
     let (trace, grpc) = (context.trace, asker.grpc);
@@ -194,20 +197,21 @@ async fn dispatch(
             return Err(Out::Gone);
         }
         let reservation = shared.spool.reserve()?;
-        let Some(lane) = lane(&seat, shared).await else {
+        let mut now = shared.clock.now();
+        let Some(mut lane) = lane(&seat, shared, &mut now).await else {
             seat = seat.put_back(peer, held).await?;
             continue;
         };
         // A connect takes its time: the client may have left meanwhile.
         if !lane.is_used() && peer.is_gone() {
-            seat.instance().pool.put(lane, seat.instance(), shared.clock);
+            seat.instance().pool.put(lane, seat.instance(), shared.clock, now);
             return Err(Out::Gone);
         }
-        let now = shared.clock.now();
         let meter = Meter::start(shared, received, seat, reservation, upload.clone(), now);
-        let deadline = Box::pin(tokio::time::sleep_until(shared.clock.instant(now + timeout)));
+        let alarm = lane.alarm(shared.clock.instant(now + timeout));
         peer.set_deadline(now + timeout);
-        match Flight::start(Parts { lane, meter, deadline, upgrades }, request, shared).await {
+        let parts = Box::new(Parts { lane, meter, alarm, upgrades });
+        match Flight::start(parts, request, shared).await {
             Ok((response, parts)) => return answer(response, parts, peer, shared).await,
             Err(lost) => {
                 let again = retry(*lost)?;
@@ -250,16 +254,18 @@ fn ahead_bytes(body: &Incoming) -> usize {
     usize::try_from(ahead).unwrap_or(usize::MAX)
 }
 
-/// A connection that is free for this call; `None` when the instance cannot be reached.
-async fn lane(seat: &Seat, shared: &Arc<Shared>) -> Option<Lane> {
+/// A connection that is free for this call; `None` when the instance cannot be reached. `now` becomes the time when it
+/// was had.
+async fn lane(seat: &Seat, shared: &Arc<Shared>, now: &mut Duration) -> Option<Lane> {
     let instance = seat.instance();
-    if let Some(lane) = instance.pool.take(instance.http2, shared.clock.now()) {
+    if let Some(lane) = instance.pool.take(instance.http2, *now) {
         return Some(lane);
     }
     let failures = instance.failures.load(Relaxed);
     let turn = instance.pool.turn(instance.http2).await;
     if turn.is_some() {
-        if let Some(lane) = instance.pool.take(instance.http2, shared.clock.now()) {
+        *now = shared.clock.now();
+        if let Some(lane) = instance.pool.take(instance.http2, *now) {
             return Some(lane);
         }
         if instance.failures.load(Relaxed) != failures {
@@ -273,6 +279,7 @@ async fn lane(seat: &Seat, shared: &Arc<Shared>) -> Option<Lane> {
     match dial::connect(instance, shared.clock).await {
         Ok(mut lane) => {
             if poll_fn(|cx| lane.poll_free(cx)).await {
+                *now = shared.clock.now();
                 return Some(lane);
             }
             seat.func().metrics.trouble(Trouble::ClosedAtOnce);
@@ -300,7 +307,7 @@ struct Again {
 
 /// What follows from a call that got no response: it goes again if no byte of it left, else its caller is told.
 fn retry(lost: Lost) -> Result<Again, Out> {
-    let (mut meter, lane, outcome, refusal) = match lost {
+    let (parts, outcome, refusal) = match lost {
         Lost::NotSent(request, parts) => {
             let was_fresh = !parts.lane.is_used();
             let (received, seat, _) = parts.meter.undo().ok_or(Out::Gone)?;
@@ -308,23 +315,23 @@ fn retry(lost: Lost) -> Result<Again, Out> {
         }
         Lost::Died(parts) => {
             parts.meter.trouble(Trouble::Died);
-            (parts.meter, parts.lane, Outcome::FunctionError, Refusal::instance_died())
+            (parts, Outcome::FunctionError, Refusal::instance_died())
         }
         Lost::UploadBroke(parts) => {
             parts.meter.trouble(Trouble::UploadBroke);
-            let refusal = Refusal::bad_request("the request body broke off");
-            (parts.meter, parts.lane, Outcome::ClientGone, refusal)
+            (parts, Outcome::ClientGone, Refusal::bad_request("the request body broke off"))
         }
         Lost::Late(parts) if parts.meter.upload.progress() == Progress::Starved => {
             parts.meter.trouble(Trouble::UploadBroke);
-            (parts.meter, parts.lane, Outcome::ClientGone, Refusal::slow_body())
+            (parts, Outcome::ClientGone, Refusal::slow_body())
         }
         Lost::Late(parts) => {
             parts.meter.retire_instance();
             parts.meter.trouble(Trouble::Timeout);
-            (parts.meter, parts.lane, Outcome::Timeout, Refusal::timeout())
+            (parts, Outcome::Timeout, Refusal::timeout())
         }
     };
+    let Parts { lane, mut meter, .. } = *parts;
     if outcome == Outcome::FunctionError {
         drop(lane)
     } else {
@@ -341,7 +348,7 @@ fn retry(lost: Lost) -> Result<Again, Out> {
 /// The head of a response is there.
 async fn answer(
     response: Response<InBody>,
-    mut parts: Parts,
+    mut parts: Box<Parts>,
     peer: &Peer,
     shared: &Arc<Shared>,
 ) -> Result<Answer, Out> {
@@ -352,6 +359,7 @@ async fn answer(
         return Err(retry(Lost::Died(parts)).err().unwrap_or(Out::Gone));
     }
     parts.lane.note_response(&head);
+    head.headers.reserve(headers::ADDED_TO_ANSWERS);
     parts.meter.note_response();
     headers::to_client(&mut head.headers, head.version == Version::HTTP_2);
     head.headers.append(SERVER_TIMING, text::server_timing(parts.meter.times()));
@@ -366,7 +374,7 @@ async fn answer(
                 peer.set_tunnel(tunnel);
                 Ok(Answer { head, body: AnswerBody::Over })
             }
-            Err(parts) => Err(retry(Lost::Died(*parts)).err().unwrap_or(Out::Gone)),
+            Err(parts) => Err(retry(Lost::Died(parts)).err().unwrap_or(Out::Gone)),
         };
     }
     if !incoming.is_end_stream() {

@@ -30,6 +30,12 @@ const FORWARDED_X: &str = "x-forwarded-";
 /// The others of the kind.
 static FORWARDING: [HeaderName; 2] = [header::FORWARDED, HeaderName::from_static("x-real-ip")];
 
+/// Lines that are added to a request at most, so that its list of them grows once: the trace, four about the caller and
+/// one about the path, `Host`, `Via`, `TE` with `Connection`.
+pub(crate) const ADDED: usize = 10;
+/// Lines that are added to an answer: `Via`, the request's id, its times, `Connection`.
+pub(crate) const ADDED_TO_ANSWERS: usize = 4;
+
 const VIA: HeaderValue = HeaderValue::from_static("1.1 dormouse");
 const VIA_2: HeaderValue = HeaderValue::from_static("2.0 dormouse");
 

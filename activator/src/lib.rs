@@ -4,6 +4,7 @@
 //! another, records by a third; a warm call needs none of them.
 
 mod access;
+mod alarm;
 mod answer;
 mod body;
 mod check;

@@ -42,7 +42,7 @@ pub(crate) struct Received {
 pub(crate) struct Meter {
     shared: Arc<Shared>,
     /// Taken with the record: the slot is free after it.
-    rest: Option<Box<Rest>>,
+    rest: Option<Rest>,
     dispatched: Duration,
     /// When the head of its response came.
     answered: Option<Duration>,
@@ -71,7 +71,7 @@ impl Meter {
     ) -> Self {
         Self {
             shared: shared.clone(),
-            rest: Some(Box::new(Rest { received, seat, reservation })),
+            rest: Some(Rest { received, seat, reservation }),
             dispatched,
             answered: None,
             upload,
@@ -126,20 +126,28 @@ impl Meter {
         }
     }
 
+    /// The time by the clock that it goes by.
+    pub(crate) fn now(&self) -> Duration {
+        self.shared.clock.now()
+    }
+
     /// Keeps a connection that the call is done with.
-    pub(crate) fn keep(&self, lane: Lane) {
+    pub(crate) fn keep(&self, lane: Lane, now: Duration) {
         if let Some(rest) = &self.rest {
             let instance = rest.seat.instance();
-            instance.pool.put(lane, instance, self.shared.clock);
+            instance.pool.put(lane, instance, self.shared.clock, now);
         }
     }
 
     /// Writes the record, then frees the slot. The first end counts; a second one does nothing.
     pub(crate) fn finish(&mut self, outcome: Outcome) -> Result<(), SpoolError> {
-        let Some(rest) = self.rest.take() else { return Ok(()) };
-        let Rest { received, seat, reservation } = *rest;
+        self.finish_at(outcome, self.now())
+    }
+
+    /// The same for a call that ended at this time of the clock.
+    pub(crate) fn finish_at(&mut self, outcome: Outcome, now: Duration) -> Result<(), SpoolError> {
+        let Some(Rest { received, seat, reservation }) = self.rest.take() else { return Ok(()) };
         let (wait, start) = (seat.turn.wait, seat.turn.start);
-        let now = self.shared.clock.now();
         let record = CallRecord {
             subject: 0,
             call: received.call,

@@ -29,7 +29,7 @@ const FLUSH: Duration = Duration::from_millis(10);
 
 /// The body of a response that is still coming. Dropped before its end (the client left) the call goes on to its end.
 pub(crate) struct Metered {
-    running: Option<(Parts, InBody)>,
+    running: Option<(Box<Parts>, InBody)>,
     /// Bytes still to come, when the length is known.
     remaining: Option<u64>,
     /// Breaks off with it once what came before has been written.
@@ -47,7 +47,7 @@ pub(crate) fn outcome_of(status: u16) -> Outcome {
 }
 
 impl Metered {
-    pub(crate) fn new(parts: Parts, incoming: InBody, shared: &Arc<Shared>) -> Self {
+    pub(crate) fn new(parts: Box<Parts>, incoming: InBody, shared: &Arc<Shared>) -> Self {
         let remaining = incoming.exact();
         Self {
             running: Some((parts, incoming)),
@@ -82,7 +82,7 @@ impl Metered {
         let Some((parts, incoming)) = &mut self.running else { return Poll::Ready(None) };
         parts.lane.drive(cx);
         match incoming.poll_frame(cx) {
-            Poll::Pending if parts.deadline.as_mut().poll(cx).is_ready() => self.cut(Cut::Timeout, cx),
+            Poll::Pending if parts.alarm.poll(cx).is_ready() => self.cut(Cut::Timeout, cx),
             Poll::Pending => Poll::Pending,
             Poll::Ready(None) if self.remaining.is_some_and(|r| r > 0) => self.cut(Cut::Died, cx),
             Poll::Ready(None) => Poll::Ready(self.end(cx).err().map(Err)),
@@ -96,12 +96,12 @@ impl Metered {
                 self.remaining = self.remaining.map(|r| r.saturating_sub(len));
                 let last = self.remaining == Some(0) || frame.is_trailers();
                 // With every frame: an instance that sends without a pause is never pending.
-                if !last && parts.is_late() {
+                if !last && parts.alarm.is_over() {
                     let reader_slept = handed.is_some_and(|at| at.elapsed() > READER_PAUSE);
                     return self.cut(if reader_slept { Cut::Unread } else { Cut::Timeout }, cx);
                 }
                 parts.meter.response_bytes += len;
-                self.handed = Some(Instant::now());
+                self.handed = (!last).then(Instant::now);
                 let ended = if last { self.end(cx) } else { Ok(()) };
                 Poll::Ready(Some(ended.map(|()| frame)))
             }
@@ -121,7 +121,7 @@ impl Metered {
     /// what it has not written yet, the head included: so it is let write first. On HTTP/2 another task writes.
     fn cut(&mut self, cut: Cut, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
         let Some((parts, incoming)) = self.running.take() else { return Poll::Ready(None) };
-        let Parts { lane, mut meter, deadline: mut pause, .. } = parts;
+        let Parts { lane, mut meter, .. } = *parts;
         drop(incoming);
         let (outcome, trouble) = match (cut, meter.upload.progress()) {
             (Cut::Unread, _) => (Outcome::ClientGone, Trouble::ResponseUnread),
@@ -140,26 +140,32 @@ impl Metered {
             lane.reset()
         }
         let recorded = meter.finish(outcome);
-        pause.as_mut().reset(Instant::now() + FLUSH);
+        let pause = Box::pin(tokio::time::sleep(FLUSH));
         self.breaks = Some((recorded.map_or(Cut::NotRecorded, |()| cut), pause));
         self.poll_frame(cx)
     }
 }
 
 /// A call whose response came whole: writes the record; keeps the connection if nothing more is on its way.
-pub(crate) fn finish(mut parts: Parts, outcome: Outcome, cx: &mut Context<'_>) -> Result<(), crate::spool::SpoolError> {
+pub(crate) fn finish(
+    mut parts: Box<Parts>,
+    outcome: Outcome,
+    cx: &mut Context<'_>,
+) -> Result<(), crate::spool::SpoolError> {
     let mut lane = parts.lane;
+    let now = parts.meter.now();
     if parts.meter.upload.progress() == Progress::Whole {
         lane.drive(cx);
         if lane.is_free() {
+            lane.keep_alarm(parts.alarm);
             // Before the record: the call that gets the slot finds it.
-            parts.meter.keep(lane);
+            parts.meter.keep(lane, now);
         }
     } else {
         // An early answer: the instance did not want the rest of the body.
         lane.reset();
     }
-    parts.meter.finish(outcome)
+    parts.meter.finish_at(outcome, now)
 }
 
 impl Drop for Metered {

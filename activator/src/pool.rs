@@ -4,6 +4,7 @@ mod http1;
 mod http2;
 
 use crate::{
+    alarm::Alarm,
     body::{InBody, SentBody},
     clock::Clock,
     instance::Instance,
@@ -20,7 +21,7 @@ use std::{
     task::{Context, Poll, ready},
     time::Duration,
 };
-use tokio::{net::TcpStream, sync::MutexGuard};
+use tokio::{net::TcpStream, sync::MutexGuard, time::Instant};
 
 pub(crate) use http2::Received;
 
@@ -31,7 +32,7 @@ const IDLE: Duration = Duration::from_secs(1);
 /// A place for one call on a connection to an instance.
 pub(crate) enum Lane {
     /// The connection itself.
-    Http1(http1::Lane),
+    Http1(Box<http1::Lane>),
     /// A stream of a connection that others use too.
     Http2(Box<http2::Lane>),
 }
@@ -42,7 +43,7 @@ impl Lane {
         if instance.http2 {
             http2::Lane::new(stream, instance, clock).await.map(|lane| Self::Http2(Box::new(lane)))
         } else {
-            http1::Lane::new(stream, instance).await.map(Self::Http1)
+            http1::Lane::new(stream, instance).await.map(|lane| Self::Http1(Box::new(lane)))
         }
     }
 
@@ -75,6 +76,21 @@ impl Lane {
         match self {
             Self::Http1(lane) => lane.used,
             Self::Http2(lane) => lane.is_used(),
+        }
+    }
+
+    /// What ends its next call at an instant.
+    pub(crate) fn alarm(&mut self, at: Instant) -> Alarm {
+        match self {
+            Self::Http1(lane) => lane.alarm(at),
+            Self::Http2(_) => Alarm::new(at),
+        }
+    }
+
+    /// Keeps it for the call after that.
+    pub(crate) fn keep_alarm(&mut self, alarm: Alarm) {
+        if let Self::Http1(lane) = self {
+            lane.alarm = Some(alarm);
         }
     }
 
@@ -164,9 +180,9 @@ impl Pool {
     }
 
     /// Keeps a connection for the next call.
-    pub(crate) fn put(&self, lane: Lane, instance: &Arc<Instance>, clock: Clock) {
+    pub(crate) fn put(&self, lane: Lane, instance: &Arc<Instance>, clock: Clock, now: Duration) {
         match lane {
-            Lane::Http1(lane) => self.http1.put(lane, instance, clock),
+            Lane::Http1(lane) => self.http1.put(lane, instance, clock, now),
             // Its connection was never out of the pool.
             Lane::Http2(lane) => drop(lane),
         }

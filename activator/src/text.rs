@@ -1,6 +1,6 @@
 //! Texts of headers that every call gets, written digit by digit: `format!` costs more than forwarding the header does.
 
-use bytes::{BufMut, BytesMut};
+use crate::clock;
 use dormouse_core::RequestId;
 use http::HeaderValue;
 use std::time::Duration;
@@ -8,54 +8,64 @@ use std::time::Duration;
 /// A request id as [`RequestId`] displays it.
 pub(crate) fn request_id(id: RequestId) -> HeaderValue {
     // 16 digits, 8 and 16 at most, and two dashes.
-    let mut text = BytesMut::with_capacity(42);
-    put_hex(&mut text, id.activator, 16);
-    text.put_u8(b'-');
-    put_hex(&mut text, id.epoch.into(), 1);
-    text.put_u8(b'-');
-    put_hex(&mut text, id.call, 1);
-    value(text)
+    let mut text = Text::<42>::new();
+    text.digits::<16>(id.activator, 16);
+    text.put(b"-");
+    text.digits::<16>(id.epoch.into(), 1);
+    text.put(b"-");
+    text.digits::<16>(id.call, 1);
+    text.value()
 }
 
 /// `Server-Timing` (W3C) of a call: waited for a slot, for its instance to start, and ran so far, in milliseconds with
 /// three digits behind the point.
 pub(crate) fn server_timing((wait, start, run): (Duration, Duration, Duration)) -> HeaderValue {
-    // The names, and three times of mostly fewer than ten digits; longer ones make it grow.
-    let mut text = BytesMut::with_capacity(72);
+    // 31 for the names, and three times of 21 at most: 17 digits (2^64 / 1000), the point and three digits.
+    let mut text = Text::<94>::new();
     for (name, time) in [("wait;dur=", wait), (", start;dur=", start), (", run;dur=", run)] {
-        text.put_slice(name.as_bytes());
-        let us = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
-        put_decimal(&mut text, us / 1000, 1);
-        text.put_u8(b'.');
-        put_decimal(&mut text, us % 1000, 3);
+        text.put(name.as_bytes());
+        let us = clock::micros(time);
+        text.digits::<10>(us / 1000, 1);
+        text.put(b".");
+        text.digits::<10>(us % 1000, 3);
     }
-    value(text)
+    text.value()
 }
 
-fn value(text: BytesMut) -> HeaderValue {
-    // Digits and letters are a header's value: the other branch is never taken.
-    HeaderValue::from_maybe_shared(text.freeze()).unwrap_or(HeaderValue::from_static(""))
+/// A text of `N` bytes at most.
+struct Text<const N: usize> {
+    bytes: [u8; N],
+    len: usize,
 }
 
-/// At least `width` digits.
-fn put_hex(out: &mut BytesMut, number: u64, width: usize) {
-    put_digits(out, number, 16, width);
-}
-
-fn put_decimal(out: &mut BytesMut, number: u64, width: usize) {
-    put_digits(out, number, 10, width);
-}
-
-fn put_digits(out: &mut BytesMut, mut number: u64, base: u64, width: usize) {
-    // u64::MAX has 20 decimal digits.
-    let mut digits = [b'0'; 20];
-    let mut at = digits.len();
-    while number > 0 {
-        at -= 1;
-        digits[at] = b"0123456789abcdef"[(number % base) as usize];
-        number /= base;
+impl<const N: usize> Text<N> {
+    fn new() -> Self {
+        Self { bytes: [0; N], len: 0 }
     }
-    out.put_slice(&digits[at.min(digits.len() - width)..]);
+
+    fn put(&mut self, text: &[u8]) {
+        let end = self.len + text.len();
+        self.bytes[self.len..end].copy_from_slice(text);
+        self.len = end;
+    }
+
+    /// At least `width` digits.
+    fn digits<const BASE: u64>(&mut self, mut number: u64, width: usize) {
+        // u64::MAX has 20 decimal digits.
+        let mut digits = [b'0'; 20];
+        let mut at = digits.len();
+        while number > 0 {
+            at -= 1;
+            digits[at] = b"0123456789abcdef"[(number % BASE) as usize];
+            number /= BASE;
+        }
+        self.put(&digits[at.min(digits.len() - width)..]);
+    }
+
+    fn value(&self) -> HeaderValue {
+        // Digits and letters are a header's value: the other branch is never taken.
+        HeaderValue::from_bytes(&self.bytes[..self.len]).unwrap_or(HeaderValue::from_static(""))
+    }
 }
 
 #[cfg(test)]

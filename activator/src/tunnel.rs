@@ -15,6 +15,7 @@ use dormouse_core::record::Outcome;
 use http::{HeaderMap, HeaderValue, Version, header, request};
 use socket2::SockRef;
 use std::{
+    future::poll_fn,
     io,
     pin::Pin,
     sync::Arc,
@@ -53,7 +54,7 @@ pub(crate) fn tell(headers: &mut HeaderMap, protocol: HeaderValue) {
 
 /// A tunnel whose instance has agreed.
 pub(crate) struct Tunnel {
-    parts: Parts,
+    parts: Box<Parts>,
     instance: Side,
 }
 
@@ -74,8 +75,8 @@ enum End {
 
 impl Tunnel {
     /// Takes the connection over from its lane; gives the call back when there is none to take.
-    pub(crate) fn new(mut parts: Parts) -> Result<Self, Box<Parts>> {
-        let Some((stream, first)) = parts.lane.take_stream() else { return Err(Box::new(parts)) };
+    pub(crate) fn new(mut parts: Box<Parts>) -> Result<Self, Box<Parts>> {
+        let Some((stream, first)) = parts.lane.take_stream() else { return Err(parts) };
         let instance = Side { stream, first, upload: parts.meter.upload.clone(), received: 0, broke: false };
         Ok(Self { parts, instance })
     }
@@ -88,16 +89,16 @@ impl Tunnel {
 
     /// Carries bytes until the end; false when it is to look broken to the client.
     pub(crate) async fn run(mut self, peer: &Arc<Peer>, mut client: Wire, shared: &Shared) -> bool {
-        let _in_call = peer.begin_call();
+        let _in_call = peer.begin_call(shared.clock.now());
         let instance = &mut self.instance;
-        let deadline = &mut self.parts.deadline;
+        let alarm = &mut self.parts.alarm;
         let end = tokio::select! {
             copied = tokio::io::copy_bidirectional_with_sizes(&mut client, instance, BUFFER, BUFFER) => match copied {
                 Ok(_) => End::Whole,
                 Err(_) if instance.broke => End::InstanceBroke,
                 Err(_) => End::ClientBroke,
             },
-            () = deadline.as_mut() => End::Late,
+            () = poll_fn(|cx| alarm.poll(cx)) => End::Late,
             () = shared.hard_stop.cancelled() => End::Stopped,
         };
         let outcome = match end {
@@ -112,7 +113,7 @@ impl Tunnel {
                 // It runs to its end all the same, within its time.
                 tokio::select! {
                     () = instance.ended() => {}
-                    () = deadline.as_mut() => instance.reset(),
+                    () = poll_fn(|cx| alarm.poll(cx)) => instance.reset(),
                     () = shared.hard_stop.cancelled() => {}
                 }
                 Outcome::ClientGone

@@ -5,6 +5,7 @@
 
 use crate::{
     answer::{self, Refusal},
+    clock,
     introduce::Introductions,
     server::Streams,
     shared::Shared,
@@ -133,18 +134,21 @@ impl Peer {
 
     /// The phase and how long it lasts already.
     pub(crate) fn phase(&self) -> (Phase, Duration) {
-        let phase = match self.phase.load(Relaxed) {
+        let lasts = self.shared.clock.now_ms().saturating_sub(self.since_ms.load(Relaxed));
+        (self.is_at(), Duration::from_millis(lasts))
+    }
+
+    fn is_at(&self) -> Phase {
+        match self.phase.load(Relaxed) {
             0 => Phase::Fresh,
             1 => Phase::Idle,
             2 => Phase::Head,
             _ => Phase::Call,
-        };
-        let lasts = self.shared.clock.now_ms().saturating_sub(self.since_ms.load(Relaxed));
-        (phase, Duration::from_millis(lasts))
+        }
     }
 
-    pub(crate) fn enter(&self, phase: Phase) {
-        self.since_ms.store(self.shared.clock.now_ms(), Relaxed);
+    pub(crate) fn enter(&self, phase: Phase, now: Duration) {
+        self.since_ms.store(clock::millis(now), Relaxed);
         self.until_ms.store(u64::MAX, Relaxed);
         self.phase.store(phase as u8, Relaxed);
     }
@@ -155,10 +159,10 @@ impl Peer {
         if self.streams.is_some() {
             return;
         }
-        match self.phase().0 {
+        match self.is_at() {
             Phase::Fresh | Phase::Idle => {
                 self.held.store(read, Relaxed);
-                self.enter(Phase::Head);
+                self.enter(Phase::Head, self.shared.clock.now());
             }
             Phase::Head => {
                 self.held.fetch_add(read, Relaxed);
@@ -179,7 +183,7 @@ impl Peer {
         if let Some(streams) = &self.streams {
             return streams.set_deadline(at);
         }
-        self.until_ms.store(u64::try_from(at.as_millis()).unwrap_or(u64::MAX), Relaxed);
+        self.until_ms.store(clock::millis(at), Relaxed);
     }
 
     /// The call is not dispatched after all: nothing says when it must be over.
@@ -195,10 +199,10 @@ impl Peer {
         Duration::from_millis(self.shared.clock.now_ms().saturating_sub(self.until_ms.load(Relaxed)))
     }
 
-    /// Marks that a call is served until the guard is dropped.
-    pub(crate) fn begin_call(self: &Arc<Self>) -> InCall {
+    /// Marks that a call is served from `now` until the guard is dropped.
+    pub(crate) fn begin_call(self: &Arc<Self>, now: Duration) -> InCall {
         if self.streams.is_none() {
-            self.enter(Phase::Call);
+            self.enter(Phase::Call, now);
         }
         InCall(self.clone())
     }
@@ -268,7 +272,7 @@ pub(crate) struct InCall(Arc<Peer>);
 impl Drop for InCall {
     fn drop(&mut self) {
         if self.0.streams.is_none() {
-            self.0.enter(Phase::Idle);
+            self.0.enter(Phase::Idle, self.0.shared.clock.now());
         }
     }
 }
@@ -372,7 +376,7 @@ impl Wire {
     /// hyper answers a request that it cannot parse on its own, without a reason: ours is sent in its place, as far as
     /// it goes without waiting (the connection ends with it). True when it was such an answer.
     fn tell_in_our_words(&self, data: &[u8]) -> bool {
-        let refusal = answer::of_parser(data).filter(|_| self.peer.phase().0 == Phase::Head);
+        let refusal = answer::of_parser(data).filter(|_| self.peer.is_at() == Phase::Head);
         refusal.map(|refusal| self.peer.tell_last(&refusal)).is_some()
     }
 

@@ -5,7 +5,7 @@
 //! a warm call wakes nobody but itself, and dropping the lane ends the connection.
 
 use super::{IDLE, Live};
-use crate::{body::SentBody, clock::Clock, headers, instance::Instance};
+use crate::{alarm::Alarm, body::SentBody, clock::Clock, headers, instance::Instance};
 use bytes::Bytes;
 use http::{Request, Response, Version, header::CONNECTION, response};
 use hyper::{
@@ -22,7 +22,7 @@ use std::{
     task::{Context, Poll, Waker},
     time::Duration,
 };
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, time::Instant};
 
 /// Longest idling, whatever is advertised.
 const MAX_IDLE: Duration = Duration::from_secs(60);
@@ -48,6 +48,8 @@ pub(crate) struct Lane {
     over: bool,
     /// It has carried a call.
     pub(in crate::pool) used: bool,
+    /// What ended its last call in time, if need had been.
+    pub(in crate::pool) alarm: Option<Alarm>,
     live: Live,
 }
 
@@ -64,6 +66,7 @@ impl Lane {
             ends_orderly: false,
             over: false,
             used: false,
+            alarm: None,
             live: Live::new(instance),
         })
     }
@@ -100,6 +103,17 @@ impl Lane {
         self.keep = keep_for(headers::keep_alive_seconds(&head.headers));
     }
 
+    /// What ends its next call at an instant.
+    pub(in crate::pool) fn alarm(&mut self, at: Instant) -> Alarm {
+        match self.alarm.take() {
+            Some(mut alarm) => {
+                alarm.set(at);
+                alarm
+            }
+            None => Alarm::new(at),
+        }
+    }
+
     pub(in crate::pool) fn send(&mut self, request: Request<SentBody>) -> impl Future<Output = Sent> + Send + 'static {
         self.sender.try_send_request(request)
     }
@@ -129,7 +143,7 @@ impl Drop for Lane {
 }
 
 struct Idle {
-    lane: Lane,
+    lane: Box<Lane>,
     until: Duration,
 }
 
@@ -151,7 +165,7 @@ impl Pool {
     ///
     /// An end that arrived meanwhile is seen here, and under the lock: whoever comes next and finds none must know by then
     /// that the last one broke, or would dial an address that may be another's.
-    pub(in crate::pool) fn take(&self, now: Duration) -> Option<Lane> {
+    pub(in crate::pool) fn take(&self, now: Duration) -> Option<Box<Lane>> {
         let mut cx = Context::from_waker(Waker::noop());
         let mut state = self.state.lock();
         loop {
@@ -164,7 +178,7 @@ impl Pool {
     }
 
     /// Keeps a connection for the next call.
-    pub(in crate::pool) fn put(&self, lane: Lane, instance: &Arc<Instance>, clock: Clock) {
+    pub(in crate::pool) fn put(&self, lane: Box<Lane>, instance: &Arc<Instance>, clock: Clock, now: Duration) {
         let keep = lane.keep.min(MAX_IDLE);
         if keep.is_zero() || lane.is_closed() || lane.ends_orderly {
             return;
@@ -173,7 +187,7 @@ impl Pool {
         if state.closed {
             return;
         }
-        state.idle.push(Idle { lane, until: clock.now() + keep });
+        state.idle.push(Idle { lane, until: now + keep });
         if !std::mem::replace(&mut state.swept, true) {
             tokio::spawn(sweep(Arc::downgrade(instance), clock));
         }

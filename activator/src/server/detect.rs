@@ -49,11 +49,11 @@ pub(super) async fn protocol(
             }
         }
         if let Some(protocol) = told(&first) {
-            peer.enter(Phase::Head);
+            peer.enter(Phase::Head, shared.clock.now());
             return Some((protocol, first.freeze()));
         }
         if peer.phase().0 == Phase::Fresh {
-            peer.enter(Phase::Head);
+            peer.enter(Phase::Head, shared.clock.now());
             deadline = Instant::now() + limits.head;
         }
     }
