@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
-# Writes the chart's CRD file from the Rust types. Run it after a change of core/src/function*; the test
+# Writes the chart's CRD files from the Rust types. Run it after a change of core/src/function* or warm_pool.rs; the test
 # controller/tests/crd.rs fails until then.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-file=charts/dormouse/files/functions.dormouse.dev.yaml
 new=$(mktemp); trap 'rm -f "$new"' EXIT
-cargo run --quiet --package dormouse-controller --bin dormouse-controller -- crd > "$new"
-cat "$new" > "$file" # in place, so that a failed build leaves the old file
-echo "$file is written" >&2
+for kind in functions warmpools; do
+  file=charts/dormouse/files/$kind.dormouse.dev.yaml
+  cargo run --quiet --package dormouse-controller --bin dormouse-controller -- crd "$kind" > "$new"
+  cat "$new" > "$file" # in place, so that a failed build leaves the old file
+  echo "$file is written" >&2
+done

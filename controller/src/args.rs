@@ -5,7 +5,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use dormouse_controller::fleet::kubernetes::wall::Policies;
 use dormouse_controller::reconcile::build::network_policy::Platform;
 use dormouse_core::price::PricePlan;
+use dormouse_core::warm_pool::{WarmPool, WarmPoolSpec};
 use dormouse_daemon::Token;
+use serde::Deserialize;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -23,8 +25,20 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Runs the controller against the cluster that it is in, or that KUBECONFIG names.
     Run(Box<Run>),
-    /// Prints the custom resource definitions as YAML.
-    Crd,
+    /// Prints a custom resource definition as YAML.
+    Crd {
+        /// Of which kind.
+        #[arg(value_enum, default_value = "functions")]
+        kind: Kind,
+    },
+}
+
+/// The kinds that Dormouse defines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Kind {
+    Functions,
+    #[value(name = "warmpools")]
+    WarmPools,
 }
 
 /// How the controller runs.
@@ -71,9 +85,27 @@ pub(crate) struct Run {
     /// as they are.
     #[arg(long, env = "DORMOUSE_NETWORK_POLICIES", value_enum, default_value = "leave")]
     network_policies: NetworkPolicies,
+    /// Image of the program that parks the pods of warm pools. Without it there are none: every function wakes by its
+    /// Deployment.
+    #[arg(long, env = "DORMOUSE_PARKER_IMAGE")]
+    pub(crate) parker_image: Option<String>,
+    /// File (YAML) with the warm pools to make: a list of {namespace, name, spec}. Those that were in it before and are no
+    /// more are removed.
+    #[arg(long, env = "DORMOUSE_WARM_POOLS", requires = "parker_image")]
+    warm_pools: Option<PathBuf>,
     /// Make pods that keep the restricted Pod Security level: images that run as root are refused.
     #[arg(long, env = "DORMOUSE_RESTRICTED")]
     pub(crate) restricted: bool,
+}
+
+/// A warm pool to make.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NamedPool {
+    namespace: String,
+    name: String,
+    #[serde(default)]
+    spec: WarmPoolSpec,
 }
 
 /// What to do about NetworkPolicies.
@@ -121,6 +153,19 @@ impl Run {
         let value: serde_json::Value =
             serde_saphyr::from_str(&read(file)?).with_context(|| format!("{} is no YAML", file.display()))?;
         PricePlan::from_value(&value).with_context(|| format!("price plan {}", file.display()))
+    }
+
+    /// The warm pools to make.
+    pub(crate) fn warm_pools(&self) -> anyhow::Result<Vec<WarmPool>> {
+        let Some(file) = &self.warm_pools else { return Ok(Vec::new()) };
+        let text = read(file)?;
+        let named: Vec<NamedPool> = serde_saphyr::from_str(&text).with_context(|| format!("warm pools {}", file.display()))?;
+        let pool = |NamedPool { namespace, name, spec }| {
+            let mut pool = WarmPool::new(&name, spec);
+            pool.metadata.namespace = Some(namespace);
+            pool
+        };
+        Ok(named.into_iter().map(pool).collect())
     }
 
     /// Where activators are reached, without a slash at the end.

@@ -224,6 +224,7 @@ impl Demand {
                 open: said.port_open,
                 in_flight: said.in_flight,
                 retired: said.retired || known.retired,
+                first_call: said.first_call_sent || known.first_call,
             };
             touched.instances.insert((uid, id));
         }
@@ -285,6 +286,7 @@ impl Demand {
         for said in self.activators.values().filter_map(|a| a.instances.get(id)) {
             sum.open |= said.open;
             sum.retired |= said.retired;
+            sum.first_call |= said.first_call;
             sum.in_flight = sum.in_flight.saturating_add(said.in_flight);
         }
         sum

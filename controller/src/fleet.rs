@@ -10,9 +10,10 @@ pub mod process;
 use dormouse_core::FunctionKey;
 use dormouse_core::function::{Function, FunctionStatus};
 use dormouse_core::revision::Revision;
+use dormouse_core::{WarmPool, WarmPoolStatus};
 use std::fmt;
 use std::future::Future;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -91,6 +92,25 @@ pub enum Event {
     Workload(Workload),
     /// It is gone.
     WorkloadGone(FunctionUid, Revision),
+    /// A warm pool as it is now.
+    Pool(Arc<WarmPool>),
+    /// It is gone.
+    PoolGone(PoolKey),
+    /// What carries its pods, as it is now.
+    PoolWorkload {
+        /// The pool.
+        pool: PoolKey,
+        /// How many pods it was last told to have.
+        replicas: u32,
+        /// Why it cannot make pods, as far as is known.
+        trouble: Option<Trouble>,
+    },
+    /// That is gone.
+    PoolWorkloadGone(PoolKey),
+    /// A pod of a pool that can be claimed now.
+    Parked(Parked),
+    /// One that cannot be: it is not up yet, is ending, or somebody else spoiled it. `InstanceGone` follows in the end.
+    Unparked(InstanceId),
     /// A process of an activator has certainly ended: its pod is gone or over, or its container does not run or was
     /// started anew. A fleet that cannot see activators never tells this.
     ActivatorGone {
@@ -101,6 +121,45 @@ pub enum Event {
     Synced,
 }
 
+/// A warm pool by its name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PoolKey {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+}
+
+impl fmt::Display for PoolKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// A pod of a warm pool that belongs to no function.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Parked {
+    /// Its uid: what it is known by as an instance, too.
+    pub id: InstanceId,
+    /// Its name.
+    pub name: String,
+    /// Its pool.
+    pub pool: PoolKey,
+    /// Where it is reached.
+    pub ip: IpAddr,
+}
+
+/// How a pod of a warm pool belongs to a function.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// The pool that it came from.
+    pub pool: PoolKey,
+    /// Its node has begun with it.
+    pub taken: bool,
+    /// The pool has let it go, and the Function owns it.
+    pub owned: bool,
+}
+
 /// One running copy of a revision.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Instance {
@@ -108,6 +167,8 @@ pub struct Instance {
     pub id: InstanceId,
     /// Its name for people: the pod's name, or the process's number.
     pub name: String,
+    /// Its namespace: one that says it is of a function elsewhere is none of it.
+    pub namespace: String,
     /// The function that it belongs to.
     pub function: FunctionUid,
     /// The revision that it runs.
@@ -128,6 +189,8 @@ pub struct Instance {
     pub cpu_millis: u32,
     /// Its revision speaks HTTP/2 without TLS, else HTTP/1.1.
     pub h2c: bool,
+    /// It was claimed from a warm pool; `None`: its revision's workload carries it.
+    pub claim: Option<Claim>,
 }
 
 /// How far an instance is. Whether its port is open is not the fleet's to say: activators dial.
@@ -260,6 +323,15 @@ pub enum NoteKind {
     Warning,
 }
 
+/// What bounds a claimed instance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fit {
+    /// The function's own memory and cpu.
+    Own,
+    /// The pool's: the cluster does not shrink pods, and why.
+    Pools(String),
+}
+
 /// Something to tell the function's owner (a Kubernetes Event; locally, a log line).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Note {
@@ -329,6 +401,53 @@ pub trait Fleet: Send + Sync + 'static {
         instance: &Victim,
         grace: Duration,
     ) -> impl Future<Output = Result<(), FleetError>> + Send;
+
+    /// Makes a parked pod an instance of the function: its image is started there. Only one claim of a pod ever succeeds.
+    /// `claim` tells this claim from any other. A fleet without warm pools tells of none.
+    fn graft(
+        &self,
+        _function: &Arc<Function>,
+        _target: &Target,
+        parked: &Parked,
+        _claim: u64,
+    ) -> impl Future<Output = Result<(), FleetError>> + Send {
+        std::future::ready(Err(FleetError::Refused(format!("{} cannot be claimed here", parked.name))))
+    }
+
+    /// Takes a claimed pod out of its pool and makes it the function's; then it gets the function's own size.
+    fn own(
+        &self,
+        _function: &Arc<Function>,
+        _target: &Target,
+        _instance: &Victim,
+        _claim: &Claim,
+    ) -> impl Future<Output = Result<Fit, FleetError>> + Send {
+        std::future::ready(Ok(Fit::Own))
+    }
+
+    /// Makes what carries a pool's pods, with none of them yet, or brings it to what the pool says now.
+    fn prepare_pool(&self, _pool: &Arc<WarmPool>) -> impl Future<Output = Result<(), FleetError>> + Send {
+        std::future::ready(Ok(()))
+    }
+
+    /// Sets how many pods a pool has. When that is fewer than now, `victims` are those to end.
+    fn scale_pool(
+        &self,
+        _pool: &PoolKey,
+        _replicas: u32,
+        _victims: &[Victim],
+    ) -> impl Future<Output = Result<(), FleetError>> + Send {
+        std::future::ready(Ok(()))
+    }
+
+    /// Writes a pool's status.
+    fn report_pool(
+        &self,
+        _pool: &Arc<WarmPool>,
+        _status: &WarmPoolStatus,
+    ) -> impl Future<Output = Result<(), FleetError>> + Send {
+        std::future::ready(Ok(()))
+    }
 
     /// Removes what carries the revision's instances, and what is left of them. Comes back as [`Event::WorkloadGone`].
     fn remove(&self, target: &Target) -> impl Future<Output = Result<(), FleetError>> + Send;

@@ -15,6 +15,31 @@ const FUNCTION: &str = "dormouse.dev/function";
 pub const FUNCTION_UID: &str = "dormouse.dev/function-uid";
 const REVISION: &str = "dormouse.dev/revision";
 
+/// On what belongs to a warm pool and to no function: the pool's name.
+pub const POOL: &str = "dormouse.dev/pool";
+/// On a pod that was claimed: the pool that it came from.
+pub const CLAIMED_FROM: &str = "dormouse.dev/claimed-from";
+
+/// All labels of a warm pool's objects.
+#[must_use]
+pub fn of_pool(name: &str) -> BTreeMap<String, String> {
+    let mut labels = of_platform(name);
+    labels.extend(pool_selector(name));
+    labels
+}
+
+/// The one that tells a pool's parked pods from all others.
+#[must_use]
+pub fn pool_selector(name: &str) -> BTreeMap<String, String> {
+    BTreeMap::from([(POOL.to_owned(), name.to_owned())])
+}
+
+/// The pool that a parked pod, or what carries such pods, belongs to.
+#[must_use]
+pub fn pool(labels: Option<&BTreeMap<String, String>>) -> Option<&str> {
+    labels?.get(POOL).map(String::as_str)
+}
+
 /// All labels of a revision's objects.
 #[must_use]
 pub fn of(target: &Target) -> BTreeMap<String, String> {
@@ -34,6 +59,21 @@ pub fn of(target: &Target) -> BTreeMap<String, String> {
 #[must_use]
 pub fn of_platform(name: &str) -> BTreeMap<String, String> {
     [(NAME, name), (MANAGED_BY, "dormouse"), (PART_OF, "dormouse")].map(|(k, v)| (k.to_owned(), v.to_owned())).into()
+}
+
+/// The label on everything that Dormouse made.
+#[must_use]
+pub fn ours() -> BTreeMap<String, String> {
+    BTreeMap::from([(MANAGED_BY.to_owned(), "dormouse".to_owned())])
+}
+
+/// Selects warm pools that were made by the operator's list.
+pub const NAMED: &str = "dormouse.dev/named=true";
+
+/// The labels of such a pool.
+#[must_use]
+pub fn of_named() -> BTreeMap<String, String> {
+    BTreeMap::from([("dormouse.dev/named".to_owned(), "true".to_owned())])
 }
 
 /// Whether labels are of something that Dormouse made.

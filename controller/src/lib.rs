@@ -8,6 +8,7 @@ pub mod labels;
 pub mod ledger;
 pub mod metrics;
 pub mod office;
+pub mod pools;
 pub mod reconcile;
 pub mod routes;
 pub mod shares;

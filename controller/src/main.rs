@@ -3,13 +3,14 @@
 mod args;
 
 use anyhow::Context;
-use args::{Cli, Command, Run};
+use args::{Cli, Command, Kind, Run};
 use clap::Parser;
 use dormouse_controller::fleet::kubernetes::{Kubernetes, Options};
 use dormouse_controller::ledger::{Filesystem, LedgerDoor};
 use dormouse_controller::reconcile::build::deployment::PodRules;
 use dormouse_controller::reconcile::plan::Urls;
 use dormouse_controller::{Config, Controller};
+use dormouse_core::WarmPool;
 use dormouse_core::function::Function;
 use dormouse_daemon::admin::Admin;
 use dormouse_daemon::telemetry::{self, LogFilter, LogFormat};
@@ -25,8 +26,12 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
-        Command::Crd => {
-            let yaml = serde_saphyr::to_string(&Function::crd()).context("the CRD cannot be written as YAML")?;
+        Command::Crd { kind } => {
+            let crd = match kind {
+                Kind::Functions => Function::crd(),
+                Kind::WarmPools => WarmPool::crd(),
+            };
+            let yaml = serde_saphyr::to_string(&crd).context("the CRD cannot be written as YAML")?;
             std::io::stdout().write_all(yaml.as_bytes()).context("cannot write to standard output")
         }
         Command::Run(args) => {
@@ -47,6 +52,8 @@ async fn run(args: Run, logs: LogFilter) -> anyhow::Result<()> {
         rules: PodRules { restricted: args.restricted },
         reporter: reporter.unwrap_or_else(|_| "dormouse-controller".to_owned()),
         platform: args.platform(),
+        parker: args.parker_image.clone().filter(|image| !image.is_empty()),
+        pools: args.warm_pools()?,
         policies: args.policies()?,
     };
     let mut registry = Registry::default();

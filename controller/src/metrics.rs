@@ -84,6 +84,8 @@ impl Metrics {
             Lane::Adopt => "adopt",
             Lane::Prepare(_) => "prepare",
             Lane::Scale(_) => "scale",
+            Lane::Graft(_) => "graft",
+            Lane::Own(_) => "own",
             Lane::Retire(_) => "retire",
             Lane::Remove(_) => "remove",
             Lane::Probe(_) => return,

@@ -5,8 +5,11 @@
 //! message touches is planned before the next message is read.
 
 use crate::demand::{Begun, Calls, Demand, Touched};
-use crate::fleet::{Code, Event, Fleet, FleetError, FunctionUid, InstanceId, Phase, Trouble};
+use crate::fleet::{
+    Code, Event, Fit, Fleet, FleetError, FunctionUid, Instance, InstanceId, Phase, PoolKey, Trouble,
+};
 use crate::metrics::{Metrics, Replicas};
+use crate::pools::{self, Pools};
 use crate::reconcile::apply::{self, Answer, Hands};
 use crate::reconcile::observe::{Lane, LaneState, Moment, Observed, WorkloadSeen, function_of};
 use crate::reconcile::plan::{self, Context, Urls};
@@ -101,6 +104,12 @@ pub struct Office<F> {
     /// When to look at whom; one entry per function.
     timers: BTreeSet<(Moment, FunctionUid)>,
     due: HashMap<FunctionUid, Moment>,
+    pools: Pools,
+    pool_answers: mpsc::Receiver<pools::Answer>,
+    /// When to look at which pool.
+    pools_due: HashMap<PoolKey, Moment>,
+    /// Claims made in this life.
+    claims: u64,
     demand: Demand,
     shares: Shares,
     began: Instant,
@@ -130,6 +139,7 @@ impl<F: Fleet> Office<F> {
     pub fn new(parts: Parts<F>) -> (Self, mpsc::Sender<Mail>) {
         let (post, mail) = mpsc::channel(MAX_MAIL);
         let (answer, answers) = mpsc::channel(MAX_MAIL);
+        let (pool_answer, pool_answers) = mpsc::channel(MAX_MAIL);
         let Parts { fleet, events, routes, urls, health, metrics } = parts;
         health.expect(CHECK);
         let office = Self {
@@ -147,6 +157,10 @@ impl<F: Fleet> Office<F> {
             unacknowledged: BTreeSet::new(),
             timers: BTreeSet::new(),
             due: HashMap::new(),
+            pools: Pools::new(pool_answer),
+            pool_answers,
+            pools_due: HashMap::new(),
+            claims: 0,
             demand: Demand::default(),
             shares: Shares::default(),
             began: Instant::now(),
@@ -158,8 +172,12 @@ impl<F: Fleet> Office<F> {
     /// Works until it is told to stop or the fleet ends.
     pub async fn run(mut self, stop: CancellationToken) {
         loop {
-            let next =
-                [self.timers.first().map(|(at, _)| *at), self.demand.expires_at(), self.shares.expires_at(self.now())];
+            let next = [
+                self.timers.first().map(|(at, _)| *at),
+                self.demand.expires_at(),
+                self.shares.expires_at(self.now()),
+                self.pools_due.values().min().copied(),
+            ];
             let next = next.into_iter().flatten().min();
             let wake = next.map(|at| self.began + at);
             // No order of preference: while calls queue there is always mail, and what was started must still be seen.
@@ -167,6 +185,11 @@ impl<F: Fleet> Office<F> {
                 () = stop.cancelled() => break,
                 mail = self.mail.recv() => if let Some(mail) = mail { self.read(mail) },
                 answer = self.answers.recv() => if let Some(answer) = answer { self.answered(answer) },
+                answer = self.pool_answers.recv() => if let Some(answer) = answer {
+                    let now = self.now();
+                    let pool = self.pools.answered(answer, now);
+                    self.look_at(pool, now);
+                },
                 event = self.events.recv() => match event {
                     Some(event) => self.saw(event),
                     None => {
@@ -198,6 +221,7 @@ impl<F: Fleet> Office<F> {
             let touched = self.shares.gone(&name, now, timeout_of(&self.functions));
             return self.plan_all(touched, now);
         }
+        let Some(event) = self.saw_pool(event, now) else { return };
         let uid = match &event {
             Event::InstanceGone(id) => self.owners.get(id).cloned(),
             other => function_of(other),
@@ -215,6 +239,11 @@ impl<F: Fleet> Office<F> {
             Event::FunctionGone(_) => {
                 observed.object = None;
                 self.demand.function_gone(&uid);
+            }
+            Event::Instance(instance) if !observed.is_of(&instance) => {
+                tracing::warn!(pod = instance.name, namespace = instance.namespace, function = %uid,
+                    "a pod says that it is of a function in another namespace: ignored");
+                return;
             }
             Event::Instance(instance) => {
                 let restarted = observed
@@ -236,9 +265,57 @@ impl<F: Fleet> Office<F> {
             }
             Event::Workload(workload) => observed.workload(workload),
             Event::WorkloadGone(_, revision) => observed.workload_gone(&revision),
-            Event::ActivatorGone { .. } | Event::Synced => {}
+            _ => {}
         }
         self.plan(&uid, now);
+    }
+
+    /// What an event says of warm pools; answers what it says of functions.
+    fn saw_pool(&mut self, event: Event, now: Moment) -> Option<Event> {
+        let (pool, rest) = match event {
+            Event::Pool(object) => (Some(self.pools.object(object, now)), None),
+            Event::PoolGone(key) => {
+                self.pools.gone(&key);
+                (None, None)
+            }
+            Event::PoolWorkload { pool, replicas, trouble } => {
+                self.pools.workload(&pool, Some((replicas, trouble)));
+                (Some(pool), None)
+            }
+            Event::PoolWorkloadGone(pool) => {
+                self.pools.workload(&pool, None);
+                (Some(pool), None)
+            }
+            // What is still told of a pod that is being claimed is older than its claim.
+            Event::Parked(parked) if self.owners.contains_key(&parked.id) => (None, None),
+            Event::Parked(parked) => (Some(self.pools.parked(parked, now)), None),
+            Event::Unparked(id) => (self.pools.unparked(&id), None),
+            Event::Instance(instance) => (self.claim_seen(&instance, now), Some(Event::Instance(instance))),
+            Event::InstanceGone(id) => {
+                let owner = self.owners.get(&id).and_then(|uid| self.functions.get(uid));
+                let claim = owner.and_then(|o| o.instances.get(&id)).and_then(|i| i.seen.claim.clone());
+                let left = claim.and_then(|claim| self.pools.in_pool(&claim.pool, &id, false, now));
+                (left.or_else(|| self.pools.unparked(&id)), Some(Event::InstanceGone(id)))
+            }
+            other => (None, Some(other)),
+        };
+        self.look_at(pool, now);
+        rest
+    }
+
+    fn claim_seen(&mut self, instance: &Instance, now: Moment) -> Option<PoolKey> {
+        let claim = instance.claim.as_ref()?;
+        let still = !claim.owned && instance.phase != Phase::Ending;
+        self.pools.in_pool(&claim.pool, &instance.id, still, now)
+    }
+
+    /// Does what is to be done about a pool.
+    fn look_at(&mut self, pool: Option<PoolKey>, now: Moment) {
+        let Some(key) = pool.filter(|_| self.opened.is_some()) else { return };
+        match self.pools.look(&key, &self.hands.fleet, now, Timestamp::now()) {
+            Some(at) => self.pools_due.insert(key, at),
+            None => self.pools_due.remove(&key),
+        };
     }
 
     /// Everything that existed at the start is known.
@@ -253,6 +330,9 @@ impl<F: Fleet> Office<F> {
                 observed.opened(now);
             }
             self.plan(uid, now);
+        }
+        for key in self.pools.keys() {
+            self.look_at(Some(key), now);
         }
         tracing::info!(functions = uids.len(), instances = self.owners.len(), "everything that exists is known");
         self.routes.open();
@@ -369,6 +449,11 @@ impl<F: Fleet> Office<F> {
         self.touched(touched, now);
         let touched = self.shares.expire(now);
         self.plan_all(touched, now);
+        let due: Vec<PoolKey> = self.pools_due.iter().filter(|(_, at)| **at <= now).map(|(k, _)| k.clone()).collect();
+        for key in due {
+            self.pools_due.remove(&key);
+            self.look_at(Some(key), now);
+        }
         while let Some((at, uid)) = self.timers.first().cloned() {
             if at > now {
                 break;
@@ -390,6 +475,11 @@ impl<F: Fleet> Office<F> {
         };
         match result {
             Ok(done) => succeeded(observed, &lane, done, now),
+            Err(error) if let Lane::Graft(id) = &lane => {
+                self.metrics.effect_failed(&lane, &error);
+                tracing::warn!(function = %uid, pod = %id, %error, "a parked pod could not be claimed");
+                self.not_claimed(&uid, id, error);
+            }
             Err(error) => {
                 self.metrics.effect_failed(&lane, &error);
                 if !matches!(lane, Lane::Probe(_)) {
@@ -400,6 +490,33 @@ impl<F: Fleet> Office<F> {
             }
         }
         self.plan(&uid, now);
+    }
+
+    /// A claim did not work out.
+    fn not_claimed(&mut self, uid: &FunctionUid, id: &InstanceId, error: FleetError) {
+        let Some(observed) = self.functions.get_mut(uid) else { return };
+        let Some(instance) = observed.instances.get_mut(id) else { return };
+        let Some(claimed) = &mut instance.claimed else { return };
+        match error {
+            FleetError::Refused(why) => {
+                let revision = instance.seen.revision.clone();
+                if let Some(parked) = claimed.parked.take() {
+                    self.pools.give_back(parked);
+                }
+                observed.claiming.refused = Some((revision, why));
+            }
+            // It is somebody else's, or gone.
+            FleetError::Conflict(_) | FleetError::Gone(_) => {}
+            // Nobody knows: it may be ours by now.
+            FleetError::TimedOut(_) | FleetError::Failed(_) => {
+                claimed.given_up = true;
+                return;
+            }
+        }
+        observed.instance_gone(id);
+        if self.owners.get(id) == Some(uid) {
+            self.owners.remove(id);
+        }
     }
 
     /// Plans one function and applies the plan.
@@ -425,6 +542,9 @@ impl<F: Fleet> Office<F> {
         }
         let policy = observed.policy();
         let decision = policy.map_or(plan::NOTHING, |policy| observed.scaler.decide(now, &policy));
+        let valid = observed.object.as_ref().and_then(|o| o.valid.as_ref());
+        let needed = policy.map_or(0, |policy| policy.needed(observed.scaler.calls()));
+        let parked = valid.filter(|_| needed > 0).map_or(Vec::new(), |valid| self.pools.fitting(valid, needed));
         let context = Context {
             now,
             wall: Timestamp::now(),
@@ -432,8 +552,20 @@ impl<F: Fleet> Office<F> {
             watched: self.demand.is_watched(),
             hold_until: self.opened.unwrap_or_default() + HOLD,
             urls: &self.urls,
+            parked: &parked,
         };
-        let plan = plan::plan(observed, decision, &context);
+        let mut plan = plan::plan(observed, decision, &context);
+        if !plan.effects.claim.is_empty() {
+            let (claim, context) = (std::mem::take(&mut plan.effects.claim), Context { parked: &[], ..context });
+            for parked in claim {
+                self.claims += 1;
+                self.pools.claimed(&parked, now);
+                self.pools.in_pool(&parked.pool, &parked.id, true, now);
+                self.owners.insert(parked.id.clone(), uid.clone());
+                observed.reserve(parked, self.routes.life().wrapping_add(self.claims), now);
+            }
+            plan = plan::plan(observed, decision, &context);
+        }
         let hold_until = self.opened.unwrap_or_default() + SHARES_HOLD;
         let desk = apply::Desk { routes: &self.routes, shares: &mut self.shares, demand: &self.demand, hold_until };
         let applied = apply::apply(plan, observed, desk, &mut self.hands, now);
@@ -490,11 +622,23 @@ fn succeeded(observed: &mut Observed, lane: &Lane, done: apply::Done, now: Momen
             observed.lanes.insert(lane.clone(), LaneState::Paused { until, failures: 0 });
         }
         (Lane::Probe(id), _) => {
-            let said = crate::reconcile::observe::InstanceSaid { open: true, in_flight: 0, retired: false };
+            let said = crate::reconcile::observe::InstanceSaid { open: true, ..Default::default() };
             observed.instance_demand(id, said, now);
         }
         (Lane::Report, apply::Done::Reported(status)) => observed.status = *status,
-        (Lane::Scale(_) | Lane::Report, _) => {}
+        (Lane::Graft(id), _) => {
+            if let Some(claimed) = observed.instances.get_mut(id).and_then(|i| i.claimed.as_mut()) {
+                claimed.grafted = true;
+            }
+        }
+        (Lane::Own(_), apply::Done::Owned(fit)) => {
+            observed.lanes.insert(lane.clone(), LaneState::Done);
+            observed.claiming.unfit = match fit {
+                Fit::Own => None,
+                Fit::Pools(why) => Some(why),
+            };
+        }
+        (Lane::Scale(_) | Lane::Report | Lane::Own(_), _) => {}
     }
 }
 
@@ -511,7 +655,7 @@ fn failed(observed: &mut Observed, lane: Lane, error: &FleetError, failures: u32
     }
     match (&lane, error) {
         // What was to be ended is gone: that is what was wanted.
-        (Lane::Retire(_) | Lane::Release, FleetError::Gone(_)) => {
+        (Lane::Own(_) | Lane::Retire(_) | Lane::Release, FleetError::Gone(_)) => {
             observed.lanes.insert(lane, LaneState::Done);
             return;
         }

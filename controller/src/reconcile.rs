@@ -6,6 +6,7 @@
 
 pub mod apply;
 pub mod build;
+pub mod claims;
 pub mod observe;
 pub mod plan;
 pub mod report;

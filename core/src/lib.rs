@@ -4,6 +4,7 @@
 pub mod admit;
 pub mod function;
 pub mod id;
+pub mod pool;
 pub mod price;
 pub mod quantity;
 pub mod record;
@@ -12,7 +13,9 @@ pub mod scale;
 pub mod share;
 pub mod usage;
 pub mod valid;
+pub mod warm_pool;
 
 pub use function::{Function, FunctionSpec, FunctionStatus};
 pub use id::{FunctionKey, RequestId};
+pub use warm_pool::{WarmPool, WarmPoolSpec, WarmPoolStatus};
 pub use valid::{Fault, ValidFunction};

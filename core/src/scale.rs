@@ -147,7 +147,8 @@ impl Scaler {
 
 impl Policy {
     /// Instances that so many calls need at once.
-    fn needed(&self, calls: u32) -> u32 {
+    #[must_use]
+    pub fn needed(&self, calls: u32) -> u32 {
         self.instances(calls).min(MAX_INSTANCES)
     }
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Images without Docker: OCI archives written by oci.py, imported into the cluster's containerd.
 #   images.sh base               pause (every pod needs it) and, where busybox-static is installed, localhost/busybox:1
-#   images.sh build FOLDER [OUT] archives of our own images from FOLDER/{dormouse,dormouse-controller,dormouse-activator}
+#   images.sh build FOLDER [OUT] archives of our own images from FOLDER/{dormouse,dormouse-controller,dormouse-activator,dormouse-parker}
 #                                (DORMOUSE_BIN_DIR of ./test); also for `kind load image-archive FILE`
 #   images.sh load [OUT]         imports those into the running cluster
 set -euo pipefail
@@ -46,9 +46,10 @@ build() {
   ours "$out/controller.tar" "dormouse/controller:$VERSION" "$from/dormouse-controller"
   ours "$out/activator.tar" "dormouse/activator:$VERSION" "$from/dormouse-activator"
   ours "$out/sample.tar" "dormouse/sample:$VERSION" "$from/dormouse" sample
+  ours "$out/parker.tar" "dormouse/parker:$VERSION" "$from/dormouse-parker"
 }
 
-load() { local name; for name in controller activator sample; do import "$1/$name.tar"; done; }
+load() { local name; for name in controller activator sample parker; do import "$1/$name.tar"; done; }
 
 case ${1:-} in
   base) base ;;

@@ -6,15 +6,20 @@
 
 pub mod activators;
 mod effects;
+mod named;
+mod pools;
 pub mod gate;
 pub mod instance;
 pub mod wall;
 mod watch;
 
-use super::{Event, Fleet, FleetError, MAX_EVENTS, Note, Target, Victim};
+use super::{
+    Claim, Event, Fit, Fleet, FleetError, MAX_EVENTS, Note, Parked, PoolKey, Target, Victim,
+};
 use crate::reconcile::build::deployment::PodRules;
 use crate::reconcile::build::network_policy::Platform;
 use dormouse_core::function::{Function, FunctionStatus};
+use dormouse_core::{WarmPool, WarmPoolStatus};
 use gate::Gate;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
@@ -46,6 +51,10 @@ pub struct Options {
     pub reporter: String,
     /// Where activators run as pods; `None`: they do not, or nobody said.
     pub platform: Option<Platform>,
+    /// Image of the program that parks pods; `None`: there are no warm pools here.
+    pub parker: Option<String>,
+    /// Warm pools to make.
+    pub pools: Vec<WarmPool>,
     /// What is to become of NetworkPolicies around functions.
     pub policies: Policies,
 }
@@ -68,8 +77,8 @@ impl Kubernetes {
     pub fn start(client: Client, options: Options) -> Self {
         let (sender, receiver) = mpsc::channel(MAX_EVENTS);
         let stop = CancellationToken::new();
-        // Synced is told once each of the three has listed.
-        let missing = Arc::new(AtomicUsize::new(3));
+        // Synced is told once each of them has listed.
+        let missing = Arc::new(AtomicUsize::new(3 + usize::from(options.parker.is_some())));
         let reporter = Reporter { controller: "dormouse-controller".into(), instance: Some(options.reporter.clone()) };
         let recorder = Recorder::new(client.clone(), reporter);
         let (wall, keeper) = wall::wall(&options.policies, &client, &recorder);
@@ -80,6 +89,12 @@ impl Kubernetes {
         let functions = watch::functions(api(&client, namespace), client.clone(), port.clone(), gate.clone());
         let deployments =
             watch::owned(api::<Deployment>(&client, namespace), client.clone(), port.clone(), gate.clone());
+        if options.parker.is_some() {
+            let pools = watch::pools(api(&client, namespace), client.clone(), port.clone(), gate.clone());
+            tokio::spawn(stop.clone().run_until_cancelled_owned(pools));
+            let named = named::keep(client.clone(), options.pools.clone(), options.namespace.clone());
+            tokio::spawn(stop.clone().run_until_cancelled_owned(named));
+        }
         let pods = watch::owned(api::<Pod>(&client, namespace), client.clone(), port, gate.clone());
         tokio::spawn(stop.clone().run_until_cancelled_owned(functions));
         tokio::spawn(stop.clone().run_until_cancelled_owned(deployments));
@@ -137,6 +152,38 @@ impl Fleet for Kubernetes {
 
     async fn retire(&self, target: &Target, instance: &Victim, grace: Duration) -> Result<(), FleetError> {
         self.end_pod(target, instance, grace).await
+    }
+
+    async fn graft(
+        &self,
+        function: &Arc<Function>,
+        target: &Target,
+        parked: &Parked,
+        claim: u64,
+    ) -> Result<(), FleetError> {
+        self.add_container(function, target, parked, claim).await
+    }
+
+    async fn own(
+        &self,
+        function: &Arc<Function>,
+        target: &Target,
+        instance: &Victim,
+        claim: &Claim,
+    ) -> Result<Fit, FleetError> {
+        self.take_out_of_pool(function, target, instance, claim).await
+    }
+
+    async fn prepare_pool(&self, pool: &Arc<WarmPool>) -> Result<(), FleetError> {
+        self.make_pool(pool).await
+    }
+
+    async fn scale_pool(&self, pool: &PoolKey, replicas: u32, victims: &[Victim]) -> Result<(), FleetError> {
+        self.set_parked(pool, replicas, victims).await
+    }
+
+    async fn report_pool(&self, pool: &Arc<WarmPool>, status: &WarmPoolStatus) -> Result<(), FleetError> {
+        self.write_pool_status(pool, status).await
     }
 
     async fn remove(&self, target: &Target) -> Result<(), FleetError> {

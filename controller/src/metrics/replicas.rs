@@ -125,10 +125,12 @@ mod tests {
         Instance {
             id: id.into(),
             name: id.into(),
+            namespace: "default".into(),
             function: "f".into(),
             revision: Revision::from("r"),
             address: Some("10.0.0.1:8080".parse().unwrap()),
             h2c: false,
+            claim: None,
             phase,
             trouble: None,
             restarts: 0,

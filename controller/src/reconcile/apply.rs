@@ -3,7 +3,7 @@
 use super::observe::{Lane, LaneOpen, LaneState, Moment, Observed, Published};
 use super::plan::{Effects, Plan, Scale};
 use crate::demand::Demand;
-use crate::fleet::{Fleet, FleetError, FunctionUid, InstanceId, Note, Target, Victim};
+use crate::fleet::{Fit, Fleet, FleetError, FunctionUid, InstanceId, Note, Target, Victim};
 use crate::routes::Routes;
 use crate::shares::{Shares, Table};
 use dormouse_core::FunctionKey;
@@ -66,6 +66,8 @@ pub enum Done {
         /// Those that are to end.
         victims: Vec<InstanceId>,
     },
+    /// A claimed pod is the function's, and is bounded by this.
+    Owned(Fit),
     /// This status was written.
     Reported(Box<FunctionStatus>),
 }
@@ -190,8 +192,9 @@ pub(super) fn publish(
 }
 
 fn ask<F: Fleet>(effects: Effects, observed: &mut Observed, hands: &mut Hands<F>) {
-    let Effects { adopt, prepare, scale, retire, probe, remove, release } = effects;
-    let Some(object) = observed.object.clone() else { return };
+    // Claims have been reserved before.
+    let Effects { adopt, prepare, claim: _, graft, own, scale, retire, probe, remove, release } = effects;
+    let Some(object) = observed.object.clone() else { return discard(retire, observed, hands) };
     let meta = &object.function.metadata;
     let key = FunctionKey::new(meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default());
     let target = |uid: &FunctionUid, revision: &Revision| Target {
@@ -199,6 +202,17 @@ fn ask<F: Fleet>(effects: Effects, observed: &mut Observed, hands: &mut Hands<F>
         key: key.clone(),
         revision: revision.clone(),
     };
+    // First: it is what callers wait for.
+    for id in graft {
+        let claimed = observed.instances.get(&id).and_then(|i| i.claimed.as_ref().map(|c| (i, c)));
+        let Some((instance, claimed)) = claimed else { continue };
+        let Some(parked) = claimed.parked.clone() else { continue };
+        let (fleet, target) = (hands.fleet.clone(), target(&observed.uid, &instance.seen.revision));
+        let (function, number) = (object.valid_function.clone(), claimed.number);
+        hands.ask(observed, Lane::Graft(id), async move {
+            fleet.graft(&function, &target, &parked, number).await.map(|()| Done::Plain)
+        });
+    }
     for Scale { revision, replicas, victims } in scale {
         let (fleet, target) = (hands.fleet.clone(), target(&observed.uid, &revision));
         let named: Vec<Victim> = victims.iter().filter_map(|id| victim(observed, id)).collect();
@@ -210,6 +224,16 @@ fn ask<F: Fleet>(effects: Effects, observed: &mut Observed, hands: &mut Hands<F>
         }
         hands.ask(observed, Lane::Scale(revision), async move {
             fleet.scale(&target, replicas, &named).await.map(|()| Done::Scaled { replicas, victims })
+        });
+    }
+    for id in own {
+        let instance = observed.instances.get(&id).map(|i| &i.seen);
+        let Some((seen, claim)) = instance.and_then(|seen| Some((seen, seen.claim.clone()?))) else { continue };
+        let victim = Victim { id: id.clone(), name: seen.name.clone() };
+        let (fleet, target) = (hands.fleet.clone(), target(&observed.uid, &seen.revision));
+        let function = object.valid_function.clone();
+        hands.ask(observed, Lane::Own(id), async move {
+            fleet.own(&function, &target, &victim, &claim).await.map(Done::Owned)
         });
     }
     for id in retire {
@@ -244,6 +268,20 @@ fn ask<F: Fleet>(effects: Effects, observed: &mut Observed, hands: &mut Hands<F>
     if release {
         let (fleet, function) = (hands.fleet.clone(), object.function.clone());
         hands.ask(observed, Lane::Release, async move { fleet.release(&function).await.map(|()| Done::Plain) });
+    }
+}
+
+/// Ends instances of a function whose object is gone.
+fn discard<F: Fleet>(retire: Vec<InstanceId>, observed: &mut Observed, hands: &Hands<F>) {
+    for id in retire {
+        let Some(seen) = observed.instances.get(&id).map(|i| &i.seen) else { continue };
+        let victim = Victim { id: id.clone(), name: seen.name.clone() };
+        let key = FunctionKey::new(seen.namespace.clone(), String::new());
+        let target = Target { uid: observed.uid.clone(), key, revision: seen.revision.clone() };
+        let fleet = hands.fleet.clone();
+        hands.ask(observed, Lane::Retire(id), async move {
+            fleet.retire(&target, &victim, SHORT_GRACE).await.map(|()| Done::Plain)
+        });
     }
 }
 

@@ -1,7 +1,8 @@
 //! What is known of one function: the object, its revisions, its instances, its demand, and what was asked for.
 
-use crate::fleet::{Event, FunctionUid, Instance, InstanceId, Phase, Trouble, Workload};
-use dormouse_core::function::{Function, FunctionStatus};
+use super::claims::{Claimed, Claiming, SETTLE, TAKE};
+use crate::fleet::{Claim, Event, FunctionUid, Instance, InstanceId, Parked, Phase, Trouble, Workload};
+use dormouse_core::function::{Function, FunctionStatus, Protocol};
 use dormouse_core::revision::Revision;
 use dormouse_core::scale::{Policy, Scaler};
 use dormouse_core::valid::{Fault, ValidFunction};
@@ -39,6 +40,8 @@ pub struct Observed {
     pub closing_since: Option<Moment>,
     /// Its status as last written or read.
     pub status: FunctionStatus,
+    /// Whether it makes claims of parked pods.
+    pub claiming: Claiming,
     /// Why the fleet refuses to make its workload or its instances.
     pub refused: Option<Trouble>,
     /// What was asked of the fleet and not answered yet, and what has to wait after a failure.
@@ -124,6 +127,8 @@ pub struct InstanceSeen {
     pub asked: bool,
     /// It was there before this controller started: activators that have not called back yet may be using it.
     pub found: bool,
+    /// It was claimed from a warm pool.
+    pub claimed: Option<Claimed>,
 }
 
 /// What activators were last told of an instance.
@@ -151,7 +156,7 @@ impl InstanceSeen {
     /// True when it is to be replaced.
     #[must_use]
     pub fn is_spent(&self) -> bool {
-        self.retired || self.lost
+        self.retired || self.lost || self.claimed.as_ref().is_some_and(|c| c.given_up)
     }
 
     /// True when a terminal reason keeps it from running.
@@ -170,6 +175,10 @@ pub enum Lane {
     Prepare(Revision),
     /// Its number of instances.
     Scale(Revision),
+    /// Adding a function's container to a parked pod.
+    Graft(InstanceId),
+    /// Taking a claimed pod out of its pool.
+    Own(InstanceId),
     /// Ending one instance.
     Retire(InstanceId),
     /// Removing a revision's workload.
@@ -216,6 +225,7 @@ impl Observed {
             checking: None,
             closing_since: None,
             status: FunctionStatus::default(),
+            claiming: Claiming::default(),
             refused: None,
             lanes: BTreeMap::new(),
         }
@@ -239,6 +249,10 @@ impl Observed {
                 self.serving = self.status.revision.as_deref().map(Revision::from);
             }
         }
+        if self.object.is_none() {
+            let namespace = function.metadata.namespace.as_deref().unwrap_or_default();
+            self.instances.retain(|_, i| i.seen.namespace == namespace);
+        }
         let before = self.object.take();
         self.object = Some(match ValidFunction::from_function(&function) {
             Ok(valid) => Object {
@@ -261,10 +275,25 @@ impl Observed {
         });
     }
 
+    /// Whether an instance is in the function's namespace, as far as that is known: what a pod says of itself is not
+    /// believed across namespaces.
+    #[must_use]
+    pub fn is_of(&self, instance: &Instance) -> bool {
+        let namespace = self.object.as_ref().and_then(|o| o.function.metadata.namespace.as_deref());
+        namespace.is_none_or(|namespace| namespace == instance.namespace)
+    }
+
     /// Takes note of an instance.
     pub fn instance(&mut self, seen: Instance, found: bool, now: Moment) {
         match self.instances.get_mut(&seen.id) {
             Some(known) => {
+                if let Some(claimed) = &mut known.claimed {
+                    claimed.grafted = true;
+                    let ended = seen.phase == Phase::Ending && known.seen.phase != Phase::Ending;
+                    if ended && seen.trouble.is_some() {
+                        self.claiming.failed(now);
+                    }
+                }
                 if seen.restarts > known.seen.restarts || seen.phase == Phase::Starting {
                     known.open = false;
                 }
@@ -272,8 +301,10 @@ impl Observed {
             }
             None => {
                 let id = seen.id.clone();
+                let claimed = seen.claim.is_some().then(|| Claimed::found(now));
                 let known = InstanceSeen {
                     seen,
+                    claimed,
                     open: false,
                     in_flight: 0,
                     idle_since: now,
@@ -290,10 +321,40 @@ impl Observed {
         }
     }
 
+    /// A parked pod becomes an instance of the revision that the spec has: it is to be grafted. `number` tells the claim
+    /// from others.
+    pub fn reserve(&mut self, parked: Parked, number: u64, now: Moment) {
+        let Some((revision, valid)) = self.object.as_ref().and_then(|o| Some((o.revision.clone(), o.valid.clone()?)))
+        else {
+            return;
+        };
+        let seen = Instance {
+            id: parked.id.clone(),
+            name: parked.name.clone(),
+            namespace: parked.pool.namespace.clone(),
+            function: self.uid.clone(),
+            revision,
+            address: Some((parked.ip, valid.port).into()),
+            phase: Phase::Running,
+            trouble: None,
+            restarts: 0,
+            image_digest: None,
+            memory_mib: valid.memory_mib,
+            cpu_millis: valid.cpu_millis,
+            h2c: valid.protocol == Protocol::H2c,
+            claim: Some(Claim { pool: parked.pool.clone(), taken: false, owned: false }),
+        };
+        let id = seen.id.clone();
+        self.instance(seen, false, now);
+        if let Some(known) = self.instances.get_mut(&id) {
+            known.claimed = Some(Claimed::reserved(parked, number, now));
+        }
+    }
+
     /// Takes note that an instance is gone.
     pub fn instance_gone(&mut self, id: &InstanceId) {
         self.instances.remove(id);
-        self.lanes.retain(|lane, _| !matches!(lane, Lane::Retire(of) | Lane::Probe(of) if of == id));
+        self.lanes.retain(|lane, _| !matches!(lane, Lane::Graft(of) | Lane::Own(of) | Lane::Retire(of) | Lane::Probe(of) if of == id));
     }
 
     /// Takes note of a workload.
@@ -324,6 +385,10 @@ impl Observed {
             self.scaler.observe(now, peak, &policy);
         }
         self.scaler.observe(now, calls, &policy);
+        if calls > 0 {
+            let claimed = self.instances.values_mut().filter_map(|i| i.claimed.as_mut());
+            claimed.filter(|c| now >= c.at + SETTLE).for_each(|c| c.settles = true);
+        }
     }
 
     /// Takes note of what activators say of an instance.
@@ -333,6 +398,12 @@ impl Observed {
         let opened = said.open && !known.open && known.seen.phase == Phase::Running;
         known.open = (known.open || said.open) && known.seen.phase != Phase::Starting;
         known.retired |= said.retired;
+        if let Some(claimed) = &mut known.claimed {
+            claimed.first_call |= said.first_call;
+            if opened {
+                self.claiming.worked();
+            }
+        }
         if said.in_flight == 0 && known.in_flight > 0 {
             known.idle_since = now;
         }
@@ -348,15 +419,20 @@ impl Observed {
         self.instances.values_mut().filter(|i| i.seen.revision == *revision).for_each(|i| i.asked = false);
     }
 
-    /// Makes what follows from several observations together true: victims that outlived their scale-down are none.
+    /// Makes what follows from several observations together true: victims that outlived their scale-down are none, and
+    /// claims that no node has begun with are given up.
     pub fn settle(&mut self, now: Moment) {
+        for instance in self.instances.values_mut() {
+            let taken = instance.seen.claim.as_ref().is_none_or(|claim| claim.taken);
+            if let Some(claimed) = instance.claimed.as_mut().filter(|c| !taken && now >= c.at + TAKE) {
+                claimed.given_up = true;
+            }
+        }
         for (revision, workload) in &self.workloads {
-            let live = self.instances.values().filter(|i| i.is_live() && i.seen.revision == *revision).count();
+            let is_made = |i: &InstanceSeen| i.is_live() && i.seen.revision == *revision && i.claimed.is_none();
+            let live = self.instances.values().filter(|i| is_made(i)).count();
             if live <= usize::try_from(workload.replicas(now)).unwrap_or(usize::MAX) {
-                self.instances
-                    .values_mut()
-                    .filter(|i| i.seen.revision == *revision && i.is_live())
-                    .for_each(|i| i.condemned = false);
+                self.instances.values_mut().filter(|i| is_made(i)).for_each(|i| i.condemned = false);
             }
         }
     }
@@ -415,6 +491,8 @@ pub struct InstanceSaid {
     pub in_flight: u32,
     /// A call on it timed out.
     pub retired: bool,
+    /// A first call is on its way to it.
+    pub first_call: bool,
 }
 
 /// The function that an event is about; `None` for events about none or (an instance gone) known by its id only.
@@ -426,5 +504,7 @@ pub fn function_of(event: &Event) -> Option<FunctionUid> {
         Event::Instance(instance) => Some(instance.function.clone()),
         Event::Workload(workload) => Some(workload.function.clone()),
         Event::InstanceGone(_) | Event::ActivatorGone { .. } | Event::Synced => None,
+        Event::Pool(_) | Event::PoolGone(_) | Event::PoolWorkload { .. } | Event::PoolWorkloadGone(_) => None,
+        Event::Parked(_) | Event::Unparked(_) => None,
     }
 }

@@ -13,7 +13,8 @@ pub(super) use route::urls;
 
 use super::observe::{InstanceSeen, Lane, LaneOpen, Moment, Object, Observed};
 use super::report;
-use crate::fleet::{InstanceId, Note, Phase, Trouble};
+use super::claims::{OWN, TAKE};
+use crate::fleet::{InstanceId, Note, Parked, Phase, Trouble};
 use dormouse_core::function::{FunctionStatus, StartCheck};
 use dormouse_core::revision::Revision;
 use dormouse_core::scale::{Decision, Why};
@@ -45,6 +46,8 @@ pub struct Context<'a> {
     pub hold_until: Moment,
     /// Where functions are called.
     pub urls: &'a Urls,
+    /// Parked pods that the function fits into, the best first.
+    pub parked: &'a [Parked],
 }
 
 /// What a function without a valid spec wants.
@@ -87,6 +90,12 @@ pub struct Effects {
     pub adopt: bool,
     /// Make these workloads.
     pub prepare: Vec<Revision>,
+    /// Make these parked pods instances: they are to be reserved, and the plan made anew.
+    pub claim: Vec<Parked>,
+    /// Add the function's container to these.
+    pub graft: Vec<InstanceId>,
+    /// Take these out of their pool.
+    pub own: Vec<InstanceId>,
     /// Set these numbers of instances.
     pub scale: Vec<Scale>,
     /// End these at once: they are ending and idle.
@@ -215,8 +224,10 @@ pub fn plan(observed: &Observed, decision: Decision, context: &Context<'_>) -> P
     for revision in observed.workloads.keys().filter(|_| known) {
         let target = targets.get(revision).copied().unwrap_or(0);
         let keep = !closing && (*revision == roles.wanted || roles.serving.as_ref() == Some(revision));
-        draft.revision(revision, target, keep, forced);
+        let claims = !closing && *revision == roles.wanted && roles.serving.as_ref() == Some(revision);
+        draft.revision(revision, target, (keep, claims), forced);
     }
+    draft.claims();
     draft.endings(forced);
     draft.probes(&roles);
     if closing
@@ -246,7 +257,15 @@ pub fn plan(observed: &Observed, decision: Decision, context: &Context<'_>) -> P
 }
 
 /// The object is gone (or was never seen): what it owned is collected by its owner references; nothing is routed.
-fn forgotten(draft: Draft<'_>, decision: Decision) -> Plan {
+fn forgotten(mut draft: Draft<'_>, decision: Decision) -> Plan {
+    // But for pods that are a pool's still.
+    let observed = draft.observed;
+    let unowned = observed.instances.iter().filter(|(_, i)| i.seen.claim.as_ref().is_some_and(|c| !c.owned));
+    for (id, _) in unowned {
+        if draft.may(&Lane::Retire(id.clone())) {
+            draft.effects.retire.push(id.clone());
+        }
+    }
     Plan {
         serving: None,
         checking: None,
@@ -334,6 +353,35 @@ fn closing_deadline(observed: &Observed, object: &Object) -> Option<Moment> {
 }
 
 impl Draft<'_> {
+    /// The next step of each claim.
+    fn claims(&mut self) {
+        let (observed, now) = (self.observed, self.context.now);
+        for (id, instance) in observed.instances.iter().filter(|(_, i)| i.is_live()) {
+            let (Some(claimed), Some(claim)) = (&instance.claimed, &instance.seen.claim) else { continue };
+            if claimed.given_up {
+                continue;
+            }
+            if !claimed.grafted {
+                if self.may(&Lane::Graft(id.clone())) {
+                    self.effects.graft.push(id.clone());
+                }
+            } else if !claim.owned {
+                // Not before a call is on its way: the pod that takes its place would compete with its start.
+                let due = if claimed.first_call { now } else { claimed.at + OWN };
+                if now < due {
+                    self.later.at(due);
+                } else if instance.in_flight == 0 && self.drained.contains(id) {
+                    // It is deleted with the next step.
+                } else if self.may(&Lane::Own(id.clone())) {
+                    self.effects.own.push(id.clone());
+                }
+            }
+            if !claim.taken {
+                self.later.at(claimed.at + TAKE);
+            }
+        }
+    }
+
     /// Instances that end: the idle ones need not take their whole grace.
     fn endings(&mut self, forced: bool) {
         let observed = self.observed;

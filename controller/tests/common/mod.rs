@@ -181,6 +181,7 @@ pub fn instance(phase: Phase) -> Instance {
     Instance {
         id: InstanceId::from("i"),
         name: "pod".into(),
+        namespace: "default".into(),
         function: FunctionUid::from("f"),
         revision: Revision::of(&function().spec),
         address: (phase != Phase::Starting).then(|| "10.0.0.1:8080".parse().unwrap()),
@@ -188,6 +189,7 @@ pub fn instance(phase: Phase) -> Instance {
         trouble: None,
         restarts: 0,
         h2c: false,
+        claim: None,
         image_digest: None,
         memory_mib: 256,
         cpu_millis: 100,

@@ -69,12 +69,12 @@ pub const IMAGE_OR_SOURCE: SpecRule = SpecRule {
 };
 
 /// Names that the platform sets.
-const RESERVED_ENV: [&str; 4] = ["PORT", "K_SERVICE", "K_REVISION", "K_CONFIGURATION"];
+const RESERVED_ENV: [&str; 5] = ["PORT", "K_SERVICE", "K_REVISION", "K_CONFIGURATION", "DORMOUSE_CLAIM"];
 
 /// The contract's own variables are not the user's to set.
 pub const ENV_RESERVED: SpecRule = SpecRule {
-    cel: "!has(self.env) || !self.env.exists(e, e.name in ['PORT', 'K_SERVICE', 'K_REVISION', 'K_CONFIGURATION'])",
-    message: "PORT, K_SERVICE, K_REVISION and K_CONFIGURATION are set by the platform: remove them (the port is spec.port)",
+    cel: "!has(self.env) || !self.env.exists(e, e.name in ['PORT', 'K_SERVICE', 'K_REVISION', 'K_CONFIGURATION', 'DORMOUSE_CLAIM'])",
+    message: "PORT, K_SERVICE, K_REVISION, K_CONFIGURATION and DORMOUSE_CLAIM are set by the platform: remove them (the port is spec.port)",
     path: "env",
     keeps: |spec| !spec.env.iter().any(|e| RESERVED_ENV.contains(&e.name.as_str())),
 };

@@ -73,7 +73,7 @@ pub enum State {
 }
 
 /// Conditions merge by their type; every text is bounded as the API conventions ask.
-fn conditions(_: &mut SchemaGenerator) -> Schema {
+pub(crate) fn conditions(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "type": "array",
         "maxItems": 16,

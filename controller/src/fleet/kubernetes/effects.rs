@@ -23,7 +23,7 @@ const WRITE: Duration = Duration::from_secs(10);
 const MAX_NOTE: usize = 1024;
 
 impl Kubernetes {
-    fn in_namespace<K>(&self, namespace: &str) -> Api<K>
+    pub(super) fn in_namespace<K>(&self, namespace: &str) -> Api<K>
     where
         K: Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>,
     {
@@ -123,7 +123,11 @@ impl Kubernetes {
     }
 
     pub(super) async fn end_pod(&self, target: &Target, pod: &Victim, grace: Duration) -> Result<(), FleetError> {
-        let api: Api<Pod> = self.in_namespace(&target.key.namespace);
+        self.delete_pod(&target.key.namespace, pod, grace).await
+    }
+
+    pub(super) async fn delete_pod(&self, namespace: &str, pod: &Victim, grace: Duration) -> Result<(), FleetError> {
+        let api: Api<Pod> = self.in_namespace(namespace);
         let params = DeleteParams {
             grace_period_seconds: Some(u32::try_from(grace.as_secs()).unwrap_or(u32::MAX)),
             ..DeleteParams::default()

@@ -11,6 +11,7 @@
 
 use crate::fleet::{FunctionUid, InstanceId};
 use crate::labels;
+use crate::reconcile::build::graft;
 use dormouse_core::revision::Revision;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Patch, PatchParams};
@@ -121,6 +122,10 @@ impl Gate {
 
     /// A pod as it is now.
     pub(super) fn pod(&self, pod: &Pod) {
+        // One that was claimed has no gate, and is none of those that the revision's workload is to have.
+        if graft::is_grafted(pod) {
+            return;
+        }
         let (Some(key), Some(uid)) = (labels::owner(pod.metadata.labels.as_ref()), pod.uid()) else { return };
         let id = InstanceId::from(uid);
         let ending = pod.metadata.deletion_timestamp.is_some()

@@ -1,8 +1,9 @@
 //! What a pod says: how far it is, where it is reached, and why it does not run.
 
-use crate::fleet::{Code, Instance, InstanceId, Phase, Trouble};
+use crate::fleet::{Claim, Code, Instance, InstanceId, Parked, Phase, PoolKey, Trouble};
 use crate::labels;
 use crate::reconcile::build::deployment::{CONTAINER, port_name};
+use crate::reconcile::build::graft::{self, Mark};
 use dormouse_core::{function::Protocol, quantity};
 use k8s_openapi::api::core::v1::{Container, ContainerState, ContainerStateTerminated, ContainerStatus, Pod};
 use kube::ResourceExt;
@@ -11,15 +12,17 @@ use std::net::{IpAddr, SocketAddr};
 /// A pod of ours as an instance; `None` when it is none of ours.
 #[must_use]
 pub fn read(pod: &Pod) -> Option<Instance> {
+    if let Some(mark) = Mark::of(pod) {
+        return claimed(pod, &mark);
+    }
     let (function, revision) = labels::owner(pod.metadata.labels.as_ref())?;
     let spec = pod.spec.as_ref()?.containers.iter().find(|c| c.name == CONTAINER)?;
     let status = pod.status.as_ref();
     let container = status
         .and_then(|s| s.container_statuses.as_ref())
         .and_then(|statuses| statuses.iter().find(|c| c.name == CONTAINER));
-    let ended = matches!(status.and_then(|s| s.phase.as_deref()), Some("Failed" | "Succeeded"));
     let running = container.and_then(|c| c.state.as_ref()).is_some_and(|s| s.running.is_some());
-    let phase = match (pod.metadata.deletion_timestamp.is_some() || ended, running) {
+    let phase = match (is_ending(pod), running) {
         (true, _) => Phase::Ending,
         (false, true) => Phase::Running,
         (false, false) => Phase::Starting,
@@ -28,6 +31,7 @@ pub fn read(pod: &Pod) -> Option<Instance> {
     Some(Instance {
         id: InstanceId::from(pod.uid()?),
         name: pod.name_any(),
+        namespace: pod.namespace().unwrap_or_default(),
         function,
         revision,
         address: address(pod, spec),
@@ -38,6 +42,68 @@ pub fn read(pod: &Pod) -> Option<Instance> {
         memory_mib,
         cpu_millis,
         h2c: speaks_h2c(spec),
+        claim: None,
+    })
+}
+
+/// It was told to end, or is over.
+fn is_ending(pod: &Pod) -> bool {
+    let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref());
+    pod.metadata.deletion_timestamp.is_some() || matches!(phase, Some("Failed" | "Succeeded"))
+}
+
+/// A claimed pod as an instance. It counts as running from its claim on: its address is known, and activators see for
+/// themselves when its port opens. Its container is never started anew: when that has ended, so has the instance.
+fn claimed(pod: &Pod, mark: &Mark) -> Option<Instance> {
+    let (function, revision) = mark.owner();
+    let labels = pod.metadata.labels.as_ref();
+    let statuses = pod.status.as_ref().and_then(|s| s.ephemeral_container_statuses.as_ref());
+    let container = statuses.and_then(|statuses| statuses.iter().find(|c| c.name == CONTAINER));
+    let state = container.and_then(|c| c.state.as_ref());
+    let ended = state.and_then(|s| s.terminated.as_ref());
+    let from = labels::pool(labels).or_else(|| labels?.get(labels::CLAIMED_FROM).map(String::as_str));
+    let namespace = pod.namespace().unwrap_or_default();
+    let ip: Option<IpAddr> = pod.status.as_ref().and_then(|s| s.pod_ip.as_ref()).and_then(|ip| ip.parse().ok());
+    let trouble = match ended {
+        Some(ended) if ended.exit_code != 0 => Some(of_end(ended, 0)),
+        _ => container.zip(state).filter(|(_, s)| s.running.is_none()).and_then(|(c, s)| of_container(c, s)),
+    };
+    Some(Instance {
+        id: InstanceId::from(pod.uid()?),
+        name: pod.name_any(),
+        namespace: namespace.clone(),
+        function,
+        revision,
+        address: ip.map(|ip| SocketAddr::new(ip, mark.port)),
+        phase: if is_ending(pod) || ended.is_some() { Phase::Ending } else { Phase::Running },
+        trouble,
+        restarts: 0,
+        image_digest: container.map(|c| c.image_id.clone()).filter(|id| !id.is_empty()),
+        memory_mib: mark.memory_mib,
+        cpu_millis: mark.cpu_millis,
+        h2c: mark.h2c,
+        claim: Some(Claim {
+            pool: PoolKey { namespace, name: from.unwrap_or_default().to_owned() },
+            taken: container.is_some(),
+            owned: labels::pool(labels).is_none(),
+        }),
+    })
+}
+
+/// A pod of a warm pool that can be claimed: it is up, and nobody has added anything to it.
+#[must_use]
+pub fn parked(pod: &Pod) -> Option<Parked> {
+    let pool = labels::pool(pod.metadata.labels.as_ref())?.to_owned();
+    let status = pod.status.as_ref()?;
+    let up = status.container_statuses.as_ref()?.iter().all(|c| c.state.as_ref().is_some_and(|s| s.running.is_some()));
+    if is_ending(pod) || graft::is_grafted(pod) || !up {
+        return None;
+    }
+    Some(Parked {
+        id: InstanceId::from(pod.uid()?),
+        name: pod.name_any(),
+        pool: PoolKey { namespace: pod.namespace()?, name: pool },
+        ip: status.pod_ip.as_ref()?.parse().ok()?,
     })
 }
 

@@ -6,8 +6,9 @@
 use super::gate::{self, Gate, Place};
 use super::instance;
 use super::wall::Wall;
-use crate::fleet::{Code, Event, FunctionUid, InstanceId, Trouble, Workload};
+use crate::fleet::{Code, Event, FunctionUid, InstanceId, PoolKey, Trouble, Workload};
 use crate::labels;
+use dormouse_core::WarmPool;
 use dormouse_core::function::Function;
 use dormouse_core::revision::Revision;
 use futures::{Stream, StreamExt};
@@ -88,7 +89,14 @@ impl Seen for Pod {
         if gate::is_waiting(&self) {
             return None;
         }
-        instance::read(&self).map(Event::Instance)
+        if let Some(instance) = instance::read(&self) {
+            return Some(Event::Instance(instance));
+        }
+        labels::pool(self.metadata.labels.as_ref())?;
+        match instance::parked(&self) {
+            Some(parked) => Some(Event::Parked(parked)),
+            None => self.uid().map(|uid| Event::Unparked(InstanceId::from(uid))),
+        }
     }
 
     fn show(&self, gate: &Gate) {
@@ -116,6 +124,12 @@ impl Seen for Deployment {
     }
 
     fn seen(self) -> Option<Event> {
+        if let Some(pool) = pool_of(&self) {
+            if self.metadata.deletion_timestamp.is_some() {
+                return Some(Event::PoolWorkloadGone(pool));
+            }
+            return Some(Event::PoolWorkload { pool, replicas: replicas(&self), trouble: refused(&self) });
+        }
         let (function, revision) = labels::owner(self.metadata.labels.as_ref())?;
         if self.metadata.deletion_timestamp.is_some() {
             return Some(Event::WorkloadGone(function, revision));
@@ -124,9 +138,17 @@ impl Seen for Deployment {
     }
 
     fn gone(&self) -> Option<Event> {
+        if let Some(pool) = pool_of(self) {
+            return Some(Event::PoolWorkloadGone(pool));
+        }
         let (function, revision): (FunctionUid, Revision) = labels::owner(self.metadata.labels.as_ref())?;
         Some(Event::WorkloadGone(function, revision))
     }
+}
+
+fn pool_of(deployment: &Deployment) -> Option<PoolKey> {
+    let name = labels::pool(deployment.metadata.labels.as_ref())?.to_owned();
+    Some(PoolKey { namespace: deployment.namespace()?, name })
 }
 
 fn replicas(deployment: &Deployment) -> u32 {
@@ -160,6 +182,28 @@ impl Seen for DeserializeGuard<Function> {
     fn gone(&self) -> Option<Event> {
         self.uid().map(|uid| Event::FunctionGone(FunctionUid::from(uid)))
     }
+}
+
+impl Seen for DeserializeGuard<WarmPool> {
+    fn seen(self) -> Option<Event> {
+        match self.0 {
+            Ok(pool) => Some(Event::Pool(Arc::new(pool))),
+            Err(error) => {
+                let (namespace, name) = (error.metadata.namespace.as_deref(), error.metadata.name.as_deref());
+                tracing::error!(namespace, name, %error, "a WarmPool cannot be read and is left as it is");
+                None
+            }
+        }
+    }
+
+    fn gone(&self) -> Option<Event> {
+        Some(Event::PoolGone(PoolKey { namespace: self.namespace()?, name: self.name_any() }))
+    }
+}
+
+/// Watches warm pools.
+pub(super) async fn pools(api: Api<DeserializeGuard<WarmPool>>, client: Client, port: Port, gate: Gate) {
+    Follower::new(client, port, gate).run(watcher(api, watcher::Config::default())).await;
 }
 
 /// Watches what we made.

@@ -91,6 +91,7 @@ impl Life {
         let state = Instance {
             id: id.clone(),
             name: name.clone(),
+            namespace: target.key.namespace.clone(),
             function: target.uid.clone(),
             revision: target.revision.clone(),
             address: None,
@@ -101,6 +102,7 @@ impl Life {
             memory_mib: run.memory_mib,
             cpu_millis: run.cpu_millis,
             h2c: run.h2c,
+            claim: None,
         };
         let life = Self {
             id,

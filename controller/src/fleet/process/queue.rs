@@ -25,7 +25,8 @@ fn object(event: &Event) -> (Object, bool) {
         Event::InstanceGone(id) => (Object::Instance(id.clone()), false),
         Event::Workload(w) => (Object::Workload(w.function.clone(), w.revision.clone()), true),
         Event::WorkloadGone(uid, revision) => (Object::Workload(uid.clone(), revision.clone()), false),
-        Event::ActivatorGone { .. } | Event::Synced => (Object::Fleet, false),
+        // There are no pools here.
+        _ => (Object::Fleet, false),
     }
 }
 

@@ -145,7 +145,7 @@ fn container(valid: &ValidFunction, target: &Target, timeout: i64) -> Container 
     }
 }
 
-fn restrictions(valid: &ValidFunction) -> SecurityContext {
+pub(super) fn restrictions(valid: &ValidFunction) -> SecurityContext {
     let asked = valid.security_context.clone().unwrap_or_default();
     SecurityContext {
         allow_privilege_escalation: Some(false),
@@ -159,7 +159,7 @@ fn restrictions(valid: &ValidFunction) -> SecurityContext {
 }
 
 /// The platform's variables come first, so that the function's own may refer to them as `$(PORT)`.
-fn environment(valid: &ValidFunction, target: &Target) -> Vec<PodEnvVar> {
+pub(super) fn environment(valid: &ValidFunction, target: &Target) -> Vec<PodEnvVar> {
     let plain = |name: &str, value: String| PodEnvVar { name: name.into(), value: Some(value), value_from: None };
     let mut env = vec![
         plain("PORT", valid.port.to_string()),
@@ -188,7 +188,7 @@ fn env_var(var: &EnvVar) -> PodEnvVar {
     PodEnvVar { name: var.name.clone(), value: var.value.clone(), value_from }
 }
 
-fn env_from(from: &EnvFrom) -> EnvFromSource {
+pub(super) fn env_from(from: &EnvFrom) -> EnvFromSource {
     EnvFromSource {
         prefix: from.prefix.clone(),
         secret_ref: from.secret_ref.as_ref().map(|r| SecretEnvSource { name: r.name.clone(), optional: None }),
@@ -200,7 +200,7 @@ fn env_from(from: &EnvFrom) -> EnvFromSource {
 }
 
 /// A tag that names one build, or a digest, is pulled once per node; `latest` (written or meant) may change.
-fn pull_policy(image: &str) -> &'static str {
+pub(super) fn pull_policy(image: &str) -> &'static str {
     if image.contains('@') {
         return "IfNotPresent";
     }
@@ -208,7 +208,7 @@ fn pull_policy(image: &str) -> &'static str {
     if tag.is_none_or(|tag| tag == "latest") { "Always" } else { "IfNotPresent" }
 }
 
-fn some<T>(list: Vec<T>) -> Option<Vec<T>> {
+pub(super) fn some<T>(list: Vec<T>) -> Option<Vec<T>> {
     (!list.is_empty()).then_some(list)
 }
 

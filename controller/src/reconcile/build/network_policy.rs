@@ -1,18 +1,17 @@
 //! A namespace's NetworkPolicy: only activators, and the controller where it dials for a start check, reach the pods of
-//! functions, and only on the port that takes calls. So nothing goes around the meter.
+//! functions and of warm pools. So nothing goes around the meter.
+//!
+//! They may reach every port: a container that is added to a parked pod has no port that a policy could name.
 //!
 //! It says nothing of what functions may call: that is for the namespace's owner. Policies add up, so whoever may make
 //! NetworkPolicies in the namespace may open it again; and a cluster whose network does not enforce policies keeps
 //! nobody out.
 
-use super::deployment::port_name;
 use crate::labels;
-use dormouse_core::function::Protocol;
 use k8s_openapi::api::networking::v1::{
-    NetworkPolicy, NetworkPolicyIngressRule, NetworkPolicyPeer, NetworkPolicyPort, NetworkPolicySpec,
+    NetworkPolicy, NetworkPolicyIngressRule, NetworkPolicyPeer, NetworkPolicySpec,
 };
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement, ObjectMeta};
-use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use std::collections::BTreeMap;
 
 /// Its name, the same in every namespace.
@@ -32,17 +31,11 @@ pub struct Platform {
     pub controller: BTreeMap<String, String>,
 }
 
-/// The policy of one namespace. Ports go by their names, because each function may choose its number.
+/// The policy of one namespace.
 #[must_use]
 pub fn network_policy(namespace: &str, platform: &Platform) -> NetworkPolicy {
     let all = [&platform.activators, &platform.controller];
     let from = all.into_iter().filter(|labels| !labels.is_empty()).map(|labels| peer(&platform.namespace, labels));
-    let port = |protocol| NetworkPolicyPort {
-        port: Some(IntOrString::String(port_name(protocol).into())),
-        protocol: Some("TCP".into()),
-        ..NetworkPolicyPort::default()
-    };
-    let ports = [Protocol::Http1, Protocol::H2c].map(port).into();
     NetworkPolicy {
         metadata: ObjectMeta {
             name: Some(NAME.into()),
@@ -52,15 +45,11 @@ pub fn network_policy(namespace: &str, platform: &Platform) -> NetworkPolicy {
         },
         spec: Some(NetworkPolicySpec {
             pod_selector: Some(LabelSelector {
-                match_expressions: Some(vec![LabelSelectorRequirement {
-                    key: labels::FUNCTION_UID.into(),
-                    operator: "Exists".into(),
-                    values: None,
-                }]),
-                match_labels: None,
+                match_labels: Some(labels::ours()),
+                match_expressions: None,
             }),
             policy_types: Some(vec!["Ingress".into()]),
-            ingress: Some(vec![NetworkPolicyIngressRule { from: Some(from.collect()), ports: Some(ports) }]),
+            ingress: Some(vec![NetworkPolicyIngressRule { from: Some(from.collect()), ports: None }]),
             egress: None,
         }),
     }

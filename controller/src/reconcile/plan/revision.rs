@@ -1,4 +1,4 @@
-//! One revision: up at once; down by stop routing -> idle on every activator -> end exactly those.
+//! One revision: up at once, from a warm pool first; down by stop routing -> idle on every activator -> end exactly those.
 
 use super::{Draft, Scale};
 use crate::reconcile::observe::{InstanceSeen, Lane};
@@ -7,12 +7,19 @@ use std::cmp::Reverse;
 
 impl Draft<'_> {
     /// Brings a revision's instances to `target`, and removes its workload when it is not to be kept and has none.
-    pub(super) fn revision(&mut self, revision: &Revision, target: u32, keep: bool, forced: bool) {
+    /// `claims`: parked pods may be made instances of it.
+    pub(super) fn revision(
+        &mut self,
+        revision: &Revision,
+        target: u32,
+        (keep, claims): (bool, bool),
+        forced: bool,
+    ) {
         let observed = self.observed;
         let Some(workload) = observed.workloads.get(revision) else { return };
         let replicas = workload.replicas(self.context.now);
         self.later.at(workload.unsure_until(self.context.now));
-        let mut live: Vec<&InstanceSeen> =
+        let live: Vec<&InstanceSeen> =
             observed.instances.values().filter(|i| i.is_live() && i.seen.revision == *revision).collect();
         if target == 0 && replicas == 0 && live.is_empty() {
             if !keep && self.may(&Lane::Remove(revision.clone())) {
@@ -20,9 +27,52 @@ impl Draft<'_> {
             }
             return;
         }
-        // Those named in a scale-down that was asked, or written while there are more instances than it left: whoever
-        // sends them a call now sends it to a pod that is being deleted.
-        let surplus = number(live.len()) > replicas;
+        let (claimed, made): (Vec<_>, Vec<_>) = live.into_iter().partition(|i| i.claimed.is_some());
+        let made = Made::new(made, replicas);
+        let stay = self.claimed(claimed, &made, target, forced);
+        let short = if claims { self.shortfall(revision, stay.all + made.supply(), target) } else { 0 };
+        let parked = self.context.parked.iter().take(usize::try_from(short).unwrap_or(usize::MAX));
+        self.effects.claim.extend(parked.cloned());
+        let claimed = (stay.all - stay.settling).saturating_add(number(self.effects.claim.len()));
+        self.made(revision, made, target.saturating_sub(claimed), forced);
+    }
+
+    /// The claimed instances. They go before the workload's do, and those that calls have outlived go as soon as the
+    /// workload's take their calls. Answers those that stay.
+    fn claimed(&mut self, mut claimed: Vec<&InstanceSeen>, made: &Made<'_>, target: u32, forced: bool) -> Stay {
+        let good = number(claimed.iter().filter(|i| !i.is_spent()).count());
+        let leave = made.open().saturating_add(good).saturating_sub(target).min(good);
+        claimed.sort_by_key(|i| {
+            let settles = i.claimed.as_ref().is_some_and(|c| c.settles);
+            let first = Reverse((i.is_spent(), is_draining(i), settles));
+            (first, i.in_flight, i.idle_since, i.seen.id.clone())
+        });
+        let spent = number(claimed.len()) - good;
+        let leaving = usize::try_from(spent + leave).unwrap_or(usize::MAX);
+        for instance in claimed.iter().take(leaving) {
+            self.drained.insert(instance.seen.id.clone());
+            if self.is_quiet(instance, forced) && self.may(&Lane::Retire(instance.seen.id.clone())) {
+                self.effects.retire.push(instance.seen.id.clone());
+            }
+        }
+        let stay = claimed.iter().skip(leaving);
+        let settling = number(stay.filter(|i| i.claimed.as_ref().is_some_and(|c| c.settles)).count());
+        Stay { all: good - leave, settling }
+    }
+
+    /// How many instances the calls that there are need at once, beyond those that there are or that are on their way.
+    fn shortfall(&self, revision: &Revision, supply: u32, target: u32) -> u32 {
+        let observed = self.observed;
+        if !observed.claiming.may(revision, self.context.now) {
+            return 0;
+        }
+        let needed = observed.policy().map_or(0, |policy| policy.needed(observed.scaler.calls()));
+        needed.min(target).saturating_sub(supply)
+    }
+
+    /// The workload's instances.
+    fn made(&mut self, revision: &Revision, made: Made<'_>, target: u32, forced: bool) {
+        let Made { mut live, replicas, surplus } = made;
         let condemned = |i: &InstanceSeen| i.asked || surplus && i.condemned;
         // First those that are going anyway, then those that take no calls yet, then the choice made before, so that it
         // does not change with every call; the longest idle of the rest.
@@ -54,6 +104,44 @@ impl Draft<'_> {
         if next != replicas && self.may(&Lane::Scale(revision.clone())) {
             self.effects.scale.push(Scale { revision: revision.clone(), replicas: next, victims });
         }
+    }
+}
+
+/// Claimed instances that stay.
+struct Stay {
+    all: u32,
+    /// Of those, the ones that the workload's are to take over from.
+    settling: u32,
+}
+
+/// A revision's instances that its workload carries.
+struct Made<'a> {
+    live: Vec<&'a InstanceSeen>,
+    /// How many it is to have.
+    replicas: u32,
+    /// Those named in a scale-down that was written are going while there are more instances than it left: whoever sends
+    /// them a call now sends it to a pod that is being deleted.
+    surplus: bool,
+}
+
+impl<'a> Made<'a> {
+    fn new(live: Vec<&'a InstanceSeen>, replicas: u32) -> Self {
+        let surplus = number(live.len()) > replicas;
+        Self { live, replicas, surplus }
+    }
+
+    fn goes(&self, i: &InstanceSeen) -> bool {
+        i.asked || self.surplus && i.condemned || i.is_spent()
+    }
+
+    /// Those that take calls.
+    fn open(&self) -> u32 {
+        number(self.live.iter().filter(|i| i.is_open() && !self.goes(i)).count())
+    }
+
+    /// Those that take calls or are on their way.
+    fn supply(&self) -> u32 {
+        self.replicas.saturating_sub(number(self.live.iter().filter(|i| self.goes(i)).count()))
     }
 }
 

@@ -1,5 +1,7 @@
 //! Data in, plan out; and a small world in which plans take effect, for what always holds.
 
+mod claims;
+
 use super::*;
 use crate::demand::Demand;
 use crate::fleet::{Code, FunctionUid, Instance, Workload};
@@ -46,6 +48,8 @@ struct World {
     applied: u64,
     watched: bool,
     next: u32,
+    /// Pods of a pool that fit.
+    parked: Vec<Parked>,
     /// What was asked for, in words.
     asked: Vec<String>,
     /// What the activators know, by the version they act by.
@@ -64,6 +68,7 @@ impl World {
             watched: true,
             next: 0,
             asked: Vec::new(),
+            parked: Vec::new(),
             view: Vec::new(),
         }
     }
@@ -72,7 +77,7 @@ impl World {
         self.observed.settle(self.now);
         let policy = self.observed.policy().unwrap();
         let decision = self.observed.scaler.decide(self.now, &policy);
-        let urls = urls();
+        let (urls, fitting) = (urls(), self.parked.clone());
         let context = Context {
             now: self.now,
             wall: Timestamp::from_second(1_000_000 + i64::try_from(self.now.as_secs()).unwrap()).unwrap(),
@@ -80,8 +85,20 @@ impl World {
             watched: self.watched,
             hold_until: S(0),
             urls: &urls,
+            parked: &fitting,
         };
-        plan(&self.observed, decision, &context)
+        let mut made = plan(&self.observed, decision, &context);
+        if !made.effects.claim.is_empty() {
+            for parked in std::mem::take(&mut made.effects.claim) {
+                self.asked.push(format!("claim {}", parked.name));
+                self.parked.retain(|p| p.id != parked.id);
+                self.next += 1;
+                self.observed.reserve(parked, self.next.into(), self.now);
+            }
+            made = plan(&self.observed, decision, &Context { parked: &[], ..context });
+            assert_eq!(made.effects.claim, []);
+        }
+        made
     }
 
     /// Plans and does it, checking what must hold of every plan.
@@ -131,10 +148,14 @@ impl World {
     }
 
     fn take_effect(&mut self, effects: Effects) {
-        let Effects { adopt: _, prepare, scale, retire, probe: _, remove, release } = effects;
+        let Effects { adopt: _, prepare, claim: _, graft, own, scale, retire, probe: _, remove, release } = effects;
         for revision in prepare {
             self.asked.push("prepare".into());
             self.workload(revision, 0);
+        }
+        for id in graft {
+            self.asked.push("graft".into());
+            self.observed.instances.get_mut(&id).unwrap().claimed.as_mut().unwrap().grafted = true;
         }
         for Scale { revision, replicas, victims } in scale {
             self.asked.push(format!("scale {replicas}"));
@@ -144,6 +165,10 @@ impl World {
                 self.change(&id, |i| i.phase = Phase::Ending);
             }
             self.fill(&revision, replicas);
+        }
+        for id in own {
+            self.asked.push("own".into());
+            self.change(&id, |i| i.claim.as_mut().unwrap().owned = true);
         }
         for id in retire {
             self.asked.push("retire".into());
@@ -165,12 +190,13 @@ impl World {
 
     /// The fleet makes what is missing.
     fn fill(&mut self, revision: &Revision, replicas: u32) {
-        let live = |i: &&InstanceSeen| i.is_live() && i.seen.revision == *revision;
+        let live = |i: &&InstanceSeen| i.is_live() && i.seen.revision == *revision && i.claimed.is_none();
         while self.observed.instances.values().filter(live).count() < replicas as usize {
             self.next += 1;
             let instance = Instance {
                 id: InstanceId::from(format!("i{}", self.next)),
                 name: format!("i{}", self.next),
+                namespace: "default".into(),
                 function: FunctionUid::from("f"),
                 revision: revision.clone(),
                 address: None,
@@ -181,6 +207,7 @@ impl World {
                 memory_mib: 256,
                 cpu_millis: 100,
                 h2c: false,
+                claim: None,
             };
             self.observed.instance(instance, false, self.now);
         }
@@ -211,12 +238,12 @@ impl World {
                 i.address = Some("10.0.0.1:8080".parse().unwrap());
             });
             let in_flight = self.observed.instances[id].in_flight;
-            self.observed.instance_demand(id, InstanceSaid { open: true, in_flight, retired: false }, self.now);
+            self.observed.instance_demand(id, InstanceSaid { open: true, in_flight, ..Default::default() }, self.now);
         }
     }
 
     fn in_flight(&mut self, id: &InstanceId, in_flight: u32) {
-        self.observed.instance_demand(id, InstanceSaid { open: true, in_flight, retired: false }, self.now);
+        self.observed.instance_demand(id, InstanceSaid { open: true, in_flight, ..Default::default() }, self.now);
     }
 
     /// Activators act by the newest routes.
@@ -361,14 +388,14 @@ fn a_timed_out_instance_is_replaced_before_it_goes() {
     world.settle();
     world.acknowledge();
     let id = world.ids()[0].clone();
-    world.observed.instance_demand(&id, InstanceSaid { open: true, in_flight: 1, retired: true }, S(1));
+    world.observed.instance_demand(&id, InstanceSaid { open: true, in_flight: 1, retired: true, ..Default::default() }, S(1));
     world.settle();
     assert_eq!(world.asked.last().unwrap(), "scale 2");
     assert_eq!(world.states(), [("i1".into(), v1::InstanceState::Draining)]);
     world.acknowledge();
     world.settle();
     assert_eq!(world.asked.last().unwrap(), "scale 2", "its call still runs");
-    world.observed.instance_demand(&id, InstanceSaid { open: true, in_flight: 0, retired: true }, S(2));
+    world.observed.instance_demand(&id, InstanceSaid { open: true, in_flight: 0, retired: true, ..Default::default() }, S(2));
     world.settle();
     assert_eq!(&world.asked[world.asked.len() - 2..], ["scale 1", "retire"]);
 }
@@ -510,6 +537,7 @@ fn instances_found_at_the_start_are_held_until_activators_have_called() {
         watched: false,
         hold_until: S(30),
         urls: &urls,
+        parked: &[],
     };
     let decision = world.observed.scaler.decide(S(20), &world.observed.policy().unwrap());
     assert_eq!(decision.wanted, 0);
@@ -598,7 +626,7 @@ impl World {
             Happens::TimesOut(which) => {
                 if let Some(id) = one(*which) {
                     let in_flight = self.observed.instances[&id].in_flight;
-                    self.observed.instance_demand(&id, InstanceSaid { open: true, in_flight, retired: true }, self.now);
+                    self.observed.instance_demand(&id, InstanceSaid { open: true, in_flight, retired: true, ..Default::default() }, self.now);
                 }
             }
             Happens::Gone => self.gone(),

@@ -1,0 +1,140 @@
+//! The writes of warm pools: their Deployments, and the two steps of a claim.
+
+use super::effects::{of_uid, within};
+use super::{Kubernetes, MANAGER, SCALER};
+use crate::fleet::{Claim, Fit, FleetError, Parked, PoolKey, Target, Victim};
+use crate::labels;
+use crate::reconcile::apply::SHORT_GRACE;
+use crate::reconcile::build::graft::{self, Mark};
+use crate::reconcile::build::pool;
+use dormouse_core::function::Function;
+use dormouse_core::valid::ValidFunction;
+use dormouse_core::{WarmPool, WarmPoolStatus};
+use futures::future::join_all;
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use kube::{Api, Resource, ResourceExt};
+use serde_json::json;
+use std::collections::BTreeMap;
+
+impl Kubernetes {
+    /// The graft itself. What is refused may have been refused because somebody else was first: the pod tells.
+    pub(super) async fn add_container(
+        &self,
+        function: &Function,
+        target: &Target,
+        parked: &Parked,
+        claim: u64,
+    ) -> Result<(), FleetError> {
+        let valid = ValidFunction::from_function(function).map_err(|_| FleetError::Refused("not valid".into()))?;
+        let api: Api<Pod> = self.in_namespace(&parked.pool.namespace);
+        let container = graft::container(&valid, target, claim);
+        // The uid keeps this from another pod of the same name.
+        let body = json!({"metadata": {"uid": parked.id.as_str()}, "spec": {"ephemeralContainers": [container]}});
+        let params = PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() };
+        let body = Patch::Strategic(body);
+        match within(&parked.name, api.patch_ephemeral_containers(&parked.name, &params, &body)).await {
+            Err(FleetError::Refused(why)) => {
+                let found = within(&parked.name, api.get_opt(&parked.name)).await?;
+                match found.filter(|pod| pod.uid().as_deref() == Some(parked.id.as_str())) {
+                    None => Err(FleetError::Gone(parked.name.clone())),
+                    Some(pod) if Mark::of(&pod).is_some_and(|mark| mark.claim == claim) => Ok(()),
+                    Some(pod) if graft::is_grafted(&pod) => Err(FleetError::Conflict(parked.name.clone())),
+                    Some(_) => Err(FleetError::Refused(why)),
+                }
+            }
+            answer => answer.map(drop),
+        }
+    }
+
+    /// One patch takes the pod from its pool, which refills, and gives it to the function; then it is made as small as
+    /// the function is. A pod is never made larger.
+    pub(super) async fn take_out_of_pool(
+        &self,
+        function: &Function,
+        target: &Target,
+        instance: &Victim,
+        claim: &Claim,
+    ) -> Result<Fit, FleetError> {
+        let api: Api<Pod> = self.in_namespace(&claim.pool.namespace);
+        let mut labels: BTreeMap<String, Option<String>> =
+            labels::of(target).into_iter().map(|(key, value)| (key, Some(value))).collect();
+        labels.insert(labels::POOL.into(), None);
+        labels.insert(labels::CLAIMED_FROM.into(), Some(claim.pool.name.clone()));
+        let owner = function.controller_owner_ref(&());
+        let body = json!({"metadata": {"uid": instance.id.as_str(), "labels": labels, "ownerReferences": [owner]}});
+        let params = PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() };
+        within(&instance.name, api.patch(&instance.name, &params, &Patch::Merge(body))).await?;
+        let Ok(valid) = ValidFunction::from_function(function) else { return Ok(Fit::Pools("not valid".into())) };
+        let memory = format!("{}Mi", valid.memory_mib);
+        let size = json!({"spec": {"resources": {
+            "requests": {"memory": memory, "cpu": format!("{}m", valid.cpu_millis)}, "limits": {"memory": memory}}}});
+        match within(&instance.name, api.patch_resize(&instance.name, &params, &Patch::Strategic(size))).await {
+            Ok(_) => Ok(Fit::Own),
+            Err(FleetError::Gone(_)) => Ok(Fit::Pools("this version of Kubernetes does not resize pods".into())),
+            Err(error) => Ok(Fit::Pools(error.to_string())),
+        }
+    }
+
+    /// As a function's: created by the scaler with no pods, then applied without their number.
+    pub(super) async fn make_pool(&self, pool: &WarmPool) -> Result<(), FleetError> {
+        let image = self.options.parker.as_deref().ok_or_else(|| FleetError::Refused("no parker's image".into()))?;
+        let api: Api<Deployment> = self.in_namespace(&pool.namespace().unwrap_or_default());
+        let wanted = pool::deployment(pool, image, self.options.rules.restricted);
+        let name = pool::name(&pool.name_any());
+        let mut asleep = wanted.clone();
+        asleep.spec.replicas = Some(0);
+        let params = PostParams { field_manager: Some(SCALER.into()), dry_run: false };
+        match within(&name, api.create(&params, &asleep)).await {
+            Ok(_) => {}
+            Err(FleetError::Conflict(_)) => self.check_pool_owner(&api, &name, pool).await?,
+            Err(error) => return Err(error),
+        }
+        within(&name, api.patch(&name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&wanted))).await.map(drop)
+    }
+
+    async fn check_pool_owner(&self, api: &Api<Deployment>, name: &str, pool: &WarmPool) -> Result<(), FleetError> {
+        let Some(found) = within(name, api.get_opt(name)).await? else {
+            return Err(FleetError::Conflict(name.into()));
+        };
+        if labels::pool(found.metadata.labels.as_ref()) != Some(&pool.name_any()) {
+            return Err(FleetError::Refused(format!("a Deployment named {name} exists and is not ours: rename one")));
+        }
+        if found.owner_references().iter().any(|owner| Some(&owner.uid) == pool.meta().uid.as_ref()) {
+            return Ok(());
+        }
+        if found.metadata.deletion_timestamp.is_none() {
+            within(name, api.delete(name, &of_uid(found.uid(), DeleteParams::background()))).await?;
+        }
+        Err(FleetError::Conflict(name.into()))
+    }
+
+    /// Victims are deleted by name at the moment the number is lowered: a ReplicaSet that had to choose might choose a
+    /// pod that is being claimed.
+    pub(super) async fn set_parked(&self, key: &PoolKey, replicas: u32, victims: &[Victim]) -> Result<(), FleetError> {
+        let api: Api<Deployment> = self.in_namespace(&key.namespace);
+        let name = pool::name(&key.name);
+        let params = PatchParams { field_manager: Some(SCALER.into()), ..PatchParams::default() };
+        let body = Patch::Merge(json!({"spec": {"replicas": replicas}}));
+        let (ended, scaled) = tokio::join!(
+            join_all(victims.iter().map(|victim| self.delete_pod(&key.namespace, victim, SHORT_GRACE))),
+            within(&name, api.patch_scale(&name, &params, &body))
+        );
+        for error in ended.into_iter().filter_map(Result::err) {
+            tracing::warn!(pool = %key, %error, "a parked pod was not ended by name; its ReplicaSet ends one");
+        }
+        scaled.map(drop)
+    }
+
+    pub(super) async fn write_pool_status(&self, pool: &WarmPool, status: &WarmPoolStatus) -> Result<(), FleetError> {
+        let name = pool.name_any();
+        let body = json!({
+            "apiVersion": WarmPool::api_version(&()), "kind": WarmPool::kind(&()),
+            "metadata": {"name": name, "uid": pool.uid()}, "status": status,
+        });
+        let api: Api<WarmPool> = self.in_namespace(&pool.namespace().unwrap_or_default());
+        let params = PatchParams::apply(MANAGER).force();
+        within(&name, api.patch_status(&name, &params, &Patch::Apply(body))).await.map(drop)
+    }
+}

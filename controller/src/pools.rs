@@ -1,0 +1,369 @@
+//! Warm pools: which pods are parked, who may have which, and how many there are to be.
+//!
+//! Part of the office: one writer, no lock. A pool is neither scaled nor rolled while a claimed pod is still in it: what
+//! a ReplicaSet does then would compete with a start, or choose that pod.
+
+use crate::fleet::{Fleet, FleetError, InstanceId, Parked, PoolKey, Trouble, Victim};
+use crate::reconcile::observe::Moment;
+use dormouse_core::pool::{Claims, Sized, Why};
+use dormouse_core::valid::ValidFunction;
+use dormouse_core::warm_pool::{Security, WarmPool, WarmPoolStatus};
+use dormouse_core::quantity;
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::{Resource, ResourceExt};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// How long a pod that was claimed takes to be replaced, as long as nothing is known: a bare pod starts in half a second
+/// on a busy machine, and its image is there.
+const REFILL: Duration = Duration::from_secs(3);
+
+/// Most refills that are remembered; the longest of them counts.
+const MAX_REFILLS: usize = 16;
+
+/// A refill that takes longer is no refill: the cluster has no room.
+const LONGEST_REFILL: Duration = Duration::from_secs(60);
+
+/// A size that follows the claims is looked at that often; nothing else makes it smaller.
+const LOOK: Duration = Duration::from_secs(60);
+
+/// First and longest pause after a write that failed.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));
+
+/// A number of pods that was written counts for so long against one that is still seen.
+const WRITTEN_COUNTS: Duration = Duration::from_secs(2);
+
+/// All pools.
+#[derive(Debug)]
+pub struct Pools {
+    pools: BTreeMap<PoolKey, Pool>,
+    /// Which pool a parked pod is of.
+    parked: HashMap<InstanceId, PoolKey>,
+    answer: mpsc::Sender<Answer>,
+}
+
+/// The outcome of a write.
+#[derive(Debug)]
+pub struct Answer {
+    pool: PoolKey,
+    what: What,
+    result: Result<(), FleetError>,
+}
+
+/// What was written.
+#[derive(Clone, Debug, PartialEq)]
+enum What {
+    /// The Deployment of the pool as of a generation.
+    Prepare(i64),
+    /// The number of pods.
+    Scale(u32),
+    /// The status.
+    Report(Box<WarmPoolStatus>),
+}
+
+#[derive(Debug, Default)]
+struct Pool {
+    object: Option<Arc<WarmPool>>,
+    /// Most memory in MiB and cpu in thousandths of a function that fits.
+    class: (u32, u32),
+    parked: BTreeMap<InstanceId, Parked>,
+    /// Claimed pods that are still in it.
+    unowned: BTreeMap<InstanceId, ()>,
+    claims: Claims,
+    /// When pods left that nothing has taken the place of yet.
+    refilling: VecDeque<Moment>,
+    refills: VecDeque<Duration>,
+    /// The generation that its Deployment was made by.
+    prepared: Option<i64>,
+    /// How many pods it has by its Deployment, and by what was last written.
+    replicas: Option<u32>,
+    written: Option<(u32, Moment)>,
+    trouble: Option<Trouble>,
+    status: WarmPoolStatus,
+    busy: bool,
+    failures: u32,
+    not_before: Moment,
+}
+
+impl Pools {
+    /// No pools yet, and where outcomes come in.
+    #[must_use]
+    pub fn new(answer: mpsc::Sender<Answer>) -> Self {
+        Self { pools: BTreeMap::new(), parked: HashMap::new(), answer }
+    }
+
+    /// All of them.
+    #[must_use]
+    pub fn keys(&self) -> Vec<PoolKey> {
+        self.pools.keys().cloned().collect()
+    }
+
+    /// A pool as it is now.
+    pub fn object(&mut self, object: Arc<WarmPool>, now: Moment) -> PoolKey {
+        let key = PoolKey { namespace: object.namespace().unwrap_or_default(), name: object.name_any() };
+        let pool = self.pools.entry(key.clone()).or_default();
+        if pool.object.is_none() {
+            pool.status = object.status.clone().unwrap_or_default();
+            pool.claims = Claims::new(now);
+        }
+        let resources = &object.spec.resources;
+        // The API server has seen that both are quantities; one that is out of range serves nobody.
+        let class = (quantity::memory_mib(&resources.memory), quantity::cpu_millis(&resources.cpu));
+        pool.class = (class.0.unwrap_or(0), class.1.unwrap_or(0));
+        pool.object = Some(object);
+        key
+    }
+
+    /// A pool is gone: what it owned is collected.
+    pub fn gone(&mut self, key: &PoolKey) {
+        self.pools.remove(key);
+        self.parked.retain(|_, of| of != key);
+    }
+
+    /// What carries a pool's pods; `None`: it is gone.
+    pub fn workload(&mut self, key: &PoolKey, seen: Option<(u32, Option<Trouble>)>) {
+        let pool = self.pools.entry(key.clone()).or_default();
+        match seen {
+            Some((replicas, trouble)) => {
+                if pool.written.is_some_and(|(written, _)| written == replicas) {
+                    pool.written = None;
+                }
+                (pool.replicas, pool.trouble) = (Some(replicas), trouble);
+            }
+            None => (pool.replicas, pool.written, pool.prepared) = (None, None, None),
+        }
+    }
+
+    /// A pod that can be claimed.
+    pub fn parked(&mut self, parked: Parked, now: Moment) -> PoolKey {
+        let key = parked.pool.clone();
+        let pool = self.pools.entry(key.clone()).or_default();
+        if pool.parked.insert(parked.id.clone(), parked.clone()).is_none()
+            && let Some(left) = pool.refilling.pop_front()
+        {
+            if pool.refills.len() == MAX_REFILLS {
+                pool.refills.pop_front();
+            }
+            pool.refills.push_back(now.saturating_sub(left).min(LONGEST_REFILL));
+        }
+        self.parked.insert(parked.id, key.clone());
+        key
+    }
+
+    /// A pod that cannot be claimed, or is gone. Answers its pool, if that is to be looked at.
+    pub fn unparked(&mut self, id: &InstanceId) -> Option<PoolKey> {
+        let key = self.parked.remove(id)?;
+        self.pools.get_mut(&key)?.parked.remove(id);
+        Some(key)
+    }
+
+    /// A parked pod was reserved for a function.
+    pub fn claimed(&mut self, parked: &Parked, now: Moment) {
+        self.unparked(&parked.id);
+        if let Some(pool) = self.pools.get_mut(&parked.pool) {
+            pool.claims.claimed(now);
+        }
+    }
+
+    /// A pod whose claim was refused before anything was changed: it can be claimed by others.
+    pub fn give_back(&mut self, parked: Parked) {
+        if let Some(pool) = self.pools.get_mut(&parked.pool) {
+            pool.unowned.remove(&parked.id);
+            self.parked.insert(parked.id.clone(), parked.pool.clone());
+            pool.parked.insert(parked.id.clone(), parked);
+        }
+    }
+
+    /// A claim that is still in its pool, or (`false`) is no longer. Answers the pool, if it is to be looked at.
+    pub fn in_pool(&mut self, key: &PoolKey, id: &InstanceId, still: bool, now: Moment) -> Option<PoolKey> {
+        self.unparked(id);
+        let pool = self.pools.get_mut(key)?;
+        if still {
+            pool.unowned.insert(id.clone(), ());
+            return None;
+        }
+        pool.unowned.remove(id)?;
+        pool.refilling.push_back(now);
+        Some(key.clone())
+    }
+
+    /// Parked pods that a function fits into: of the smallest class first.
+    #[must_use]
+    pub fn fitting(&self, valid: &ValidFunction, most: u32) -> Vec<Parked> {
+        let most = usize::try_from(most).unwrap_or(usize::MAX);
+        let mut pools: Vec<&Pool> = self
+            .pools
+            .iter()
+            .filter(|(key, pool)| key.namespace == valid.key.namespace && pool.fits(valid))
+            .map(|(_, pool)| pool)
+            .collect();
+        pools.sort_by_key(|pool| pool.class);
+        pools.into_iter().flat_map(|pool| pool.parked.values()).take(most).cloned().collect()
+    }
+
+    /// Does what is to be done about a pool. Answers when to look again.
+    pub fn look<F: Fleet>(&mut self, key: &PoolKey, fleet: &Arc<F>, now: Moment, wall: Timestamp) -> Option<Moment> {
+        let pool = self.pools.get_mut(key)?;
+        let object = pool.object.clone()?;
+        let sized = pool.size(&object, now);
+        let look_again_at = (sized.why != Why::Fixed && sized.why != Why::Least).then_some(now + LOOK);
+        if pool.busy {
+            return look_again_at;
+        }
+        if now < pool.not_before {
+            return Some(pool.not_before);
+        }
+        let Some(what) = pool.next(&object, sized, now, wall) else {
+            return [look_again_at, pool.unsure_until(now)].into_iter().flatten().min();
+        };
+        pool.busy = true;
+        let mut victims = Vec::new();
+        if let What::Scale(replicas) = what {
+            let surplus = pool.replicas(now).unwrap_or(0).saturating_sub(replicas);
+            let ids: Vec<InstanceId> = pool.parked.keys().take(usize::try_from(surplus).unwrap_or(0)).cloned().collect();
+            for id in ids {
+                // Nobody claims what is being ended.
+                if let Some(parked) = pool.parked.remove(&id) {
+                    victims.push(Victim { id: parked.id, name: parked.name });
+                }
+            }
+        }
+        let (fleet, answer, key) = (fleet.clone(), self.answer.clone(), key.clone());
+        tokio::spawn(async move {
+            let result = match &what {
+                What::Prepare(_) => fleet.prepare_pool(&object).await,
+                What::Scale(replicas) => fleet.scale_pool(&key, *replicas, &victims).await,
+                What::Report(status) => fleet.report_pool(&object, status).await,
+            };
+            // Nobody listens only when the office has closed.
+            let _ = answer.send(Answer { pool: key, what, result }).await;
+        });
+        look_again_at
+    }
+
+    /// The outcome of a write. Answers the pool, which is to be looked at.
+    pub fn answered(&mut self, answer: Answer, now: Moment) -> Option<PoolKey> {
+        let Answer { pool: key, what, result } = answer;
+        let pool = self.pools.get_mut(&key)?;
+        pool.busy = false;
+        match result {
+            Ok(()) => {
+                pool.failures = 0;
+                match what {
+                    What::Prepare(generation) => {
+                        pool.prepared = Some(generation);
+                        pool.replicas.get_or_insert(0);
+                    }
+                    What::Scale(replicas) => {
+                        pool.written = (pool.replicas != Some(replicas)).then_some((replicas, now));
+                    }
+                    What::Report(status) => pool.status = *status,
+                }
+            }
+            Err(error) => {
+                tracing::warn!(pool = %key, %error, failures = pool.failures, "a warm pool could not be written");
+                let pause = PAUSE.0.saturating_mul(1 << pool.failures.min(16)).min(PAUSE.1);
+                pool.failures = pool.failures.saturating_add(1);
+                pool.not_before = now + pause;
+                match (what, error) {
+                    (What::Scale(_), FleetError::Gone(_)) => pool.prepared = None,
+                    (What::Prepare(_), FleetError::Refused(why)) => {
+                        pool.trouble = Some(Trouble::new(crate::fleet::Code::AdmissionRefused, why));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        Some(key)
+    }
+}
+
+impl Pool {
+    /// Whether a function's instances may run in its pods.
+    fn fits(&self, valid: &ValidFunction) -> bool {
+        let Some(object) = &self.object else { return false };
+        let spec = &object.spec;
+        let pulls = |name: &String| spec.image_pull_secrets.iter().any(|s| s.name == *name);
+        let size = valid.memory_mib <= self.class.0 && valid.cpu_millis <= self.class.1;
+        let root = valid.security_context.as_ref().is_some_and(|s| s.run_as_user == Some(0));
+        size && valid.service_account_name.is_none()
+            && valid.image_pull_secrets.iter().all(|s| pulls(&s.name))
+            && !(spec.security == Security::Restricted && root)
+    }
+
+    fn refill(&self) -> Duration {
+        self.refills.iter().max().copied().unwrap_or(REFILL).max(Duration::from_millis(1))
+    }
+
+    fn size(&mut self, object: &WarmPool, now: Moment) -> Sized {
+        let bound = |n: i32| u32::try_from(n).unwrap_or(0);
+        let refill = self.refill();
+        self.claims.size(now, refill, (bound(object.spec.size.min), bound(object.spec.size.max)))
+    }
+
+    fn replicas(&self, now: Moment) -> Option<u32> {
+        match self.written {
+            Some((replicas, at)) if now < at + WRITTEN_COUNTS => Some(replicas),
+            _ => self.replicas,
+        }
+    }
+
+    fn unsure_until(&self, now: Moment) -> Option<Moment> {
+        self.written.map(|(_, at)| at + WRITTEN_COUNTS).filter(|at| now < *at)
+    }
+
+    /// The next write, if one is due.
+    fn next(&self, object: &WarmPool, sized: Sized, now: Moment, wall: Timestamp) -> Option<What> {
+        let generation = object.meta().generation.unwrap_or(0);
+        let calm = self.unowned.is_empty();
+        let ending = object.meta().deletion_timestamp.is_some();
+        if !ending && (self.replicas.is_none() || calm && self.prepared != Some(generation)) {
+            return Some(What::Prepare(generation));
+        }
+        if !ending && calm && self.replicas(now) != Some(sized.wanted) {
+            return Some(What::Scale(sized.wanted));
+        }
+        let status = self.status(object, sized, wall);
+        (status != self.status).then(|| What::Report(Box::new(status)))
+    }
+
+    fn status(&self, object: &WarmPool, sized: Sized, wall: Timestamp) -> WarmPoolStatus {
+        let number = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);
+        let wanted = i32::try_from(sized.wanted).unwrap_or(i32::MAX);
+        let parked = number(self.parked.len());
+        let seconds = |d: Duration| format!("{}.{} s", d.as_secs(), d.subsec_millis() / 100);
+        let reason = match sized.why {
+            Why::Fixed => "a fixed size".to_owned(),
+            Why::Least => "size.min: fewer claims than that within a refill".to_owned(),
+            Why::Claims { refill } => format!("claims within a refill of {}", seconds(refill)),
+            Why::Most { claims, refill } => {
+                format!("size.max: there were {claims} claims within a refill of {}", seconds(refill))
+            }
+        };
+        let (is, why, message) = match &self.trouble {
+            Some(trouble) => ("False", trouble.code.name(), trouble.message.clone()),
+            None if parked >= wanted => ("True", "Parked", "pods are parked as wanted".to_owned()),
+            None => ("Unknown", "Refilling", "pods are being started".to_owned()),
+        };
+        let since = self.status.conditions.iter().find(|c| c.type_ == "Ready" && c.status == is);
+        let whole = Timestamp::from_second(wall.as_second()).unwrap_or(wall);
+        let ready = Condition {
+            type_: "Ready".into(),
+            status: is.into(),
+            reason: why.into(),
+            message,
+            observed_generation: object.meta().generation,
+            last_transition_time: since.map_or_else(|| Time(whole), |c| c.last_transition_time.clone()),
+        };
+        WarmPoolStatus {
+            observed_generation: object.meta().generation,
+            wanted,
+            parked,
+            reason: Some(reason),
+            conditions: vec![ready],
+        }
+    }
+}

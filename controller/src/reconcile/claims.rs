@@ -1,0 +1,114 @@
+//! Claims of parked pods: what is known of one, and when a function makes none.
+//!
+//! A claim goes in three steps, and after each one the pod alone says how far it is: reserved (in memory only), grafted
+//! (its container is there and names the function), owned (the pool has let it go). A pod whose claim did not work out
+//! is deleted, never given back; only one that was refused before anything was changed stays in its pool.
+
+use super::observe::Moment;
+use crate::fleet::Parked;
+use dormouse_core::revision::Revision;
+use std::time::Duration;
+
+/// How long a node may take until it has begun with a claimed pod; it takes some 20 ms. After it the pod is given up.
+pub const TAKE: Duration = Duration::from_secs(3);
+
+/// A claimed pod without a call is taken out of its pool that long after its claim.
+pub const OWN: Duration = Duration::from_secs(10);
+
+/// Calls that come that long after a claim have outlived it: the function's workload is to serve them.
+pub const SETTLE: Duration = Duration::from_secs(30);
+
+/// First pause after a claimed instance failed; it doubles to the longest. Meanwhile the workload is what starts.
+const PAUSE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(300));
+
+/// What is known of an instance's claim.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claimed {
+    /// The pod as it was parked; `None` when the claim was found at the start.
+    pub parked: Option<Parked>,
+    /// Tells this claim from others.
+    pub number: u64,
+    /// When it was made or found.
+    pub at: Moment,
+    /// The pod says whose it is.
+    pub grafted: bool,
+    /// A call is on its way to it, or was.
+    pub first_call: bool,
+    /// Its node did not begin with it in time, or the claim failed: it is to be deleted.
+    pub given_up: bool,
+    /// Calls have outlived it: it goes once the workload's instances take them.
+    pub settles: bool,
+}
+
+impl Claimed {
+    /// A claim that was found.
+    #[must_use]
+    pub fn found(now: Moment) -> Self {
+        Self { parked: None, number: 0, at: now, grafted: true, first_call: true, given_up: false, settles: false }
+    }
+
+    /// A claim that is to be made.
+    #[must_use]
+    pub fn reserved(parked: Parked, number: u64, now: Moment) -> Self {
+        Self { parked: Some(parked), number, grafted: false, first_call: false, ..Self::found(now) }
+    }
+}
+
+/// Whether a function makes claims.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Claiming {
+    failures: u32,
+    paused_until: Option<Moment>,
+    /// The cluster refuses grafts of a revision, and why.
+    pub refused: Option<(Revision, String)>,
+    /// Claimed pods keep the pool's size, and why.
+    pub unfit: Option<String>,
+}
+
+impl Claiming {
+    /// A claimed instance ended by its own fault.
+    pub fn failed(&mut self, now: Moment) {
+        let pause = PAUSE.0.saturating_mul(1 << self.failures.min(16)).min(PAUSE.1);
+        self.failures = self.failures.saturating_add(1);
+        self.paused_until = Some(now + pause);
+    }
+
+    /// One has opened its port.
+    pub fn worked(&mut self) {
+        if self.paused_until.is_none() {
+            self.failures = 0;
+        }
+    }
+
+    /// Whether a revision may be claimed for.
+    #[must_use]
+    pub fn may(&self, revision: &Revision, now: Moment) -> bool {
+        let refused = self.refused.as_ref().is_some_and(|(of, _)| of == revision);
+        !refused && self.paused_until.is_none_or(|until| now >= until)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_pause_for_longer_and_longer() {
+        let (mut claiming, revision) = (Claiming::default(), Revision::from("r"));
+        let mut now = Duration::ZERO;
+        for pause in [10, 20, 40, 80, 160, 300, 300] {
+            assert!(claiming.may(&revision, now));
+            claiming.failed(now);
+            assert!(!claiming.may(&revision, now + Duration::from_secs(pause - 1)));
+            now += Duration::from_secs(pause);
+        }
+    }
+
+    #[test]
+    fn a_refusal_is_of_one_revision() {
+        let mut claiming = Claiming::default();
+        claiming.refused = Some((Revision::from("a"), "no".into()));
+        assert!(!claiming.may(&Revision::from("a"), Duration::ZERO));
+        assert!(claiming.may(&Revision::from("b"), Duration::ZERO));
+    }
+}

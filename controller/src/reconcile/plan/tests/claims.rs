@@ -1,0 +1,236 @@
+//! Pods of a warm pool: claimed first, left last in nothing.
+
+use super::*;
+use crate::fleet::PoolKey;
+use crate::reconcile::claims::{OWN, SETTLE, TAKE};
+
+fn parked(n: u32) -> Parked {
+    let pool = PoolKey { namespace: "default".into(), name: "small".into() };
+    Parked { id: format!("p{n}").as_str().into(), name: format!("p{n}"), pool, ip: [10, 0, 1, n as u8].into() }
+}
+
+/// One call at a time, asleep, and so many parked pods.
+fn asleep(pods: u32) -> World {
+    let mut world = World::new(function(json!({"concurrency": 1})));
+    world.parked = (1..=pods).map(parked).collect();
+    world.settle();
+    world.asked.clear();
+    world
+}
+
+impl World {
+    fn take(&mut self, id: &str) {
+        self.change(&id.into(), |i| i.claim.as_mut().unwrap().taken = true);
+    }
+
+    /// A call is on its way to it.
+    fn first_call(&mut self, id: &str) {
+        let said = InstanceSaid { open: true, in_flight: 1, first_call: true, ..Default::default() };
+        self.observed.instance_demand(&id.into(), said, self.now);
+    }
+
+    fn asked(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.asked)
+    }
+
+    fn made(&self) -> usize {
+        self.observed.instances.values().filter(|i| i.is_live() && i.claimed.is_none()).count()
+    }
+
+    /// Until nothing is left to be done, activators acting by what they are told.
+    fn follow(&mut self) {
+        for _ in 0..4 {
+            self.settle();
+            self.acknowledge();
+            self.gone();
+        }
+    }
+}
+
+#[test]
+fn a_wake_takes_parked_pods_first() {
+    let mut world = asleep(2);
+    world.demand(5);
+    let plan = world.step();
+    assert_eq!(world.asked(), ["claim p1", "claim p2", "graft", "graft", "scale 3"]);
+    // Where they are is told with the same plan.
+    let told = plan.route.unwrap().instances;
+    assert_eq!(told.iter().map(|i| i.address.as_str()).collect::<Vec<_>>(), ["10.0.1.1:8080", "10.0.1.2:8080"]);
+    assert!(told.iter().all(|i| i.state() == v1::InstanceState::Starting && i.slots == 1));
+    world.settle();
+    assert_eq!(world.asked(), [""; 0]);
+}
+
+#[test]
+fn a_pod_leaves_its_pool_once_a_call_is_on_its_way() {
+    let mut world = asleep(1);
+    world.demand(1);
+    world.settle();
+    assert_eq!(world.asked(), ["claim p1", "graft"]);
+    world.take("p1");
+    world.first_call("p1");
+    world.settle();
+    assert_eq!(world.asked(), ["own"]);
+    // Without a call it is taken out all the same.
+    let mut world = asleep(1);
+    world.demand(1);
+    assert_eq!(world.settle().look_again_at, Some(TAKE));
+    world.take("p1");
+    assert_eq!(world.settle().look_again_at, Some(OWN));
+    world.now = OWN;
+    world.asked();
+    world.settle();
+    assert_eq!(world.asked(), ["own"]);
+}
+
+#[test]
+fn a_pod_that_no_node_begins_with_is_given_up() {
+    let mut world = asleep(2);
+    world.parked.truncate(1);
+    world.demand(1);
+    world.settle();
+    world.asked();
+    world.parked = vec![parked(2)];
+    world.now = TAKE;
+    world.settle();
+    assert_eq!(world.asked(), ["claim p2", "graft"]);
+    world.acknowledge();
+    world.settle();
+    assert_eq!(world.asked(), ["retire"], "the pod is deleted once nobody may send it a call");
+    // Without another pod the workload starts one.
+    world.take("p2");
+    world.change(&"p2".into(), |i| i.phase = Phase::Ending);
+    world.settle();
+    assert_eq!(world.asked(), ["scale 1"]);
+    world.acknowledge();
+    world.settle();
+    assert_eq!(world.asked(), ["retire"]);
+}
+
+#[test]
+fn what_crashes_in_a_claimed_pod_is_started_by_the_workload() {
+    let mut world = asleep(3);
+    world.demand(1);
+    world.settle();
+    world.take("p1");
+    world.asked();
+    world.change(&"p1".into(), |i| {
+        i.phase = Phase::Ending;
+        i.trouble = Some(Trouble::new(Code::CrashLoop, "exit code 1"));
+    });
+    world.settle();
+    assert_eq!(world.asked(), ["scale 1"]);
+    world.acknowledge();
+    world.settle();
+    assert_eq!(world.asked(), ["retire"]);
+    world.gone();
+    // Its pause over, pods are claimed again.
+    world.demand(0);
+    world.now = S(11);
+    world.follow();
+    world.demand(1);
+    world.asked();
+    world.settle();
+    assert_eq!(world.asked(), ["claim p2", "graft"]);
+}
+
+#[test]
+fn a_refused_graft_is_not_tried_again() {
+    let mut world = asleep(1);
+    world.observed.claiming.refused = Some((world.observed.object.as_ref().unwrap().revision.clone(), "no".into()));
+    world.demand(1);
+    world.settle();
+    assert_eq!(world.asked(), ["scale 1"]);
+}
+
+#[test]
+fn claimed_pods_go_when_the_window_is_over() {
+    let mut world = asleep(1);
+    world.demand(1);
+    world.settle();
+    world.take("p1");
+    world.first_call("p1");
+    world.settle();
+    world.in_flight(&"p1".into(), 0);
+    world.demand(0);
+    world.settle();
+    world.asked();
+    world.now = S(10);
+    world.settle();
+    assert_eq!(world.asked(), [""; 0], "an activator may still send it a call");
+    world.acknowledge();
+    world.settle();
+    assert_eq!(world.asked(), ["retire"]);
+    assert_eq!(world.made(), 0);
+}
+
+#[test]
+fn demand_that_outlives_the_claim_moves_to_the_workload() {
+    let mut world = asleep(1);
+    world.demand(1);
+    world.settle();
+    world.take("p1");
+    world.first_call("p1");
+    world.settle();
+    world.acknowledge();
+    world.now = SETTLE;
+    world.asked();
+    world.demand(1);
+    world.settle();
+    assert_eq!(world.asked(), ["scale 1"]);
+    // Until that takes calls, nothing changes for those that there are.
+    assert_eq!(world.states(), [("p1".into(), v1::InstanceState::Ready)]);
+    let made = world.ids().into_iter().find(|id| id.as_str() != "p1").unwrap();
+    world.open(&made);
+    world.settle();
+    assert!(world.states().contains(&("p1".into(), v1::InstanceState::Draining)), "{:?}", world.states());
+    assert!(world.states().contains(&(made.to_string(), v1::InstanceState::Ready)));
+    assert_eq!(world.asked(), [""; 0], "its call runs on");
+    world.acknowledge();
+    world.in_flight(&"p1".into(), 0);
+    world.settle();
+    assert_eq!(world.asked(), ["retire"]);
+}
+
+#[test]
+fn more_calls_beside_the_workload_are_served_by_the_pool() {
+    let mut world = asleep(0);
+    world.demand(1);
+    world.settle();
+    world.open_all();
+    world.settle();
+    world.asked();
+    world.parked = vec![parked(1), parked(2)];
+    world.demand(2);
+    world.settle();
+    assert_eq!(world.asked(), ["claim p1", "graft"]);
+    assert_eq!(world.made(), 1);
+    world.take("p1");
+    world.open(&"p1".into());
+    world.acknowledge();
+    // One goes: the claimed one, though the other one is idle for longer.
+    world.demand(1);
+    world.now = S(10);
+    world.follow();
+    assert_eq!((world.asked(), world.made()), (vec!["retire".to_owned()], 1));
+}
+
+#[test]
+fn a_claim_of_a_function_that_is_gone_is_removed() {
+    let mut world = asleep(1);
+    world.demand(1);
+    world.settle();
+    world.take("p1");
+    world.observed.object = None;
+    let urls = urls();
+    let context = Context {
+        now: world.now,
+        wall: Timestamp::UNIX_EPOCH,
+        applied: 0,
+        watched: true,
+        hold_until: S(0),
+        urls: &urls,
+        parked: &[],
+    };
+    assert_eq!(plan(&world.observed, NOTHING, &context).effects.retire, [InstanceId::from("p1")]);
+}
