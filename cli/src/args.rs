@@ -86,6 +86,7 @@ Routes:
   GET  /status/503           answers with that status (200 to 599)
   GET  /stream?chunks=5&ms=100   so many lines (at most 1000), one every so many milliseconds
   GET  /env                  the variables that the platform sets
+  GET  /memory?mib=N         uses so much memory until it has answered
   GET  /crash                ends the process with status 1 before it answers
 SIGTERM: takes no new connections, ends running calls, then exits with 0.
 

@@ -27,6 +27,9 @@ use tokio_util::task::TaskTracker;
 const MAX_DELAY: u64 = 60_000;
 /// Most chunks of /stream.
 const MAX_CHUNKS: u64 = 1000;
+
+/// Most memory that a call takes, in MiB.
+const MAX_MIB: u64 = 1024;
 /// A client has this long to send its request's head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -140,9 +143,17 @@ async fn route(request: Request<Incoming>) -> Result<Response<Body>, Infallible>
         "status" => status(&path),
         "stream" => streamed(query.number("chunks", 5, MAX_CHUNKS), query.number("ms", 100, MAX_DELAY)),
         "env" => text(StatusCode::OK, environment()),
+        "memory" => memory(query.number("mib", 16, MAX_MIB)),
         "crash" => crash(),
         _ => text(StatusCode::NOT_FOUND, format!("no route {path}: see `dormouse sample --help`\n")),
     })
+}
+
+/// Takes memory, uses all of it, and lets it go with the answer.
+fn memory(mib: u64) -> Response<Body> {
+    let taken = vec![1_u8; usize::try_from(mib).unwrap_or(0) << 20];
+    let used: u64 = taken.iter().step_by(4096).map(|byte| u64::from(*byte)).sum();
+    text(StatusCode::OK, format!("{mib} MiB, {used} pages\n"))
 }
 
 /// Ends the process before it answers, as a function with a fault does.

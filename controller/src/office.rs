@@ -536,6 +536,7 @@ impl<F: Fleet> Office<F> {
         }
         let began = std::time::Instant::now();
         observed.settle(now);
+        observed.look_at_clock(Timestamp::now(), now);
         for (id, instance) in &mut observed.instances {
             instance.lost = self.shares.is_lost(uid, id, now);
             instance.blocked_until = self.shares.blocked_until(uid, id).filter(|until| now < *until);

@@ -47,9 +47,8 @@ use serde::{Deserialize, Serialize};
     validation = rules::IMAGE_OR_SOURCE.cel(),
     validation = rules::ENV_RESERVED.cel(),
     validation = rules::WARM_WITHIN_RESERVED.cel(),
+    validation = rules::WINDOWS_WITHIN_RESERVED.cel(),
     validation = rules::NOT_YET_SOURCE.cel(),
-    validation = rules::NOT_YET_WARM.cel(),
-    validation = rules::NOT_YET_WINDOWS.cel(),
     validation = rules::NOT_YET_SCHEDULES.cel()
 )]
 #[serde(rename_all = "camelCase")]

@@ -13,6 +13,7 @@ pub mod scale;
 pub mod share;
 pub mod usage;
 pub mod valid;
+pub mod warm;
 pub mod warm_pool;
 
 pub use function::{Function, FunctionSpec, FunctionStatus};

@@ -8,6 +8,7 @@ pub mod schema;
 use crate::function::{
     EnvFrom, EnvVar, Function, FunctionSpec, LocalName, Protocol, SecurityContext, StartCheck, rules,
 };
+use crate::warm::Windows;
 use crate::{FunctionKey, quantity};
 use serde_json::Value;
 use std::{collections::HashSet, fmt, time::Duration};
@@ -74,6 +75,10 @@ pub struct ValidFunction {
     pub concurrency: u32,
     /// Most calls of it at once, over all activators; `None`: unbounded.
     pub reserved_concurrency: Option<u32>,
+    /// Calls at once that never meet a cold start.
+    pub warm_up_concurrency: u32,
+    /// Times at which more are.
+    pub windows: Windows,
     /// From the last call to zero.
     pub idle_timeout: Duration,
     /// From dispatch to the end of a call.
@@ -157,14 +162,20 @@ fn read(function: &Function) -> (Option<ValidFunction>, Vec<Fault>) {
         .map_err(|e| faults.push(Fault::new("spec.resources.memory", e.to_string())));
     let cpu = quantity::cpu_millis(&spec.resources.cpu)
         .map_err(|e| faults.push(Fault::new("spec.resources.cpu", e.to_string())));
-    let (Ok(memory_mib), Ok(cpu_millis)) = (memory, cpu) else { return (None, faults) };
+    let windows = Windows::read(&spec.warm_up).map_err(|more| faults.extend(more));
+    let (Ok(memory_mib), Ok(cpu_millis), Ok(windows)) = (memory, cpu, windows) else { return (None, faults) };
     let namespace = meta.namespace.clone().unwrap_or_else(|| "default".into());
-    let valid = build(function, FunctionKey::new(namespace, name), memory_mib, cpu_millis);
+    let valid = build(function, FunctionKey::new(namespace, name), (memory_mib, cpu_millis), windows);
     (valid, faults)
 }
 
 /// The parts that are in range by the schema; `None` when one is not (the schema has said so).
-fn build(function: &Function, key: FunctionKey, memory_mib: u32, cpu_millis: u32) -> Option<ValidFunction> {
+fn build(
+    function: &Function,
+    key: FunctionKey,
+    (memory_mib, cpu_millis): (u32, u32),
+    windows: Windows,
+) -> Option<ValidFunction> {
     let spec = &function.spec;
     let seconds = |s: i32| u64::try_from(s).ok().map(Duration::from_secs);
     Some(ValidFunction {
@@ -186,6 +197,8 @@ fn build(function: &Function, key: FunctionKey, memory_mib: u32, cpu_millis: u32
         cpu_millis,
         concurrency: u32::try_from(spec.concurrency_or_default()).ok()?,
         reserved_concurrency: spec.reserved_concurrency.map(u32::try_from).transpose().ok()?,
+        warm_up_concurrency: u32::try_from(spec.warm_up_concurrency).ok()?,
+        windows,
         idle_timeout: seconds(spec.idle_timeout_seconds)?,
         timeout: seconds(spec.timeout_seconds)?,
         queue_max_calls: u32::try_from(spec.queue.max_calls).ok()?,

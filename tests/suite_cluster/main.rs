@@ -18,6 +18,7 @@ mod install;
 mod restarts;
 mod revisions;
 mod wall;
+mod warm;
 mod world;
 
 use anyhow::Result;
@@ -77,6 +78,12 @@ async fn all(wanted: &[String]) -> Result<usize> {
         activators::a_killed_activator_takes_only_its_own_calls,
         activators::a_lost_activator_keeps_no_instance_awake,
         away::the_api_server_goes_and_comes_back,
+        warm::a_function_wakes_in_a_parked_pod,
+        warm::a_claimed_pod_has_its_functions_memory,
+        warm::the_deployment_helps_an_empty_pool,
+        warm::demand_that_lasts_settles_on_the_deployment,
+        warm::a_refused_graft_falls_back,
+        warm::no_kill_leaks_a_claim,
         wall::who_opts_out_has_none,
         idle::calls_at_the_idle_edge_never_fail,
         install::helm_test_passes,

@@ -4,7 +4,9 @@ use super::claims::{Claimed, Claiming, SETTLE, TAKE};
 use crate::fleet::{Claim, Event, FunctionUid, Instance, InstanceId, Parked, Phase, Trouble, Workload};
 use dormouse_core::function::{Function, FunctionStatus, Protocol};
 use dormouse_core::revision::Revision;
-use dormouse_core::scale::{Policy, Scaler};
+use dormouse_core::scale::{MAX_INSTANCES, Policy, Scaler};
+use dormouse_core::warm::Starts;
+use jiff::Timestamp;
 use dormouse_core::valid::{Fault, ValidFunction};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,6 +18,20 @@ pub type Moment = Duration;
 /// How long a number of replicas that was written counts against an older one that is still seen: the watch is behind
 /// the write by milliseconds; after 2 s somebody else has changed it.
 const WRITTEN_COUNTS: Duration = Duration::from_secs(2);
+
+/// A function with windows looks at the wall clock at least that often: somebody may have set it.
+const CLOCK: Duration = Duration::from_secs(600);
+
+/// Instances that are kept ready without calls.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Floor {
+    /// How many.
+    pub instances: u32,
+    /// When that may change.
+    pub until: Option<Moment>,
+    /// The generation and the lead that it was worked out by.
+    read_by: Option<(Option<i64>, Duration)>,
+}
 
 /// What is known of one function.
 #[derive(Clone, Debug)]
@@ -32,6 +48,10 @@ pub struct Observed {
     pub serving: Option<Revision>,
     /// Demand over the last window.
     pub scaler: Scaler,
+    /// Instances that are kept ready without calls.
+    pub floor: Floor,
+    /// How long its instances took to start.
+    pub starts: Starts,
     /// Calls that wait in activators.
     pub queued: u32,
     /// When the revision that is not serving yet was first to be started.
@@ -107,6 +127,8 @@ impl WorkloadSeen {
 pub struct InstanceSeen {
     /// As the fleet last told it.
     pub seen: Instance,
+    /// When it was first seen.
+    pub since: Moment,
     /// Its port was seen open since its process last started.
     pub open: bool,
     /// Calls running on it, over all activators.
@@ -221,6 +243,8 @@ impl Observed {
             instances: BTreeMap::new(),
             serving: None,
             scaler: Scaler::default(),
+            floor: Floor::default(),
+            starts: Starts::default(),
             queued: 0,
             checking: None,
             closing_since: None,
@@ -305,6 +329,7 @@ impl Observed {
                 let known = InstanceSeen {
                     seen,
                     claimed,
+                    since: now,
                     open: false,
                     in_flight: 0,
                     idle_since: now,
@@ -408,6 +433,9 @@ impl Observed {
             known.idle_since = now;
         }
         known.in_flight = said.in_flight;
+        if opened && known.claimed.is_none() && !known.found {
+            self.starts.took(now.saturating_sub(known.since));
+        }
         // Whatever it was started for, it idles out like one that took a call when its port opened.
         if let (true, Some(policy)) = (opened, policy) {
             self.scaler.touch(now, 1, &policy);
@@ -443,6 +471,24 @@ impl Observed {
         let live = self.instances.values().filter(|i| i.is_live()).count();
         let calls = u32::try_from(live).unwrap_or(u32::MAX).saturating_mul(policy.concurrency);
         self.scaler.touch(now, calls, &policy);
+    }
+
+    /// Works out how many instances are to be ready without calls, when that may have changed.
+    pub fn look_at_clock(&mut self, wall: Timestamp, now: Moment) {
+        let Some((valid, object)) = self.object.as_ref().and_then(|o| Some((o.valid.clone()?, &o.function))) else {
+            self.floor = Floor::default();
+            return;
+        };
+        let read_by = (object.metadata.generation, self.starts.lead());
+        if self.floor.read_by == Some(read_by) && self.floor.until.is_none_or(|until| now < until) {
+            return;
+        }
+        let level = valid.windows.level(wall, self.starts.lead());
+        let calls = valid.warm_up_concurrency.max(level.calls).min(valid.reserved_concurrency.unwrap_or(u32::MAX));
+        let instances = calls.div_ceil(valid.concurrency.max(1)).min(MAX_INSTANCES);
+        let wait = level.until.map(|at| Duration::try_from(at.duration_since(wall)).unwrap_or_default());
+        let until = wait.map(|wait| now + wait.min(CLOCK));
+        self.floor = Floor { instances, until, read_by: Some(read_by) };
     }
 
     /// The scaling rule's part of the spec.

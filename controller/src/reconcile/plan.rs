@@ -172,6 +172,19 @@ impl Draft<'_> {
     }
 }
 
+/// What a revision is to have.
+#[derive(Clone, Copy, Debug)]
+struct Wanted {
+    /// Instances.
+    target: u32,
+    /// Of those, as many that its workload carries whatever calls there are.
+    floor: u32,
+    /// Its workload is kept without any.
+    keep: bool,
+    /// Parked pods may be made instances of it.
+    claims: bool,
+}
+
 /// Who is who among the revisions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Roles {
@@ -203,10 +216,12 @@ pub fn plan(observed: &Observed, decision: Decision, context: &Context<'_>) -> P
     let closing = observed.closing_since.is_some();
     let roles = roles(observed, object, closing, context.now);
     draft.later.at(decision.look_again_at);
+    draft.later.at(observed.floor.until);
     if let Check::Since(since) = roles.check {
         draft.later.at(since + CHECK_LIMIT);
     }
-    let targets = targets(observed, &roles, if closing { 0 } else { decision.wanted });
+    let floor = if closing { 0 } else { observed.floor.instances };
+    let targets = targets(observed, &roles, if closing { 0 } else { decision.wanted.max(floor) });
     let forced = closing && {
         let deadline = closing_deadline(observed, object);
         draft.later.at(deadline.filter(|at| context.now < *at));
@@ -225,7 +240,9 @@ pub fn plan(observed: &Observed, decision: Decision, context: &Context<'_>) -> P
         let target = targets.get(revision).copied().unwrap_or(0);
         let keep = !closing && (*revision == roles.wanted || roles.serving.as_ref() == Some(revision));
         let claims = !closing && *revision == roles.wanted && roles.serving.as_ref() == Some(revision);
-        draft.revision(revision, target, (keep, claims), forced);
+        // The old revision is not made larger for it.
+        let floor = if claims { floor } else { 0 };
+        draft.revision(revision, Wanted { target, floor, keep, claims }, forced);
     }
     draft.claims();
     draft.endings(forced);

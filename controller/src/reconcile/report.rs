@@ -27,6 +27,8 @@ pub struct Standing<'a> {
     pub wanted: u32,
     /// Instances that take calls.
     pub ready: u32,
+    /// Of those wanted, as many are kept ready without calls.
+    pub floor: u32,
     /// What it is doing.
     pub state: State,
     /// Why the spec's revision does not run and will not by itself.
@@ -41,6 +43,8 @@ pub struct Standing<'a> {
     pub digest: Option<&'a str>,
     /// Where people and programs call it.
     pub urls: (String, String),
+    /// Why it does not wake in pods of warm pools.
+    pub no_claims: Option<&'a str>,
     /// It is being deleted.
     pub closing: bool,
     /// Its revision's workload was made.
@@ -77,6 +81,7 @@ pub fn standing<'a>(
         roles,
         wanted,
         ready,
+        floor: if closing { 0 } else { observed.floor.instances },
         state,
         stuck: plan::stuck(observed, &roles.wanted),
         waiting: if wanted > 0 { plan::waiting(observed, &roles.wanted) } else { observed.refused.as_ref() },
@@ -92,6 +97,7 @@ pub fn standing<'a>(
             meta.name.as_deref().unwrap_or_default(),
             context.urls,
         ),
+        no_claims: observed.claiming.refused.as_ref().filter(|(of, _)| *of == roles.wanted).map(|(_, why)| &**why),
         closing,
         prepared: observed.workloads.contains_key(&roles.wanted),
     }
@@ -136,7 +142,7 @@ pub fn status(observed: &Observed, standing: &Standing<'_>, wall: Timestamp) -> 
         url: Some(standing.urls.0.clone()),
         address: Some(Address { url: standing.urls.1.clone() }),
         revision: standing.roles.serving.as_ref().map(ToString::to_string),
-        instances: Some(InstanceCounts { wanted: count(standing.wanted), ready: count(standing.ready), warm: 0 }),
+        instances: Some(InstanceCounts { wanted: count(standing.wanted), ready: count(standing.ready), warm: count(standing.ready.min(standing.floor)) }),
         state: Some(standing.state),
         conditions,
     }
@@ -216,7 +222,10 @@ const FAILURES: [&str; 6] =
     ["ImagePullFailed", "ConfigMissing", "BadCommand", "CrashLoop", "OutOfMemory", "StartTimeout"];
 
 fn instances_ready(standing: &Standing<'_>, ready: &Says) -> Says {
-    let says = |status, reason, message: &str| Says::new("InstancesReady", status, reason, message);
+    let says = |status, reason, message: &str| {
+        let claims = standing.no_claims.map(|why| format!("; it does not wake in warm pools, its container is refused: {why}"));
+        Says::new("InstancesReady", status, reason, format!("{message}{}", claims.unwrap_or_default()))
+    };
     match (ready.status, standing.wanted, standing.ready) {
         ("False", ..) if ready.reason != "InvalidSpec" => says("False", ready.reason, &ready.message),
         (_, 0, _) => says("True", "Idle", "none wanted"),

@@ -50,13 +50,12 @@ pub fn name_is_valid(name: &str) -> bool {
 }
 
 /// Every rule over the spec, in the order in which faults are told.
-pub const ALL: [&SpecRule; 7] = [
+pub const ALL: [&SpecRule; 6] = [
     &IMAGE_OR_SOURCE,
     &ENV_RESERVED,
     &WARM_WITHIN_RESERVED,
+    &WINDOWS_WITHIN_RESERVED,
     &NOT_YET_SOURCE,
-    &NOT_YET_WARM,
-    &NOT_YET_WINDOWS,
     &NOT_YET_SCHEDULES,
 ];
 
@@ -87,28 +86,20 @@ pub const WARM_WITHIN_RESERVED: SpecRule = SpecRule {
     keeps: |spec| spec.reserved_concurrency.is_none_or(|reserved| spec.warm_up_concurrency <= reserved),
 };
 
+/// And so is what a window keeps warm.
+pub const WINDOWS_WITHIN_RESERVED: SpecRule = SpecRule {
+    cel: "!has(self.reservedConcurrency) || !has(self.warmUp) || self.warmUp.all(w, w.concurrency <= self.reservedConcurrency)",
+    message: "a warmUp window's concurrency is more than reservedConcurrency: raise the one or lower the other",
+    path: "warmUp",
+    keeps: |spec| spec.reserved_concurrency.is_none_or(|reserved| spec.warm_up.iter().all(|w| w.concurrency <= reserved)),
+};
+
 /// Not in this version.
 pub const NOT_YET_SOURCE: SpecRule = SpecRule {
     cel: "!has(self.source)",
     message: "handler code is not supported by this version of Dormouse: build an image and name it in image",
     path: "source",
     keeps: |spec| spec.source.is_none(),
-};
-
-/// Not in this version.
-pub const NOT_YET_WARM: SpecRule = SpecRule {
-    cel: "!has(self.warmUpConcurrency) || self.warmUpConcurrency == 0",
-    message: "warmUpConcurrency is not supported by this version of Dormouse: remove it, or set 0",
-    path: "warmUpConcurrency",
-    keeps: |spec| spec.warm_up_concurrency == 0,
-};
-
-/// Not in this version.
-pub const NOT_YET_WINDOWS: SpecRule = SpecRule {
-    cel: "!has(self.warmUp) || self.warmUp.size() == 0",
-    message: "warmUp windows are not supported by this version of Dormouse: remove them",
-    path: "warmUp",
-    keeps: |spec| spec.warm_up.is_empty(),
 };
 
 /// Not in this version.

@@ -1,20 +1,14 @@
 //! One revision: up at once, from a warm pool first; down by stop routing -> idle on every activator -> end exactly those.
 
-use super::{Draft, Scale};
+use super::{Draft, Scale, Wanted};
 use crate::reconcile::observe::{InstanceSeen, Lane};
 use dormouse_core::revision::Revision;
 use std::cmp::Reverse;
 
 impl Draft<'_> {
-    /// Brings a revision's instances to `target`, and removes its workload when it is not to be kept and has none.
-    /// `claims`: parked pods may be made instances of it.
-    pub(super) fn revision(
-        &mut self,
-        revision: &Revision,
-        target: u32,
-        (keep, claims): (bool, bool),
-        forced: bool,
-    ) {
+    /// Brings a revision's instances to what is wanted, and removes its workload when it is not to be kept and has none.
+    pub(super) fn revision(&mut self, revision: &Revision, wanted: Wanted, forced: bool) {
+        let Wanted { target, floor, keep, claims } = wanted;
         let observed = self.observed;
         let Some(workload) = observed.workloads.get(revision) else { return };
         let replicas = workload.replicas(self.context.now);
@@ -30,11 +24,11 @@ impl Draft<'_> {
         let (claimed, made): (Vec<_>, Vec<_>) = live.into_iter().partition(|i| i.claimed.is_some());
         let made = Made::new(made, replicas);
         let stay = self.claimed(claimed, &made, target, forced);
-        let short = if claims { self.shortfall(revision, stay.all + made.supply(), target) } else { 0 };
+        let short = if claims { self.shortfall(revision, stay.all + made.supply(floor), target) } else { 0 };
         let parked = self.context.parked.iter().take(usize::try_from(short).unwrap_or(usize::MAX));
         self.effects.claim.extend(parked.cloned());
         let claimed = (stay.all - stay.settling).saturating_add(number(self.effects.claim.len()));
-        self.made(revision, made, target.saturating_sub(claimed), forced);
+        self.made(revision, made, target.saturating_sub(claimed).max(floor), forced);
     }
 
     /// The claimed instances. They go before the workload's do, and those that calls have outlived go as soon as the
@@ -139,9 +133,12 @@ impl<'a> Made<'a> {
         number(self.live.iter().filter(|i| i.is_open() && !self.goes(i)).count())
     }
 
-    /// Those that take calls or are on their way.
-    fn supply(&self) -> u32 {
-        self.replicas.saturating_sub(number(self.live.iter().filter(|i| self.goes(i)).count()))
+    /// Those that take calls or are on their way to calls that wait. What is started to be kept ready is not: a call that
+    /// comes before it is ready need not wait for it.
+    fn supply(&self, floor: u32) -> u32 {
+        let good = self.replicas.saturating_sub(number(self.live.iter().filter(|i| self.goes(i)).count()));
+        let starting = good.saturating_sub(self.open());
+        good - starting.min(floor.saturating_sub(self.open()))
     }
 }
 

@@ -1,23 +1,31 @@
-//! Cold calls: through the platform, and what a script with the same pod would take.
+//! Cold calls: through the platform, by a Deployment and by a warm pool, beside what a script with the same pod takes.
+//!
+//! Five arms by turns. Before each sample nothing runs in the namespace but parked pods. The scripts know everything
+//! beforehand: they write, watch for the pod's address, and dial it every 2 ms.
 
 use crate::say;
 use anyhow::{Context, Result};
+use dormouse_core::WarmPool;
 use dormouse_tests::client::Target;
-use dormouse_tests::cluster::{Cluster, LIMIT, SYSTEM, Space};
+use dormouse_tests::cluster::{Cluster, LIMIT, SYSTEM, Space, pod_name};
 use dormouse_tests::quantiles::Times;
 use dormouse_tests::wait::until;
 use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::{Patch, PatchParams, PostParams, WatchEvent, WatchParams};
-use serde_json::json;
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, WatchEvent, WatchParams};
+use serde_json::{Value, json};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 
-/// The function of the cold calls, and the Deployment of the script.
-const FUNCTION: &str = "cold";
+/// Too large for the pool: it wakes by its Deployment. And one that fits.
+const DEPLOYED: &str = "deployed";
+const GRAFTED: &str = "grafted";
+const POOL: &str = "bench";
+/// What the scripts have: a Deployment of the function's pod, and one of parked pods.
 const SCRIPTED: &str = "scripted";
+const PARKED: &str = "scripted-parked";
 
 /// The port of the sample.
 const PORT: u16 = 8080;
@@ -28,11 +36,23 @@ const DIAL: (Duration, Duration) = (Duration::from_millis(2), Duration::from_mil
 /// What Kubernetes is left alone for between two samples.
 const SETTLE: Duration = Duration::from_millis(500);
 
-/// One cold call: all of it, and the part that the activator says was the start.
-struct Call {
-    whole: Duration,
-    start_ms: f64,
+/// The arms, in the order of a round.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Arm {
+    BarePod,
+    Scripted,
+    Deployed,
+    GraftAlone,
+    Grafted,
 }
+
+const ARMS: [(Arm, &str); 5] = [
+    (Arm::BarePod, "bare pod, until its port answers"),
+    (Arm::Scripted, "Deployment 0 -> 1 by a script, until the port answers"),
+    (Arm::Deployed, "cold call by a Deployment, whole"),
+    (Arm::GraftAlone, "graft alone by a script, until the port answers"),
+    (Arm::Grafted, "cold call by a graft, whole"),
+];
 
 /// Measures `n` samples of each arm, by turns.
 pub(crate) async fn run(n: usize) -> Result<()> {
@@ -41,120 +61,223 @@ pub(crate) async fn run(n: usize) -> Result<()> {
     cluster.in_namespace("bench", |space| async move { measure(space, n).await }).await
 }
 
+struct Stage {
+    space: Space,
+    activator: SocketAddr,
+    /// The function's pod, as its controller makes it.
+    pod: Value,
+    /// The parts of the cold calls' times, as the activator told them.
+    parts: Vec<(Arm, [f64; 3])>,
+}
+
 async fn measure(space: Space, n: usize) -> Result<()> {
     let activator = space.cluster.service(SYSTEM, "dormouse-activator").await?;
-    let target = Target::new(activator, "bench", format!("/fn/{}/{FUNCTION}/", space.name));
+    let function = |name: &str, memory: &str| {
+        format!(
+            "apiVersion: dormouse.dev/v1alpha1\nkind: Function\nmetadata: {{name: {name}}}\nspec:\n  \
+             image: dormouse/sample:0.1.0\n  resources: {{memory: {memory}, cpu: 10m}}\n  idleTimeoutSeconds: 1\n  \
+             timeoutSeconds: 1\n"
+        )
+    };
     space.apply(&format!(
-        "apiVersion: dormouse.dev/v1alpha1\nkind: Function\nmetadata: {{name: {FUNCTION}}}\nspec:\n  \
-         image: dormouse/sample:0.1.0\n  resources: {{memory: 32Mi, cpu: 10m}}\n  idleTimeoutSeconds: 1\n  timeoutSeconds: 1\n"
+        "apiVersion: dormouse.dev/v1alpha1\nkind: WarmPool\nmetadata: {{name: {POOL}}}\nspec:\n  \
+         size: {{min: 2, max: 2}}\n  resources: {{memory: 32Mi, cpu: 10m}}\n"
     ))?;
-    space.ready(FUNCTION, "True").await?;
-    scripted_twin(&space).await?;
-    let (mut calls, mut scripts) = (Vec::new(), Vec::new());
+    space.apply(&function(DEPLOYED, "33Mi"))?;
+    space.apply(&function(GRAFTED, "32Mi"))?;
+    space.ready(DEPLOYED, "True").await?;
+    space.ready(GRAFTED, "True").await?;
+    let pod = twins(&space).await?;
+    let mut stage = Stage { space, activator, pod, parts: Vec::new() };
+    let mut times: Vec<Vec<Duration>> = vec![Vec::new(); ARMS.len()];
     // The first of each is not counted: connections are opened, caches filled.
     for sample in 0..=n {
-        none_runs(&space).await?;
-        let call = cold_call(&target).await?;
-        none_runs(&space).await?;
-        let script = script(&space).await?;
-        if sample > 0 {
-            calls.push(call);
-            scripts.push(script);
+        for (i, (arm, _)) in ARMS.iter().enumerate() {
+            stage.quiet().await?;
+            let took = stage.sample(*arm).await.with_context(|| format!("{arm:?}, sample {sample}"))?;
+            if sample > 0 {
+                times[i].push(took);
+            } else {
+                stage.parts.clear();
+            }
         }
     }
-    told(&calls, &scripts);
+    told(&times, &stage.parts);
     Ok(())
 }
 
-/// A Deployment with the very pod template that the controller made for the function, but for its labels: nobody takes
-/// it for the function's own.
-async fn scripted_twin(space: &Space) -> Result<()> {
-    let made = space.deployments(FUNCTION).await?.pop().context("the function has no Deployment")?;
+/// Deployments with the very pod templates that the controller made, but for their labels: nobody takes their pods for
+/// its own. Answers the function's pod.
+async fn twins(space: &Space) -> Result<Value> {
+    let made = space.deployments(DEPLOYED).await?.pop().context("the function has no Deployment")?;
     let mut template = serde_json::to_value(made.spec.template)?;
     template["metadata"] = json!({"labels": {"scripted": "yes"}});
     // The controller opens the gate of its own pods; nobody would open this one's.
     if let Some(spec) = template["spec"].as_object_mut() {
         spec.remove("schedulingGates");
     }
-    let twin: Deployment = serde_json::from_value(json!({
-        "metadata": {"name": SCRIPTED},
-        "spec": {"replicas": 0, "selector": {"matchLabels": {"scripted": "yes"}}, "template": template},
-    }))?;
-    space.api::<Deployment>().create(&PostParams::default(), &twin).await?;
-    Ok(())
+    let pool: Deployment = space.api::<Deployment>().get(&format!("{POOL}-parked")).await?;
+    let mut parked = serde_json::to_value(pool.spec.template)?;
+    parked["metadata"] = json!({"labels": {"scripted": "parked"}});
+    for (name, replicas, label, template) in [(SCRIPTED, 0, "yes", &template), (PARKED, 1, "parked", &parked)] {
+        let twin: Deployment = serde_json::from_value(json!({
+            "metadata": {"name": name},
+            "spec": {"replicas": replicas, "selector": {"matchLabels": {"scripted": label}}, "template": template},
+        }))?;
+        space.api::<Deployment>().create(&PostParams::default(), &twin).await?;
+    }
+    Ok(template)
 }
 
-/// Waits until the namespace has no pod at all, ending ones included.
-async fn none_runs(space: &Space) -> Result<()> {
-    until("no pod", LIMIT, || async {
-        let left = space.cluster.pods(&space.name, "").await?.len();
-        anyhow::ensure!(left == 0, "{left} left");
-        Ok(())
-    })
-    .await?;
-    tokio::time::sleep(SETTLE).await;
-    let left = space.cluster.pods(&space.name, "").await?.len();
-    anyhow::ensure!(left == 0, "a pod began by itself");
-    Ok(())
-}
+impl Stage {
+    /// Waits until nothing is there but parked pods, as many as there are to be.
+    async fn quiet(&self) -> Result<()> {
+        let check = async || {
+            let status = self.space.api::<WarmPool>().get(POOL).await?.status.unwrap_or_default();
+            anyhow::ensure!(status.parked == 2, "{} of 2 are parked", status.parked);
+            let pods = self.space.cluster.pods(&self.space.name, "").await?;
+            let up = |p: &Pod| {
+                let running = p.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Running");
+                running && p.metadata.deletion_timestamp.is_none()
+            };
+            let ready = pods.iter().filter(|p| up(p)).count();
+            anyhow::ensure!(pods.len() == 3 && ready == 3, "{ready} of {} pods run", pods.len());
+            Ok(())
+        };
+        until("nothing but parked pods", LIMIT, check).await?;
+        tokio::time::sleep(SETTLE).await;
+        check().await
+    }
 
-async fn cold_call(target: &Target) -> Result<Call> {
-    let began = Instant::now();
-    let answer = target.call(1).await?;
-    let whole = began.elapsed();
-    anyhow::ensure!(answer.status == 200, "{answer}");
-    let start_ms = answer.timing("start").context("no Server-Timing")?;
-    anyhow::ensure!(start_ms > 0.0, "not cold: {:?}", answer.headers);
-    Ok(Call { whole, start_ms })
-}
-
-/// What a script does that knows everything beforehand: scale to 1, watch for the pod's address, dial it.
-async fn script(space: &Space) -> Result<Duration> {
-    let pods = space.api::<Pod>();
-    let (version, params) = (pods.list(&kube::api::ListParams::default().limit(1)).await?, WatchParams::default());
-    let version = version.metadata.resource_version.context("no resource version")?;
-    let mut events = pods.watch(&params, &version).await?.boxed();
-    let scale = |n: i32| {
-        let api = space.api::<Deployment>();
-        async move {
-            let patch = Patch::Merge(json!({"spec": {"replicas": n}}));
-            api.patch_scale(SCRIPTED, &PatchParams::default(), &patch).await
+    async fn sample(&mut self, arm: Arm) -> Result<Duration> {
+        match arm {
+            Arm::BarePod => self.bare_pod().await,
+            Arm::Scripted => self.scripted().await,
+            Arm::Deployed => self.cold_call(arm, DEPLOYED).await,
+            Arm::GraftAlone => self.graft_alone().await,
+            Arm::Grafted => self.cold_call(arm, GRAFTED).await,
         }
-    };
-    let began = Instant::now();
-    scale(1).await?;
-    let ip = loop {
+    }
+
+    async fn cold_call(&mut self, arm: Arm, function: &str) -> Result<Duration> {
+        let target = Target::new(self.activator, "bench", format!("/fn/{}/{function}/", self.space.name));
+        let began = Instant::now();
+        let answer = target.call(1).await?;
+        let took = began.elapsed();
+        anyhow::ensure!(answer.status == 200, "{answer}");
+        let part = |name: &str| answer.timing(name).with_context(|| format!("no {name} in {:?}", answer.headers));
+        let parts = [part("wait")?, part("start")?, part("run")?];
+        anyhow::ensure!(parts[1] > 0.0, "not cold: {:?}", answer.headers);
+        let claimed = answer.text().contains(&format!("instance {POOL}-parked"));
+        anyhow::ensure!(claimed == (arm == Arm::Grafted), "answered by the wrong pod: {answer}");
+        self.parts.push((arm, parts));
+        Ok(took)
+    }
+
+    /// Follows the pods from now on.
+    async fn watch(&self) -> Result<impl futures::Stream<Item = kube::Result<WatchEvent<Pod>>> + use<>> {
+        let pods = self.space.api::<Pod>();
+        let list = pods.list(&ListParams::default().limit(1)).await?;
+        let version = list.metadata.resource_version.context("no resource version")?;
+        Ok(pods.watch(&WatchParams::default(), &version).await?.boxed())
+    }
+
+    async fn bare_pod(&self) -> Result<Duration> {
+        let (pods, events) = (self.space.api::<Pod>(), self.watch().await?);
+        let mut pod = json!({"metadata": {"name": "bare"}, "spec": self.pod["spec"]});
+        pod["metadata"]["labels"] = json!({"scripted": "bare"});
+        let pod: Pod = serde_json::from_value(pod)?;
+        let began = Instant::now();
+        pods.create(&PostParams::default(), &pod).await?;
+        answers(SocketAddr::new(address(events, began).await?, PORT), began).await?;
+        let took = began.elapsed();
+        pods.delete("bare", &DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() }).await?;
+        Ok(took)
+    }
+
+    async fn scripted(&self) -> Result<Duration> {
+        let (deployments, events) = (self.space.api::<Deployment>(), self.watch().await?);
+        let scale = |n: i32| Patch::Merge(json!({"spec": {"replicas": n}}));
+        let began = Instant::now();
+        deployments.patch_scale(SCRIPTED, &PatchParams::default(), &scale(1)).await?;
+        answers(SocketAddr::new(address(events, began).await?, PORT), began).await?;
+        let took = began.elapsed();
+        deployments.patch_scale(SCRIPTED, &PatchParams::default(), &scale(0)).await?;
+        Ok(took)
+    }
+
+    /// The image added to a parked pod whose address is known; nothing else.
+    async fn graft_alone(&self) -> Result<Duration> {
+        let pods = self.space.api::<Pod>();
+        let parked = pods.list(&ListParams::default().labels("scripted=parked")).await?.items.pop().context("no pod")?;
+        let ip: IpAddr = parked.status.as_ref().and_then(|s| s.pod_ip.clone()).context("no address")?.parse()?;
+        let made = &self.pod["spec"]["containers"][0];
+        let container = json!({"name": "fn", "image": made["image"], "imagePullPolicy": made["imagePullPolicy"],
+            "env": made["env"], "securityContext": made["securityContext"]});
+        let body = Patch::Strategic(json!({"spec": {"ephemeralContainers": [container]}}));
+        let name = pod_name(&parked);
+        let began = Instant::now();
+        pods.patch_ephemeral_containers(&name, &PatchParams::default(), &body).await?;
+        answers(SocketAddr::new(ip, PORT), began).await?;
+        let took = began.elapsed();
+        pods.delete(&name, &DeleteParams { grace_period_seconds: Some(1), ..DeleteParams::default() }).await?;
+        Ok(took)
+    }
+}
+
+/// The address of the pod that began since.
+async fn address(
+    mut events: impl futures::Stream<Item = kube::Result<WatchEvent<Pod>>> + Unpin,
+    began: Instant,
+) -> Result<IpAddr> {
+    loop {
+        anyhow::ensure!(began.elapsed() < LIMIT, "no pod has an address");
         let event = tokio::time::timeout(LIMIT, events.try_next()).await??.context("the watch ended")?;
         if let WatchEvent::Added(pod) | WatchEvent::Modified(pod) = event
+            && pod.metadata.labels.as_ref().is_some_and(|l| l.get("scripted").is_some_and(|of| of != "parked"))
             && let Some(ip) = pod.status.and_then(|s| s.pod_ip)
         {
-            break ip.parse::<IpAddr>()?;
+            return Ok(ip.parse()?);
         }
-    };
-    let address = SocketAddr::new(ip, PORT);
+    }
+}
+
+async fn answers(address: SocketAddr, began: Instant) -> Result<()> {
     while !tokio::time::timeout(DIAL.1, TcpStream::connect(address)).await.is_ok_and(|c| c.is_ok()) {
         anyhow::ensure!(began.elapsed() < LIMIT, "{address} never opened");
         tokio::time::sleep(DIAL.0).await;
     }
-    let took = began.elapsed();
-    scale(0).await?;
-    Ok(took)
+    Ok(())
 }
 
-fn told(calls: &[Call], scripts: &[Duration]) {
-    let ours: Times = calls.iter().map(|c| c.whole).collect();
-    let start: Times = calls.iter().map(|c| Duration::from_secs_f64(c.start_ms / 1000.0)).collect();
-    let theirs: Times = scripts.iter().copied().collect();
-    say("\n| arm | n | min ms | p50 ms | p90 ms | max ms |\n|---|---|---|---|---|---|");
-    let rows = [
-        ("cold call through the activator, whole", &ours),
-        ("of that, start (Server-Timing)", &start),
-        ("scripted Deployment 0 -> 1, until the port answers", &theirs),
-    ];
-    for (name, times) in rows {
-        let (min, p50, p90, max) = (times.min_ms(), times.ms(0.5), times.ms(0.9), times.ms(1.0));
-        say(&format!("| {name} | {} | {min:.0} | {p50:.0} | {p90:.0} | {max:.0} |", times.count()));
+fn told(times: &[Vec<Duration>], parts: &[(Arm, [f64; 3])]) {
+    say("\n| arm | n | min ms | p50 ms | p90 ms | p99 ms | max ms |\n|---|---|---|---|---|---|---|");
+    let all: Vec<Times> = times.iter().map(|t| t.iter().copied().collect()).collect();
+    for ((_, name), times) in ARMS.iter().zip(&all) {
+        let [min, p50, p90, p99, max] =
+            [times.min_ms(), times.ms(0.5), times.ms(0.9), times.ms(0.99), times.ms(1.0)];
+        say(&format!("| {name} | {} | {min:.0} | {p50:.0} | {p90:.0} | {p99:.0} | {max:.0} |", times.count()));
     }
-    let (a, b) = (ours.ms(0.5), theirs.ms(0.5));
-    say(&format!("p50: cold call / script = {:.2}, cold call - script = {:+.0} ms", a / b, a - b));
+    let p50 = |arm: Arm| ARMS.iter().zip(&all).find(|((a, _), _)| *a == arm).map_or(f64::NAN, |(_, t)| t.ms(0.5));
+    let (bare, scripted, deployed) = (p50(Arm::BarePod), p50(Arm::Scripted), p50(Arm::Deployed));
+    let (alone, grafted) = (p50(Arm::GraftAlone), p50(Arm::Grafted));
+    say(&format!("p50: graft / bare pod = {:.2}, graft - graft alone = {:+.0} ms", grafted / bare, grafted - alone));
+    say(&format!("p50: Deployment / script = {:.2}, Deployment - script = {:+.0} ms", deployed / scripted, deployed - scripted));
+    for (arm, name) in ARMS {
+        let of: Vec<&[f64; 3]> = parts.iter().filter(|(a, _)| *a == arm).map(|(_, p)| p).collect();
+        if of.is_empty() {
+            continue;
+        }
+        let median = |i: usize| {
+            let mut values: Vec<f64> = of.iter().map(|p| p[i]).collect();
+            values.sort_by(f64::total_cmp);
+            values[values.len() / 2]
+        };
+        let [wait, start, run] = [0, 1, 2].map(median);
+        let sum = wait + start + run;
+        say(&format!(
+            "{name}: p50 of its parts by Server-Timing: wait {wait:.1}, start {start:.1}, run {run:.1}; sum {sum:.1} of {:.1} ms",
+            p50(arm)
+        ));
+    }
 }

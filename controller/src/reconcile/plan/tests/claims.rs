@@ -234,3 +234,72 @@ fn a_claim_of_a_function_that_is_gone_is_removed() {
     };
     assert_eq!(plan(&world.observed, NOTHING, &context).effects.retire, [InstanceId::from("p1")]);
 }
+
+/// A function that is to have so many instances without calls.
+fn warm(n: u32, pods: u32) -> World {
+    let mut world = World::new(function(json!({"concurrency": 1, "warmUpConcurrency": n})));
+    world.parked = (1..=pods).map(parked).collect();
+    world.observed.look_at_clock(Timestamp::UNIX_EPOCH, S(0));
+    world.settle();
+    world
+}
+
+#[test]
+fn warm_instances_are_the_workloads() {
+    let mut world = warm(2, 2);
+    assert_eq!(world.asked(), ["prepare", "scale 2"], "no call asks for a parked pod");
+    world.open_all();
+    world.settle();
+    assert_eq!(world.observed.status.instances.unwrap().warm, 2);
+    world.now = S(1000);
+    world.settle();
+    assert_eq!(world.asked(), [""; 0], "they stay without calls");
+    // Calls up to that many need nothing.
+    world.demand(2);
+    world.settle();
+    assert_eq!(world.asked(), [""; 0]);
+}
+
+#[test]
+fn a_call_meanwhile_is_served_by_a_parked_pod() {
+    let mut world = warm(2, 2);
+    world.asked();
+    world.demand(1);
+    world.settle();
+    assert_eq!(world.asked(), ["claim p1", "graft"], "none is ready yet");
+    world.take("p1");
+    world.first_call("p1");
+    world.open_all();
+    world.settle();
+    world.acknowledge();
+    world.in_flight(&"p1".into(), 0);
+    world.demand(0);
+    world.settle();
+    assert_eq!(world.asked(), ["retire"], "it goes once the warm ones are ready");
+    // One of those is gone: it is made anew by whoever carries it, and a call meanwhile takes the next.
+    let lost = world.ids()[0].clone();
+    world.observed.instance_gone(&lost);
+    world.gone();
+    let left: Vec<_> = world.ids();
+    world.in_flight(&left[0], 1);
+    world.demand(2);
+    world.settle();
+    assert_eq!(world.asked(), ["claim p2", "graft"]);
+}
+
+#[test]
+fn less_warm_capacity_is_let_go_when_idle() {
+    let mut world = warm(3, 0);
+    world.open_all();
+    world.settle();
+    world.acknowledge();
+    world.now = S(1000);
+    world.settle();
+    world.apply(function(json!({"concurrency": 1, "warmUpConcurrency": 1})));
+    world.observed.look_at_clock(Timestamp::UNIX_EPOCH, world.now);
+    world.asked();
+    world.settle();
+    world.acknowledge();
+    world.settle();
+    assert_eq!(world.asked(), ["scale 1"]);
+}

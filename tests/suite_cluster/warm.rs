@@ -1,0 +1,293 @@
+//! Warm pools: functions wake in pods that were started ahead.
+
+use crate::activators::needs_the_node;
+use crate::world::{World, function, ok};
+use anyhow::{Context, Result};
+use dormouse_core::WarmPool;
+use dormouse_tests::cluster::{FUNCTION_LABEL, LIMIT, SYSTEM, Space, pod_name};
+use dormouse_tests::proc::{find_in_pod, signal};
+use dormouse_tests::usage::lately;
+use dormouse_tests::wait::until;
+use k8s_openapi::api::core::v1::Pod;
+use nix::sys::signal::Signal;
+use serde_json::json;
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+const POOL: &str = "small";
+const CLAIMED_FROM: &str = "dormouse.dev/claimed-from";
+
+/// A pool of so many pods that the suite's functions fit into.
+fn pool(size: u32) -> String {
+    format!(
+        "apiVersion: dormouse.dev/v1alpha1\nkind: WarmPool\nmetadata: {{name: {POOL}}}\nspec:\n  \
+         size: {{min: {size}, max: {size}}}\n  resources: {{memory: 128Mi, cpu: 20m}}\n"
+    )
+}
+
+/// The name of a pod's function, by the container that was added to it.
+fn grafted(pod: &Pod) -> Option<String> {
+    let containers = pod.spec.as_ref()?.ephemeral_containers.as_ref()?;
+    let env = containers.iter().find(|c| c.name == "fn")?.env.as_ref()?;
+    env.iter().find(|e| e.name == "K_SERVICE")?.value.clone()
+}
+
+/// Waits until the pool says that it has so many parked, and gives them.
+async fn parked(space: &Space, n: i32) -> Result<Vec<Pod>> {
+    until(&format!("{n} parked pods"), LIMIT, || async {
+        let status = space.api::<WarmPool>().get(POOL).await?.status.unwrap_or_default();
+        anyhow::ensure!(status.parked == n && status.wanted == n, "{status:?}");
+        let pods = space.cluster.pods(&space.name, &format!("dormouse.dev/pool={POOL}")).await?;
+        let free: Vec<Pod> = pods.into_iter().filter(|p| grafted(p).is_none()).collect();
+        anyhow::ensure!(i32::try_from(free.len())? == n, "{} pods", free.len());
+        Ok(free)
+    })
+    .await
+}
+
+/// A call from zero is answered by a parked pod, which then is the function's and has its size; the pool is full again,
+/// the Deployment was not needed, and the pod goes when it is idle.
+pub(crate) async fn a_function_wakes_in_a_parked_pod(world: World) -> Result<()> {
+    world
+        .alone("warm", |world, space| async move {
+            space.apply(&pool(2))?;
+            let before: BTreeSet<String> = parked(&space, 2).await?.iter().map(pod_name).collect();
+            space.apply(&function("quick", &["startCheck: Never", "idleTimeoutSeconds: 4", "env: [{name: GREETING, value: hi}]"]))?;
+            space.ready("quick", "True").await?;
+            let answer = ok(&world.by_host(&space, "quick", "/env")).await?;
+            anyhow::ensure!(answer.cold() && answer.text().contains("GREETING=hi"), "{answer}");
+            let pod = until("the pod is the function's", LIMIT, || async {
+                let mut pods = space.pods("quick").await?;
+                let pod = pods.pop().filter(|_| pods.is_empty()).context("not one pod")?;
+                let labels = pod.metadata.labels.clone().unwrap_or_default();
+                anyhow::ensure!(labels.get(CLAIMED_FROM).is_some_and(|of| of == POOL), "{labels:?}");
+                Ok(pod)
+            })
+            .await?;
+            anyhow::ensure!(before.contains(&pod_name(&pod)), "it was not one of the parked ones");
+            anyhow::ensure!(grafted(&pod).as_deref() == Some("quick"), "{:?}", pod.spec);
+            let owners = pod.metadata.owner_references.clone().unwrap_or_default();
+            anyhow::ensure!(owners.len() == 1 && owners[0].kind == "Function" && owners[0].name == "quick", "{owners:?}");
+            let replicas: Vec<_> = space.deployments("quick").await?.iter().map(|d| d.spec.replicas).collect();
+            anyhow::ensure!(replicas == [Some(0)], "the Deployment has {replicas:?}");
+            ok(&world.by_host(&space, "quick", "/")).await?;
+
+            let after: BTreeSet<String> = parked(&space, 2).await?.iter().map(pod_name).collect();
+            anyhow::ensure!(after.len() == 2 && !after.contains(&pod_name(&pod)), "{before:?} -> {after:?}");
+            shrunk(&space, &pod).await?;
+            space.pods_are("quick", 0).await?;
+            let records = world.usage.records(&format!("{}&namespace={}", lately(), space.name)).await?;
+            let sizes: Vec<_> = records.iter().map(|r| (&r["memory_mib"], &r["outcome"])).collect();
+            anyhow::ensure!(sizes.len() == 2 && sizes.iter().all(|s| *s == (&json!(32), &json!("ok"))), "{records:?}");
+            Ok(())
+        })
+        .await
+}
+
+/// The pod has the function's own size, where the cluster does that.
+async fn shrunk(space: &Space, pod: &Pod) -> Result<()> {
+    let name = pod_name(pod);
+    until("the pod is as small as its function", LIMIT, || async {
+        let pod = space.api::<Pod>().get(&name).await?;
+        let limits = pod.spec.and_then(|s| s.resources).and_then(|r| r.limits).unwrap_or_default();
+        let memory = limits.get("memory").map(|q| q.0.clone());
+        anyhow::ensure!(memory.as_deref() == Some("32Mi"), "{memory:?}");
+        Ok(())
+    })
+    .await
+}
+
+/// More memory than the function's own kills it, though the pool's pods may have four times as much.
+pub(crate) async fn a_claimed_pod_has_its_functions_memory(world: World) -> Result<()> {
+    world
+        .alone("hog", |world, space| async move {
+            space.apply(&pool(1))?;
+            parked(&space, 1).await?;
+            space.apply(&function("hog", &["startCheck: Never", "idleTimeoutSeconds: 60"]))?;
+            space.ready("hog", "True").await?;
+            ok(&world.by_host(&space, "hog", "/memory?mib=8")).await?;
+            let pod = space.pods_are("hog", 1).await?.pop().context("no pod")?;
+            shrunk(&space, &pod).await?;
+            ok(&world.by_host(&space, "hog", "/memory?mib=8")).await?;
+            let killed = until("a call that takes too much is killed", LIMIT, || async {
+                // The kubelet brings the cgroup after the API's answer.
+                let answer = world.by_host(&space, "hog", "/memory?mib=64").call(1).await?;
+                anyhow::ensure!(answer.status == 502 && answer.reason() == "InstanceDied", "{answer}");
+                Ok(answer)
+            });
+            killed.await?;
+            until("another instance answers", LIMIT, || async {
+                ok(&world.by_host(&space, "hog", "/")).await.map(drop)
+            })
+            .await
+        })
+        .await
+}
+
+/// More calls at once than parked pods: the rest wakes by the Deployment, and all are answered.
+pub(crate) async fn the_deployment_helps_an_empty_pool(world: World) -> Result<()> {
+    world
+        .alone("helps", |world, space| async move {
+            space.apply(&pool(2))?;
+            parked(&space, 2).await?;
+            let spec = ["startCheck: Never", "concurrency: 1", "idleTimeoutSeconds: 3", "queue: {maxWaitSeconds: 60}"];
+            space.apply(&function("burst", &spec))?;
+            space.ready("burst", "True").await?;
+            let target = world.by_host(&space, "burst", "/delay?ms=500");
+            let calls = futures::future::join_all((0..6).map(|n| target.call(n))).await;
+            let mut instances = BTreeSet::new();
+            for answer in calls {
+                let answer = answer?;
+                anyhow::ensure!(answer.status == 200, "{answer}");
+                anyhow::ensure!(answer.header("x-sample-running") == "1", "two calls at once on one instance");
+                instances.insert(answer.header("x-sample-instance").to_owned());
+            }
+            let claimed = instances.iter().filter(|i| i.starts_with(&format!("{POOL}-parked"))).count();
+            anyhow::ensure!(claimed >= 2 && instances.len() > claimed, "{instances:?}");
+            space.pods_are("burst", 0).await?;
+            parked(&space, 2).await.map(drop)
+        })
+        .await
+}
+
+/// Calls that outlive their claim move to the Deployment: none of them fails or waits for a second start.
+pub(crate) async fn demand_that_lasts_settles_on_the_deployment(world: World) -> Result<()> {
+    world
+        .alone("settles", |world, space| async move {
+            space.apply(&pool(1))?;
+            parked(&space, 1).await?;
+            space.apply(&function("lasting", &["startCheck: Never", "idleTimeoutSeconds: 60"]))?;
+            space.ready("lasting", "True").await?;
+            let target = world.by_host(&space, "lasting", "/delay?ms=50");
+            let mut cold = 0;
+            let mut last = String::new();
+            // 30 s until the claim counts as outlived, and some for the move.
+            for n in 0..400 {
+                let answer = target.call(n).await?;
+                anyhow::ensure!(answer.status == 200, "call {n}: {answer}");
+                cold += u32::from(answer.cold());
+                last = answer.header("x-sample-instance").to_owned();
+                if n > 0 && !last.starts_with(&format!("{POOL}-parked")) {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            anyhow::ensure!(last.starts_with("lasting-"), "calls still go to {last}");
+            anyhow::ensure!(cold == 1, "{cold} calls waited for a start");
+            until("the claimed pod is gone", LIMIT, || async {
+                let pods = space.pods("lasting").await?;
+                let claimed = pods.iter().filter(|p| grafted(p).is_some()).count();
+                anyhow::ensure!(claimed == 0 && pods.len() == 1, "{claimed} claimed of {}", pods.len());
+                Ok(())
+            })
+            .await
+        })
+        .await
+}
+
+/// A cluster that refuses grafts: the call is served by the Deployment, the status says why, and the pool is whole.
+pub(crate) async fn a_refused_graft_falls_back(world: World) -> Result<()> {
+    let policy = |namespace: &str| {
+        format!(
+            "apiVersion: admissionregistration.k8s.io/v1\nkind: ValidatingAdmissionPolicy\nmetadata: {{name: {namespace}}}\n\
+             spec:\n  failurePolicy: Fail\n  matchConstraints:\n    resourceRules:\n    - {{apiGroups: [''], apiVersions: [v1], \
+             operations: [UPDATE], resources: [pods/ephemeralcontainers]}}\n  validations: [{{expression: 'false', message: \
+             no grafts here}}]\n---\napiVersion: admissionregistration.k8s.io/v1\nkind: ValidatingAdmissionPolicyBinding\n\
+             metadata: {{name: {namespace}}}\nspec:\n  policyName: {namespace}\n  validationActions: [Deny]\n  matchResources:\n    \
+             namespaceSelector: {{matchLabels: {{kubernetes.io/metadata.name: {namespace}}}}}\n"
+        )
+    };
+    world
+        .alone("refused", |world, space| async move {
+            space.apply(&policy(&space.name))?;
+            let result = refused(&world, &space).await;
+            let names = [format!("validatingadmissionpolicies/{0}", space.name), format!("validatingadmissionpolicybindings/{0}", space.name)];
+            for name in names {
+                world.cluster.kubectl(&["delete", &name])?;
+            }
+            result
+        })
+        .await
+}
+
+async fn refused(world: &World, space: &Space) -> Result<()> {
+    space.apply(&pool(1))?;
+    parked(space, 1).await?;
+    // The API server reads a new policy some time after it was made.
+    until("grafts are refused", LIMIT, || async {
+        let pods = parked(space, 1).await?;
+        let name = pods.first().map(pod_name).context("no pod")?;
+        let said = world.cluster.kubectl(&["debug", "-n", &space.name, &name, "--image=x", "-c", "try"]);
+        anyhow::ensure!(said.is_err_and(|e| e.to_string().contains("no grafts here")), "not refused");
+        Ok(())
+    })
+    .await?;
+    space.apply(&function("plain", &["startCheck: Never", "idleTimeoutSeconds: 30"]))?;
+    space.ready("plain", "True").await?;
+    let answer = ok(&world.by_host(space, "plain", "/")).await?;
+    anyhow::ensure!(answer.header("x-sample-instance").starts_with("plain-"), "{answer}");
+    until("the status says why", LIMIT, || async {
+        let status = space.function("plain").await?.status.unwrap_or_default();
+        let said = status.conditions.iter().any(|c| c.message.contains("no grafts here"));
+        anyhow::ensure!(said, "{:?}", status.conditions);
+        Ok(())
+    })
+    .await?;
+    parked(space, 1).await.map(drop)
+}
+
+/// `kill -9` of the controller at every step of a claim: the call is answered, no pod serves two functions, nothing is
+/// left of the claim in the end, and the pool is whole.
+pub(crate) async fn no_kill_leaks_a_claim(world: World) -> Result<()> {
+    needs_the_node()?;
+    let kills = if world.long { 40 } else { 6 };
+    world
+        .alone("leaks", |world, space| async move {
+            space.apply(&pool(2))?;
+            for name in ["left", "right"] {
+                let spec = ["startCheck: Never", "idleTimeoutSeconds: 2", "timeoutSeconds: 5", "queue: {maxWaitSeconds: 60}"];
+                space.apply(&function(name, &spec))?;
+                space.ready(name, "True").await?;
+            }
+            parked(&space, 2).await?;
+            for n in 0..kills {
+                // A claim takes some 100 ms in all: reserved, grafted, seen open, called, owned.
+                kill_within(&world, &space, Duration::from_millis(3 * (n % 40))).await.with_context(|| format!("kill {n}"))?;
+            }
+            Ok(())
+        })
+        .await
+}
+
+async fn kill_within(world: &World, space: &Space, after: Duration) -> Result<()> {
+    let pods = world.cluster.pods(SYSTEM, "app.kubernetes.io/component=controller").await?;
+    let uid = pods.first().and_then(|p| p.metadata.uid.clone()).context("no controller")?;
+    let pid = find_in_pod(&uid, "dormouse-controller")?;
+    let calls: Vec<_> = ["left", "right"]
+        .map(|name| {
+            let target = world.by_host(space, name, "/delay?ms=20");
+            tokio::spawn(async move { target.call(1).await })
+        })
+        .into();
+    tokio::time::sleep(after).await;
+    signal(pid, Signal::SIGKILL)?;
+    for call in calls {
+        let answer = call.await??;
+        anyhow::ensure!(answer.status == 200, "{answer}");
+    }
+    until("no pod of a function is left, and the pool is whole", LIMIT, || async {
+        let pods = space.cluster.pods(&space.name, "").await?;
+        for pod in &pods {
+            let label = pod.metadata.labels.as_ref().and_then(|l| l.get(FUNCTION_LABEL));
+            if let (Some(label), Some(grafted)) = (label, grafted(pod)) {
+                anyhow::ensure!(*label == grafted, "{} is of {label} and runs {grafted}", pod_name(pod));
+            }
+        }
+        let busy = pods.iter().filter(|p| grafted(p).is_some()).count();
+        anyhow::ensure!(busy == 0 && pods.len() == 2, "{busy} claimed of {} pods", pods.len());
+        Ok(())
+    })
+    .await?;
+    world.cluster.system_ready().await?;
+    parked(space, 2).await.map(drop)
+}
