@@ -109,7 +109,7 @@ pub struct Starts(VecDeque<Duration>);
 const MAX_STARTS: usize = 32;
 /// What is expected of a function that was never started: its image may have to be pulled.
 const UNKNOWN: Duration = Duration::from_secs(15);
-/// On top of half as much again as the longest: the controller's and the scheduler's own time.
+/// On top of twice the longest (a busy node, an image that is pulled anew): the controller's and the scheduler's own time.
 const MARGIN: Duration = Duration::from_secs(1);
 /// The longest lead: an instance that takes longer than this is not waited for by a clock.
 const MAX_LEAD: Duration = Duration::from_secs(600);
@@ -127,7 +127,7 @@ impl Starts {
     #[must_use]
     pub fn lead(&self) -> Duration {
         let longest = self.0.iter().max().copied().unwrap_or(UNKNOWN);
-        (longest + longest / 2 + MARGIN).min(MAX_LEAD)
+        (longest * 2 + MARGIN).min(MAX_LEAD)
     }
 }
 
