@@ -11,10 +11,11 @@ ENV RUSTUP_TOOLCHAIN=1.95.0
 WORKDIR /src
 COPY . .
 RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/src/target \
-    cargo build --locked --release -p dormouse -p dormouse-controller -p dormouse-activator -p dormouse-parker && \
-    for program in dormouse dormouse-controller dormouse-activator dormouse-parker; do \
+    cargo build --locked --release -p dormouse -p dormouse-controller -p dormouse-activator && \
+    cargo rustc --locked --release -p dormouse-parker -- -C target-feature=+crt-static && \
+    for program in dormouse dormouse-controller dormouse-activator; do \
         scripts/image-root.sh target/release/$program /out/$program || exit 1; \
-    done
+    done && cp target/release/dormouse-parker /out/
 
 FROM scratch AS controller
 COPY --from=build /out/dormouse-controller /

@@ -159,7 +159,8 @@ impl Run {
     pub(crate) fn warm_pools(&self) -> anyhow::Result<Vec<WarmPool>> {
         let Some(file) = &self.warm_pools else { return Ok(Vec::new()) };
         let text = read(file)?;
-        let named: Vec<NamedPool> = serde_saphyr::from_str(&text).with_context(|| format!("warm pools {}", file.display()))?;
+        let named: Vec<NamedPool> =
+            serde_saphyr::from_str(&text).with_context(|| format!("warm pools {}", file.display()))?;
         let pool = |NamedPool { namespace, name, spec }| {
             let mut pool = WarmPool::new(&name, spec);
             pool.metadata.namespace = Some(namespace);

@@ -4,7 +4,7 @@ mod replicas;
 
 pub use replicas::Replicas;
 
-use crate::fleet::FleetError;
+use crate::fleet::{FleetError, PoolKey};
 use crate::reconcile::apply::Applied;
 use crate::reconcile::observe::Lane;
 use dormouse_daemon::Histogram;
@@ -20,6 +20,8 @@ use std::time::Duration;
 pub struct Metrics {
     reconciles: Histogram,
     scales: Counter,
+    claims: Counter,
+    parked: Family<OfPool, Gauge>,
     errors: Family<Failure, Counter>,
     replicas: Family<OfState, Gauge>,
     starts: Family<OfPhase, Histogram, fn() -> Histogram>,
@@ -30,6 +32,8 @@ impl Default for Metrics {
         Self {
             reconciles: Histogram::of_steps(),
             scales: Counter::default(),
+            claims: Counter::default(),
+            parked: Family::default(),
             errors: Family::default(),
             replicas: Family::default(),
             starts: Family::new_with_constructor(Histogram::of_starts),
@@ -42,6 +46,18 @@ struct OfState {
     namespace: String,
     function: String,
     state: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfPool {
+    namespace: String,
+    pool: String,
+}
+
+impl From<&PoolKey> for OfPool {
+    fn from(key: &PoolKey) -> Self {
+        Self { namespace: key.namespace.clone(), pool: key.name.clone() }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -63,6 +79,8 @@ impl Metrics {
         r.register("reconcile_duration_seconds", "Planning one function and asking for it", m.reconciles.clone());
         r.register("reconcile_errors", "What was asked of the fleet and failed", m.errors.clone());
         r.register("scales", "Numbers of instances written", m.scales.clone());
+        r.register("claims", "Parked pods claimed for a function", m.claims.clone());
+        r.register("parked", "Pods of a warm pool that can be claimed", m.parked.clone());
         r.register("replicas", "Instances by what they are at", m.replicas.clone());
         r.register(
             "cold_start_duration_seconds",
@@ -76,6 +94,23 @@ impl Metrics {
     pub fn planned(&self, applied: &Applied, took: Duration) {
         self.reconciles.observe(took);
         self.scales.inc_by(u64::from(applied.scaled));
+    }
+
+    /// A parked pod was claimed.
+    pub fn claimed(&self) {
+        self.claims.inc();
+    }
+
+    /// So many pods of a pool can be claimed; `None`: the pool is gone.
+    pub fn parked(&self, pool: &PoolKey, pods: Option<usize>) {
+        match pods {
+            Some(pods) => {
+                self.parked.get_or_create(&pool.into()).set(i64::try_from(pods).unwrap_or(i64::MAX));
+            }
+            None => {
+                self.parked.remove(&pool.into());
+            }
+        }
     }
 
     /// An effect failed.

@@ -5,9 +5,7 @@
 //! message touches is planned before the next message is read.
 
 use crate::demand::{Begun, Calls, Demand, Touched};
-use crate::fleet::{
-    Code, Event, Fit, Fleet, FleetError, FunctionUid, Instance, InstanceId, Phase, PoolKey, Trouble,
-};
+use crate::fleet::{Code, Event, Fit, Fleet, FleetError, FunctionUid, Instance, InstanceId, Phase, PoolKey, Trouble};
 use crate::metrics::{Metrics, Replicas};
 use crate::pools::{self, Pools};
 use crate::reconcile::apply::{self, Answer, Hands};
@@ -276,6 +274,8 @@ impl<F: Fleet> Office<F> {
             Event::Pool(object) => (Some(self.pools.object(object, now)), None),
             Event::PoolGone(key) => {
                 self.pools.gone(&key);
+                self.pools_due.remove(&key);
+                self.metrics.parked(&key, None);
                 (None, None)
             }
             Event::PoolWorkload { pool, replicas, trouble } => {
@@ -312,6 +312,7 @@ impl<F: Fleet> Office<F> {
     /// Does what is to be done about a pool.
     fn look_at(&mut self, pool: Option<PoolKey>, now: Moment) {
         let Some(key) = pool.filter(|_| self.opened.is_some()) else { return };
+        self.metrics.parked(&key, self.pools.count(&key));
         match self.pools.look(&key, &self.hands.fleet, now, Timestamp::now()) {
             Some(at) => self.pools_due.insert(key, at),
             None => self.pools_due.remove(&key),
@@ -560,6 +561,7 @@ impl<F: Fleet> Office<F> {
             let (claim, context) = (std::mem::take(&mut plan.effects.claim), Context { parked: &[], ..context });
             for parked in claim {
                 self.claims += 1;
+                self.metrics.claimed();
                 self.pools.claimed(&parked, now);
                 self.pools.in_pool(&parked.pool, &parked.id, true, now);
                 self.owners.insert(parked.id.clone(), uid.clone());

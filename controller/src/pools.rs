@@ -6,9 +6,9 @@
 use crate::fleet::{Fleet, FleetError, InstanceId, Parked, PoolKey, Trouble, Victim};
 use crate::reconcile::observe::Moment;
 use dormouse_core::pool::{Claims, Sized, Why};
+use dormouse_core::quantity;
 use dormouse_core::valid::ValidFunction;
 use dormouse_core::warm_pool::{Security, WarmPool, WarmPoolStatus};
-use dormouse_core::quantity;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{Resource, ResourceExt};
@@ -99,6 +99,12 @@ impl Pools {
     #[must_use]
     pub fn keys(&self) -> Vec<PoolKey> {
         self.pools.keys().cloned().collect()
+    }
+
+    /// How many pods of a pool can be claimed; `None` when there is no such pool.
+    #[must_use]
+    pub fn count(&self, key: &PoolKey) -> Option<usize> {
+        self.pools.get(key).filter(|pool| pool.object.is_some()).map(|pool| pool.parked.len())
     }
 
     /// A pool as it is now.
@@ -223,7 +229,8 @@ impl Pools {
         let mut victims = Vec::new();
         if let What::Scale(replicas) = what {
             let surplus = pool.replicas(now).unwrap_or(0).saturating_sub(replicas);
-            let ids: Vec<InstanceId> = pool.parked.keys().take(usize::try_from(surplus).unwrap_or(0)).cloned().collect();
+            let ids: Vec<InstanceId> =
+                pool.parked.keys().take(usize::try_from(surplus).unwrap_or(0)).cloned().collect();
             for id in ids {
                 // Nobody claims what is being ended.
                 if let Some(parked) = pool.parked.remove(&id) {

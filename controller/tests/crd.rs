@@ -23,25 +23,25 @@ fn first_difference(want: &str, have: &str) -> Option<String> {
 }
 
 #[test]
-fn the_chart_holds_the_crd_of_the_types() {
+fn the_chart_holds_the_crds_of_the_types() {
     for kind in ["functions", "warmpools"] {
-        compare(kind);
-    }
-}
-
-fn compare(kind: &str) {
-    let printed = Command::new(env!("CARGO_BIN_EXE_dormouse-controller")).args(["crd", kind]).output().unwrap();
-    assert!(
-        printed.status.success(),
-        "`dormouse-controller crd` failed ({}): {}",
-        printed.status,
-        String::from_utf8_lossy(&printed.stderr)
-    );
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../charts/dormouse/files/{kind}.dormouse.dev.yaml"));
-    let have = std::fs::read_to_string(&file).unwrap_or_default();
-    let want = String::from_utf8(printed.stdout).unwrap();
-    if let Some(difference) = first_difference(&want, &have) {
-        panic!("{} is not what the types say; {difference}\nrun scripts/crds.sh and commit the file", file.display());
+        let printed = Command::new(env!("CARGO_BIN_EXE_dormouse-controller")).args(["crd", kind]).output().unwrap();
+        assert!(
+            printed.status.success(),
+            "`dormouse-controller crd` failed ({}): {}",
+            printed.status,
+            String::from_utf8_lossy(&printed.stderr)
+        );
+        let file =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../charts/dormouse/files/{kind}.dormouse.dev.yaml"));
+        let have = std::fs::read_to_string(&file).unwrap_or_default();
+        let want = String::from_utf8(printed.stdout).unwrap();
+        if let Some(difference) = first_difference(&want, &have) {
+            panic!(
+                "{} is not what the types say; {difference}\nrun scripts/crds.sh and commit the file",
+                file.display()
+            );
+        }
     }
 }
 

@@ -18,5 +18,5 @@ pub mod warm_pool;
 
 pub use function::{Function, FunctionSpec, FunctionStatus};
 pub use id::{FunctionKey, RequestId};
-pub use warm_pool::{WarmPool, WarmPoolSpec, WarmPoolStatus};
 pub use valid::{Fault, ValidFunction};
+pub use warm_pool::{WarmPool, WarmPoolSpec, WarmPoolStatus};

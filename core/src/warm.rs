@@ -70,7 +70,8 @@ impl Windows {
             if ends.is_some() {
                 calls = calls.max(window.calls);
             }
-            let next = window.cron.find_next_occurrence(&at, false).ok().and_then(|z| z.timestamp().checked_sub(lead).ok());
+            let next =
+                window.cron.find_next_occurrence(&at, false).ok().and_then(|z| z.timestamp().checked_sub(lead).ok());
             until = [until, ends, next].into_iter().flatten().min();
         }
         Level { calls, until }
@@ -169,13 +170,33 @@ mod tests {
             // 02:30 comes twice on 2026-10-25: the first one counts.
             ("Europe/Berlin", "30 2 * * *", "2026-10-24T12:00:00Z", ["2026-10-25T00:30:00Z", "2026-10-26T01:30:00Z"]),
             ("Europe/London", "30 1 * * *", "2026-03-28T12:00:00Z", ["2026-03-29T01:00:00Z", "2026-03-30T00:30:00Z"]),
-            ("America/New_York", "30 2 * * *", "2026-03-07T12:00:00Z", ["2026-03-08T07:00:00Z", "2026-03-09T06:30:00Z"]),
-            ("America/Sao_Paulo", "0 9 * * *", "2026-10-17T00:00:00Z", ["2026-10-17T12:00:00Z", "2026-10-18T12:00:00Z"]),
+            (
+                "America/New_York",
+                "30 2 * * *",
+                "2026-03-07T12:00:00Z",
+                ["2026-03-08T07:00:00Z", "2026-03-09T06:30:00Z"],
+            ),
+            (
+                "America/Sao_Paulo",
+                "0 9 * * *",
+                "2026-10-17T00:00:00Z",
+                ["2026-10-17T12:00:00Z", "2026-10-18T12:00:00Z"],
+            ),
             ("Asia/Shanghai", "0 8 * * *", "2026-03-28T12:00:00Z", ["2026-03-29T00:00:00Z", "2026-03-30T00:00:00Z"]),
             ("Asia/Kolkata", "0 8 * * *", "2026-03-28T12:00:00Z", ["2026-03-29T02:30:00Z", "2026-03-30T02:30:00Z"]),
             // Half an hour of summer time, back on 2026-04-05 at 02:00 (11:00 -> 10:30).
-            ("Australia/Lord_Howe", "0 9 * * *", "2026-04-03T00:00:00Z", ["2026-04-03T22:00:00Z", "2026-04-04T22:30:00Z"]),
-            ("Pacific/Auckland", "30 2 * * *", "2026-09-26T00:00:00Z", ["2026-09-26T14:00:00Z", "2026-09-27T13:30:00Z"]),
+            (
+                "Australia/Lord_Howe",
+                "0 9 * * *",
+                "2026-04-03T00:00:00Z",
+                ["2026-04-03T22:00:00Z", "2026-04-04T22:30:00Z"],
+            ),
+            (
+                "Pacific/Auckland",
+                "30 2 * * *",
+                "2026-09-26T00:00:00Z",
+                ["2026-09-26T14:00:00Z", "2026-09-27T13:30:00Z"],
+            ),
             ("America/Phoenix", "30 2 * * *", "2026-03-07T12:00:00Z", ["2026-03-08T09:30:00Z", "2026-03-09T09:30:00Z"]),
             ("UTC", "0 0 29 2 *", "2026-03-01T00:00:00Z", ["2028-02-29T00:00:00Z", "2032-02-29T00:00:00Z"]),
         ] {

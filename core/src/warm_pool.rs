@@ -11,8 +11,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// What a pool may be called: its Deployment is `NAME-parked`, and pods add 17 characters to that.
-pub const NAME_MESSAGE: &str =
-    "a pool's name is at most 39 lower-case letters, digits and '-', begins with a letter and ends with a letter or digit";
+pub const NAME_MESSAGE: &str = "a pool's name is at most 39 lower-case letters, digits and '-', begins with a letter and ends with a letter or digit";
 
 fn name_rule() -> Rule {
     Rule::new("self.metadata.name.size() <= 39 && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')")
@@ -20,7 +19,8 @@ fn name_rule() -> Rule {
 }
 
 fn size_rule() -> Rule {
-    Rule::new("self.size.min <= self.size.max").message("size.min is more than size.max: raise the one or lower the other")
+    Rule::new("self.size.min <= self.size.max")
+        .message("size.min is more than size.max: raise the one or lower the other")
 }
 
 /// A warm pool: pods that are started ahead and parked, so that a function of its namespace wakes in one of them.

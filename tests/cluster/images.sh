@@ -46,7 +46,8 @@ build() {
   ours "$out/controller.tar" "dormouse/controller:$VERSION" "$from/dormouse-controller"
   ours "$out/activator.tar" "dormouse/activator:$VERSION" "$from/dormouse-activator"
   ours "$out/sample.tar" "dormouse/sample:$VERSION" "$from/dormouse" sample
-  ours "$out/parker.tar" "dormouse/parker:$VERSION" "$from/dormouse-parker"
+  # Static: it uses less than a shared C library takes to load (programs.sh).
+  image "$out/parker.tar" "dormouse/parker:$VERSION" "$from/dormouse-parker" /dormouse-parker "$NOBODY" /dormouse-parker
 }
 
 load() { local name; for name in controller activator sample parker; do import "$1/$name.tar"; done; }

@@ -52,7 +52,10 @@ pub(crate) async fn a_function_wakes_in_a_parked_pod(world: World) -> Result<()>
         .alone("warm", |world, space| async move {
             space.apply(&pool(2))?;
             let before: BTreeSet<String> = parked(&space, 2).await?.iter().map(pod_name).collect();
-            space.apply(&function("quick", &["startCheck: Never", "idleTimeoutSeconds: 4", "env: [{name: GREETING, value: hi}]"]))?;
+            space.apply(&function(
+                "quick",
+                &["startCheck: Never", "idleTimeoutSeconds: 4", "env: [{name: GREETING, value: hi}]"],
+            ))?;
             space.ready("quick", "True").await?;
             let answer = ok(&world.by_host(&space, "quick", "/env")).await?;
             anyhow::ensure!(answer.cold() && answer.text().contains("GREETING=hi"), "{answer}");
@@ -67,7 +70,10 @@ pub(crate) async fn a_function_wakes_in_a_parked_pod(world: World) -> Result<()>
             anyhow::ensure!(before.contains(&pod_name(&pod)), "it was not one of the parked ones");
             anyhow::ensure!(grafted(&pod).as_deref() == Some("quick"), "{:?}", pod.spec);
             let owners = pod.metadata.owner_references.clone().unwrap_or_default();
-            anyhow::ensure!(owners.len() == 1 && owners[0].kind == "Function" && owners[0].name == "quick", "{owners:?}");
+            anyhow::ensure!(
+                owners.len() == 1 && owners[0].kind == "Function" && owners[0].name == "quick",
+                "{owners:?}"
+            );
             let replicas: Vec<_> = space.deployments("quick").await?.iter().map(|d| d.spec.replicas).collect();
             anyhow::ensure!(replicas == [Some(0)], "the Deployment has {replicas:?}");
             ok(&world.by_host(&space, "quick", "/")).await?;
@@ -201,7 +207,10 @@ pub(crate) async fn a_refused_graft_falls_back(world: World) -> Result<()> {
         .alone("refused", |world, space| async move {
             space.apply(&policy(&space.name))?;
             let result = refused(&world, &space).await;
-            let names = [format!("validatingadmissionpolicies/{0}", space.name), format!("validatingadmissionpolicybindings/{0}", space.name)];
+            let names = [
+                format!("validatingadmissionpolicies/{0}", space.name),
+                format!("validatingadmissionpolicybindings/{0}", space.name),
+            ];
             for name in names {
                 world.cluster.kubectl(&["delete", &name])?;
             }
@@ -245,14 +254,17 @@ pub(crate) async fn no_kill_leaks_a_claim(world: World) -> Result<()> {
         .alone("leaks", |world, space| async move {
             space.apply(&pool(2))?;
             for name in ["left", "right"] {
-                let spec = ["startCheck: Never", "idleTimeoutSeconds: 2", "timeoutSeconds: 5", "queue: {maxWaitSeconds: 60}"];
+                let spec =
+                    ["startCheck: Never", "idleTimeoutSeconds: 2", "timeoutSeconds: 5", "queue: {maxWaitSeconds: 60}"];
                 space.apply(&function(name, &spec))?;
                 space.ready(name, "True").await?;
             }
             parked(&space, 2).await?;
             for n in 0..kills {
                 // A claim takes some 100 ms in all: reserved, grafted, seen open, called, owned.
-                kill_within(&world, &space, Duration::from_millis(3 * (n % 40))).await.with_context(|| format!("kill {n}"))?;
+                kill_within(&world, &space, Duration::from_millis(3 * (n % 40)))
+                    .await
+                    .with_context(|| format!("kill {n}"))?;
             }
             Ok(())
         })

@@ -6,16 +6,14 @@
 
 pub mod activators;
 mod effects;
-mod named;
-mod pools;
 pub mod gate;
 pub mod instance;
+mod named;
+mod pools;
 pub mod wall;
 mod watch;
 
-use super::{
-    Claim, Event, Fit, Fleet, FleetError, MAX_EVENTS, Note, Parked, PoolKey, Target, Victim,
-};
+use super::{Claim, Event, Fit, Fleet, FleetError, MAX_EVENTS, Note, Parked, PoolKey, Target, Victim};
 use crate::reconcile::build::deployment::PodRules;
 use crate::reconcile::build::network_policy::Platform;
 use dormouse_core::function::{Function, FunctionStatus};

@@ -1,6 +1,6 @@
 //! Puts a plan into effect: routes at once, then what is asked of the fleet, each in its own lane and task.
 
-use super::observe::{Lane, LaneOpen, LaneState, Moment, Observed, Published};
+use super::observe::{Lane, LaneOpen, LaneState, Moment, Object, Observed, Published};
 use super::plan::{Effects, Plan, Scale};
 use crate::demand::Demand;
 use crate::fleet::{Fit, Fleet, FleetError, FunctionUid, InstanceId, Note, Target, Victim};
@@ -197,22 +197,9 @@ fn ask<F: Fleet>(effects: Effects, observed: &mut Observed, hands: &mut Hands<F>
     let Some(object) = observed.object.clone() else { return discard(retire, observed, hands) };
     let meta = &object.function.metadata;
     let key = FunctionKey::new(meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default());
-    let target = |uid: &FunctionUid, revision: &Revision| Target {
-        uid: uid.clone(),
-        key: key.clone(),
-        revision: revision.clone(),
-    };
+    let target = |uid: &FunctionUid, revision: &Revision| target(uid, &key, revision);
     // First: it is what callers wait for.
-    for id in graft {
-        let claimed = observed.instances.get(&id).and_then(|i| i.claimed.as_ref().map(|c| (i, c)));
-        let Some((instance, claimed)) = claimed else { continue };
-        let Some(parked) = claimed.parked.clone() else { continue };
-        let (fleet, target) = (hands.fleet.clone(), target(&observed.uid, &instance.seen.revision));
-        let (function, number) = (object.valid_function.clone(), claimed.number);
-        hands.ask(observed, Lane::Graft(id), async move {
-            fleet.graft(&function, &target, &parked, number).await.map(|()| Done::Plain)
-        });
-    }
+    ask_claims((graft, own), &key, &object, observed, hands);
     for Scale { revision, replicas, victims } in scale {
         let (fleet, target) = (hands.fleet.clone(), target(&observed.uid, &revision));
         let named: Vec<Victim> = victims.iter().filter_map(|id| victim(observed, id)).collect();
@@ -224,16 +211,6 @@ fn ask<F: Fleet>(effects: Effects, observed: &mut Observed, hands: &mut Hands<F>
         }
         hands.ask(observed, Lane::Scale(revision), async move {
             fleet.scale(&target, replicas, &named).await.map(|()| Done::Scaled { replicas, victims })
-        });
-    }
-    for id in own {
-        let instance = observed.instances.get(&id).map(|i| &i.seen);
-        let Some((seen, claim)) = instance.and_then(|seen| Some((seen, seen.claim.clone()?))) else { continue };
-        let victim = Victim { id: id.clone(), name: seen.name.clone() };
-        let (fleet, target) = (hands.fleet.clone(), target(&observed.uid, &seen.revision));
-        let function = object.valid_function.clone();
-        hands.ask(observed, Lane::Own(id), async move {
-            fleet.own(&function, &target, &victim, &claim).await.map(Done::Owned)
         });
     }
     for id in retire {
@@ -268,6 +245,40 @@ fn ask<F: Fleet>(effects: Effects, observed: &mut Observed, hands: &mut Hands<F>
     if release {
         let (fleet, function) = (hands.fleet.clone(), object.function.clone());
         hands.ask(observed, Lane::Release, async move { fleet.release(&function).await.map(|()| Done::Plain) });
+    }
+}
+
+fn target(uid: &FunctionUid, key: &FunctionKey, revision: &Revision) -> Target {
+    Target { uid: uid.clone(), key: key.clone(), revision: revision.clone() }
+}
+
+/// The two steps of claims.
+fn ask_claims<F: Fleet>(
+    (graft, own): (Vec<InstanceId>, Vec<InstanceId>),
+    key: &FunctionKey,
+    object: &Object,
+    observed: &mut Observed,
+    hands: &Hands<F>,
+) {
+    for id in graft {
+        let claimed = observed.instances.get(&id).and_then(|i| i.claimed.as_ref().map(|c| (i, c)));
+        let Some((instance, claimed)) = claimed else { continue };
+        let Some(parked) = claimed.parked.clone() else { continue };
+        let (fleet, target) = (hands.fleet.clone(), target(&observed.uid, key, &instance.seen.revision));
+        let (function, number) = (object.valid_function.clone(), claimed.number);
+        hands.ask(observed, Lane::Graft(id), async move {
+            fleet.graft(&function, &target, &parked, number).await.map(|()| Done::Plain)
+        });
+    }
+    for id in own {
+        let instance = observed.instances.get(&id).map(|i| &i.seen);
+        let Some((seen, claim)) = instance.and_then(|seen| Some((seen, seen.claim.clone()?))) else { continue };
+        let victim = Victim { id: id.clone(), name: seen.name.clone() };
+        let (fleet, target) = (hands.fleet.clone(), target(&observed.uid, key, &seen.revision));
+        let function = object.valid_function.clone();
+        hands.ask(observed, Lane::Own(id), async move {
+            fleet.own(&function, &target, &victim, &claim).await.map(Done::Owned)
+        });
     }
 }
 

@@ -106,8 +106,7 @@ mod tests {
 
     #[test]
     fn a_refusal_is_of_one_revision() {
-        let mut claiming = Claiming::default();
-        claiming.refused = Some((Revision::from("a"), "no".into()));
+        let claiming = Claiming { refused: Some((Revision::from("a"), "no".into())), ..Claiming::default() };
         assert!(!claiming.may(&Revision::from("a"), Duration::ZERO));
         assert!(claiming.may(&Revision::from("b"), Duration::ZERO));
     }

@@ -5,9 +5,9 @@ use crate::fleet::{Claim, Event, FunctionUid, Instance, InstanceId, Parked, Phas
 use dormouse_core::function::{Function, FunctionStatus, Protocol};
 use dormouse_core::revision::Revision;
 use dormouse_core::scale::{MAX_INSTANCES, Policy, Scaler};
+use dormouse_core::valid::{Fault, ValidFunction};
 use dormouse_core::warm::Starts;
 use jiff::Timestamp;
-use dormouse_core::valid::{Fault, ValidFunction};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -379,7 +379,9 @@ impl Observed {
     /// Takes note that an instance is gone.
     pub fn instance_gone(&mut self, id: &InstanceId) {
         self.instances.remove(id);
-        self.lanes.retain(|lane, _| !matches!(lane, Lane::Graft(of) | Lane::Own(of) | Lane::Retire(of) | Lane::Probe(of) if of == id));
+        self.lanes.retain(
+            |lane, _| !matches!(lane, Lane::Graft(of) | Lane::Own(of) | Lane::Retire(of) | Lane::Probe(of) if of == id),
+        );
     }
 
     /// Takes note of a workload.

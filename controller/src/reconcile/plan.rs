@@ -11,9 +11,9 @@ mod tests;
 
 pub(super) use route::urls;
 
+use super::claims::{OWN, TAKE};
 use super::observe::{InstanceSeen, Lane, LaneOpen, Moment, Object, Observed};
 use super::report;
-use super::claims::{OWN, TAKE};
 use crate::fleet::{InstanceId, Note, Parked, Phase, Trouble};
 use dormouse_core::function::{FunctionStatus, StartCheck};
 use dormouse_core::revision::Revision;

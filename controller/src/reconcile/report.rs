@@ -142,7 +142,11 @@ pub fn status(observed: &Observed, standing: &Standing<'_>, wall: Timestamp) -> 
         url: Some(standing.urls.0.clone()),
         address: Some(Address { url: standing.urls.1.clone() }),
         revision: standing.roles.serving.as_ref().map(ToString::to_string),
-        instances: Some(InstanceCounts { wanted: count(standing.wanted), ready: count(standing.ready), warm: count(standing.ready.min(standing.floor)) }),
+        instances: Some(InstanceCounts {
+            wanted: count(standing.wanted),
+            ready: count(standing.ready),
+            warm: count(standing.ready.min(standing.floor)),
+        }),
         state: Some(standing.state),
         conditions,
     }
@@ -223,7 +227,8 @@ const FAILURES: [&str; 6] =
 
 fn instances_ready(standing: &Standing<'_>, ready: &Says) -> Says {
     let says = |status, reason, message: &str| {
-        let claims = standing.no_claims.map(|why| format!("; it does not wake in warm pools, its container is refused: {why}"));
+        let claims =
+            standing.no_claims.map(|why| format!("; it does not wake in warm pools, its container is refused: {why}"));
         Says::new("InstancesReady", status, reason, format!("{message}{}", claims.unwrap_or_default()))
     };
     match (ready.status, standing.wanted, standing.ready) {

@@ -91,7 +91,9 @@ pub const WINDOWS_WITHIN_RESERVED: SpecRule = SpecRule {
     cel: "!has(self.reservedConcurrency) || !has(self.warmUp) || self.warmUp.all(w, w.concurrency <= self.reservedConcurrency)",
     message: "a warmUp window's concurrency is more than reservedConcurrency: raise the one or lower the other",
     path: "warmUp",
-    keeps: |spec| spec.reserved_concurrency.is_none_or(|reserved| spec.warm_up.iter().all(|w| w.concurrency <= reserved)),
+    keeps: |spec| {
+        spec.reserved_concurrency.is_none_or(|reserved| spec.warm_up.iter().all(|w| w.concurrency <= reserved))
+    },
 };
 
 /// Not in this version.

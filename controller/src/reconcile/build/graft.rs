@@ -105,7 +105,8 @@ mod tests {
             "env": [{"name": "A", "value": "1"}], "envFrom": [{"secretRef": {"name": "s"}}],
             "resources": {"memory": "128Mi", "cpu": "50m"}, "securityContext": {"runAsUser": 1000}});
         let metadata = json!({"name": "hello", "namespace": "default", "uid": "u-1"});
-        let kind = json!({"apiVersion": "dormouse.dev/v1alpha1", "kind": "Function", "metadata": metadata, "spec": spec});
+        let kind =
+            json!({"apiVersion": "dormouse.dev/v1alpha1", "kind": "Function", "metadata": metadata, "spec": spec});
         let function: Function = serde_json::from_value(kind).unwrap();
         let valid = ValidFunction::from_function(&function).unwrap();
         let target = Target { uid: "u-1".into(), key: valid.key.clone(), revision: Revision::of(&function.spec) };

@@ -8,9 +8,7 @@
 //! nobody out.
 
 use crate::labels;
-use k8s_openapi::api::networking::v1::{
-    NetworkPolicy, NetworkPolicyIngressRule, NetworkPolicyPeer, NetworkPolicySpec,
-};
+use k8s_openapi::api::networking::v1::{NetworkPolicy, NetworkPolicyIngressRule, NetworkPolicyPeer, NetworkPolicySpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use std::collections::BTreeMap;
 
@@ -44,10 +42,7 @@ pub fn network_policy(namespace: &str, platform: &Platform) -> NetworkPolicy {
             ..ObjectMeta::default()
         },
         spec: Some(NetworkPolicySpec {
-            pod_selector: Some(LabelSelector {
-                match_labels: Some(labels::ours()),
-                match_expressions: None,
-            }),
+            pod_selector: Some(LabelSelector { match_labels: Some(labels::ours()), match_expressions: None }),
             policy_types: Some(vec!["Ingress".into()]),
             ingress: Some(vec![NetworkPolicyIngressRule { from: Some(from.collect()), ports: None }]),
             egress: None,

@@ -126,7 +126,8 @@ mod tests {
 
     fn pool(spec: serde_json::Value) -> WarmPool {
         let metadata = json!({"name": "small", "namespace": "default", "uid": "u-1"});
-        let kind = json!({"apiVersion": "dormouse.dev/v1alpha1", "kind": "WarmPool", "metadata": metadata, "spec": spec});
+        let kind =
+            json!({"apiVersion": "dormouse.dev/v1alpha1", "kind": "WarmPool", "metadata": metadata, "spec": spec});
         serde_json::from_value(kind).unwrap()
     }
 

@@ -388,14 +388,22 @@ fn a_timed_out_instance_is_replaced_before_it_goes() {
     world.settle();
     world.acknowledge();
     let id = world.ids()[0].clone();
-    world.observed.instance_demand(&id, InstanceSaid { open: true, in_flight: 1, retired: true, ..Default::default() }, S(1));
+    world.observed.instance_demand(
+        &id,
+        InstanceSaid { open: true, in_flight: 1, retired: true, ..Default::default() },
+        S(1),
+    );
     world.settle();
     assert_eq!(world.asked.last().unwrap(), "scale 2");
     assert_eq!(world.states(), [("i1".into(), v1::InstanceState::Draining)]);
     world.acknowledge();
     world.settle();
     assert_eq!(world.asked.last().unwrap(), "scale 2", "its call still runs");
-    world.observed.instance_demand(&id, InstanceSaid { open: true, in_flight: 0, retired: true, ..Default::default() }, S(2));
+    world.observed.instance_demand(
+        &id,
+        InstanceSaid { open: true, in_flight: 0, retired: true, ..Default::default() },
+        S(2),
+    );
     world.settle();
     assert_eq!(&world.asked[world.asked.len() - 2..], ["scale 1", "retire"]);
 }
@@ -626,7 +634,11 @@ impl World {
             Happens::TimesOut(which) => {
                 if let Some(id) = one(*which) {
                     let in_flight = self.observed.instances[&id].in_flight;
-                    self.observed.instance_demand(&id, InstanceSaid { open: true, in_flight, retired: true, ..Default::default() }, self.now);
+                    self.observed.instance_demand(
+                        &id,
+                        InstanceSaid { open: true, in_flight, retired: true, ..Default::default() },
+                        self.now,
+                    );
                 }
             }
             Happens::Gone => self.gone(),

@@ -209,7 +209,8 @@ impl Stage {
     /// The image added to a parked pod whose address is known; nothing else.
     async fn graft_alone(&self) -> Result<Duration> {
         let pods = self.space.api::<Pod>();
-        let parked = pods.list(&ListParams::default().labels("scripted=parked")).await?.items.pop().context("no pod")?;
+        let parked =
+            pods.list(&ListParams::default().labels("scripted=parked")).await?.items.pop().context("no pod")?;
         let ip: IpAddr = parked.status.as_ref().and_then(|s| s.pod_ip.clone()).context("no address")?.parse()?;
         let made = &self.pod["spec"]["containers"][0];
         let container = json!({"name": "fn", "image": made["image"], "imagePullPolicy": made["imagePullPolicy"],
@@ -254,15 +255,18 @@ fn told(times: &[Vec<Duration>], parts: &[(Arm, [f64; 3])]) {
     say("\n| arm | n | min ms | p50 ms | p90 ms | p99 ms | max ms |\n|---|---|---|---|---|---|---|");
     let all: Vec<Times> = times.iter().map(|t| t.iter().copied().collect()).collect();
     for ((_, name), times) in ARMS.iter().zip(&all) {
-        let [min, p50, p90, p99, max] =
-            [times.min_ms(), times.ms(0.5), times.ms(0.9), times.ms(0.99), times.ms(1.0)];
+        let [min, p50, p90, p99, max] = [times.min_ms(), times.ms(0.5), times.ms(0.9), times.ms(0.99), times.ms(1.0)];
         say(&format!("| {name} | {} | {min:.0} | {p50:.0} | {p90:.0} | {p99:.0} | {max:.0} |", times.count()));
     }
     let p50 = |arm: Arm| ARMS.iter().zip(&all).find(|((a, _), _)| *a == arm).map_or(f64::NAN, |(_, t)| t.ms(0.5));
     let (bare, scripted, deployed) = (p50(Arm::BarePod), p50(Arm::Scripted), p50(Arm::Deployed));
     let (alone, grafted) = (p50(Arm::GraftAlone), p50(Arm::Grafted));
     say(&format!("p50: graft / bare pod = {:.2}, graft - graft alone = {:+.0} ms", grafted / bare, grafted - alone));
-    say(&format!("p50: Deployment / script = {:.2}, Deployment - script = {:+.0} ms", deployed / scripted, deployed - scripted));
+    say(&format!(
+        "p50: Deployment / script = {:.2}, Deployment - script = {:+.0} ms",
+        deployed / scripted,
+        deployed - scripted
+    ));
     for (arm, name) in ARMS {
         let of: Vec<&[f64; 3]> = parts.iter().filter(|(a, _)| *a == arm).map(|(_, p)| p).collect();
         if of.is_empty() {

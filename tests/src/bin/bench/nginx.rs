@@ -25,6 +25,7 @@ fn config_text(folder: &Path, listen: SocketAddr, upstream: SocketAddr, log: boo
     let log = if log { format!("{folder}/access.log combined") } else { "off".into() };
     format!(
         "daemon off;
+master_process off; # so that ending it leaves no worker
 worker_processes 1;
 error_log {folder}/error.log;
 pid {folder}/pid;
