@@ -94,8 +94,8 @@ pub enum Event {
     WorkloadGone(FunctionUid, Revision),
     /// A warm pool as it is now.
     Pool(Arc<WarmPool>),
-    /// It is gone.
-    PoolGone(PoolKey),
+    /// The one of that uid is gone.
+    PoolGone(PoolKey, String),
     /// What carries its pods, as it is now.
     PoolWorkload {
         /// The pool.

@@ -272,10 +272,11 @@ impl<F: Fleet> Office<F> {
     fn saw_pool(&mut self, event: Event, now: Moment) -> Option<Event> {
         let (pool, rest) = match event {
             Event::Pool(object) => (Some(self.pools.object(object, now)), None),
-            Event::PoolGone(key) => {
-                self.pools.gone(&key);
-                self.pools_due.remove(&key);
-                self.metrics.parked(&key, None);
+            Event::PoolGone(key, uid) => {
+                if self.pools.gone(&key, &uid) {
+                    self.pools_due.remove(&key);
+                    self.metrics.parked(&key, None);
+                }
                 (None, None)
             }
             Event::PoolWorkload { pool, replicas, trouble } => {

@@ -123,10 +123,15 @@ impl Pools {
         key
     }
 
-    /// A pool is gone: what it owned is collected.
-    pub fn gone(&mut self, key: &PoolKey) {
+    /// The pool of a uid is gone: what it owned is collected. False when there is another of that name by now.
+    pub fn gone(&mut self, key: &PoolKey, uid: &str) -> bool {
+        let object = self.pools.get(key).and_then(|pool| pool.object.as_ref());
+        if object.is_some_and(|object| object.uid().as_deref() != Some(uid)) {
+            return false;
+        }
         self.pools.remove(key);
         self.parked.retain(|_, of| of != key);
+        true
     }
 
     /// What carries a pool's pods; `None`: it is gone.
@@ -372,5 +377,148 @@ impl Pool {
             reason: Some(reason),
             conditions: vec![ready],
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dormouse_core::function::Function;
+    use serde_json::{Value, json};
+
+    const S: fn(u64) -> Moment = Moment::from_secs;
+
+    fn key() -> PoolKey {
+        PoolKey { namespace: "default".into(), name: "small".into() }
+    }
+
+    fn object(spec: Value) -> Arc<WarmPool> {
+        let metadata = json!({"name": "small", "namespace": "default", "uid": "u", "generation": 1});
+        let pool =
+            json!({"apiVersion": "dormouse.dev/v1alpha1", "kind": "WarmPool", "metadata": metadata, "spec": spec});
+        Arc::new(serde_json::from_value(pool).unwrap())
+    }
+
+    fn pools(spec: Value) -> (Pools, mpsc::Receiver<Answer>) {
+        let (answer, answers) = mpsc::channel(8);
+        let mut pools = Pools::new(answer);
+        pools.object(object(spec), S(0));
+        (pools, answers)
+    }
+
+    fn pod(n: u8) -> Parked {
+        Parked { id: format!("p{n}").into(), name: format!("p{n}"), pool: key(), ip: [10, 0, 0, n].into() }
+    }
+
+    fn valid(spec: Value) -> ValidFunction {
+        let mut all = json!({"image": "a", "resources": {"memory": "64Mi", "cpu": "50m"}});
+        all.as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
+        let metadata = json!({"name": "f", "namespace": "default"});
+        let function =
+            json!({"apiVersion": "dormouse.dev/v1alpha1", "kind": "Function", "metadata": metadata, "spec": all});
+        ValidFunction::from_function(&serde_json::from_value::<Function>(function).unwrap()).unwrap()
+    }
+
+    fn next(pools: &mut Pools, now: Moment) -> Option<What> {
+        let pool = pools.pools.get_mut(&key()).unwrap();
+        let object = pool.object.clone().unwrap();
+        let sized = pool.size(&object, now);
+        pool.next(&object, sized, now, Timestamp::UNIX_EPOCH)
+    }
+
+    #[test]
+    fn who_fits() {
+        let fits = |pool: Value, function: Value| {
+            let (mut pools, _answers) = pools(pool);
+            pools.parked(pod(1), S(0));
+            pools.fitting(&valid(function), 5).len() == 1
+        };
+        let small = || json!({"resources": {"memory": "64Mi", "cpu": "50m"}, "imagePullSecrets": [{"name": "pull"}]});
+        assert!(fits(small(), json!({})));
+        assert!(fits(small(), json!({"imagePullSecrets": [{"name": "pull"}]})));
+        for no in [
+            json!({"resources": {"memory": "65Mi", "cpu": "50m"}}),
+            json!({"resources": {"memory": "64Mi", "cpu": "51m"}}),
+            json!({"serviceAccountName": "a"}),
+            json!({"imagePullSecrets": [{"name": "other"}]}),
+        ] {
+            assert!(!fits(small(), no.clone()), "{no}");
+        }
+        let restricted = || json!({"resources": {"memory": "64Mi", "cpu": "50m"}, "security": "Restricted"});
+        assert!(fits(restricted(), json!({"securityContext": {"runAsUser": 1000}})));
+        assert!(!fits(restricted(), json!({"securityContext": {"runAsUser": 0}})));
+        let (mut pools, _answers) = pools(small());
+        pools.parked(pod(1), S(0));
+        let mut elsewhere = valid(json!({}));
+        elsewhere.key.namespace = "other".into();
+        assert_eq!(pools.fitting(&elsewhere, 5), []);
+    }
+
+    #[test]
+    fn the_smallest_class_that_fits_comes_first_and_no_more_than_asked() {
+        let (mut pools, _answers) = pools(json!({"resources": {"memory": "1Gi", "cpu": "1"}}));
+        let mut fitting = (*object(json!({"resources": {"memory": "64Mi", "cpu": "50m"}}))).clone();
+        fitting.metadata.name = Some("tiny".into());
+        let tiny = pools.object(Arc::new(fitting), S(0));
+        pools.parked(pod(1), S(0));
+        pools.parked(Parked { pool: tiny, ..pod(2) }, S(0));
+        let names = |n| pools.fitting(&valid(json!({})), n).into_iter().map(|p| p.name).collect::<Vec<_>>();
+        assert_eq!((names(5), names(1)), (vec!["p2".to_owned(), "p1".into()], vec!["p2".to_owned()]));
+    }
+
+    #[test]
+    fn it_is_made_then_scaled_then_told() {
+        let (mut pools, _answers) = pools(json!({"size": {"min": 2, "max": 2}}));
+        assert_eq!(next(&mut pools, S(0)), Some(What::Prepare(1)));
+        let done = |pools: &mut Pools, what| pools.answered(Answer { pool: key(), what, result: Ok(()) }, S(0));
+        done(&mut pools, What::Prepare(1));
+        assert_eq!(next(&mut pools, S(0)), Some(What::Scale(2)));
+        done(&mut pools, What::Scale(2));
+        let Some(What::Report(status)) = next(&mut pools, S(0)) else { panic!("nothing is told") };
+        assert_eq!((status.wanted, status.parked, status.reason.as_deref()), (2, 0, Some("a fixed size")));
+        done(&mut pools, What::Report(status));
+        pools.workload(&key(), Some((2, None)));
+        assert_eq!(next(&mut pools, S(1)), None);
+        // Somebody else has changed it.
+        pools.workload(&key(), Some((5, None)));
+        assert_eq!(next(&mut pools, S(1)), Some(What::Scale(2)));
+        pools.workload(&key(), None);
+        assert_eq!(next(&mut pools, S(1)), Some(What::Prepare(1)));
+    }
+
+    #[test]
+    fn nothing_is_done_about_its_pods_while_a_claim_is_in_it() {
+        let (mut pools, _answers) = pools(json!({"size": {"min": 2, "max": 2}}));
+        pools.workload(&key(), Some((1, None)));
+        pools.pools.get_mut(&key()).unwrap().prepared = Some(1);
+        pools.parked(pod(1), S(0));
+        pools.claimed(&pod(1), S(0));
+        assert_eq!(pools.in_pool(&key(), &"p1".into(), true, S(0)), None);
+        assert_eq!((pools.count(&key()), pools.fitting(&valid(json!({})), 5)), (Some(0), vec![]));
+        assert!(matches!(next(&mut pools, S(0)), Some(What::Report(_))));
+        assert_eq!(pools.in_pool(&key(), &"p1".into(), false, S(1)), Some(key()));
+        assert_eq!(next(&mut pools, S(1)), Some(What::Scale(2)));
+        // What takes its place tells how long a refill takes.
+        pools.parked(pod(2), S(8));
+        assert_eq!(pools.pools[&key()].refill(), S(7));
+    }
+
+    #[test]
+    fn what_was_refused_can_be_claimed_by_others() {
+        let (mut pools, _answers) = pools(json!({}));
+        pools.parked(pod(1), S(0));
+        pools.claimed(&pod(1), S(0));
+        pools.in_pool(&key(), &"p1".into(), true, S(0));
+        pools.give_back(pod(1));
+        assert_eq!(pools.count(&key()), Some(1));
+        assert!(pools.pools[&key()].unowned.is_empty());
+    }
+
+    #[test]
+    fn a_pool_that_is_gone_has_nothing() {
+        let (mut pools, _answers) = pools(json!({}));
+        pools.parked(pod(1), S(0));
+        assert!(!pools.gone(&key(), "another") && pools.gone(&key(), "u"));
+        assert_eq!((pools.count(&key()), pools.unparked(&"p1".into())), (None, None));
     }
 }

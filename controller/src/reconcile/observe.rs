@@ -552,7 +552,7 @@ pub fn function_of(event: &Event) -> Option<FunctionUid> {
         Event::Instance(instance) => Some(instance.function.clone()),
         Event::Workload(workload) => Some(workload.function.clone()),
         Event::InstanceGone(_) | Event::ActivatorGone { .. } | Event::Synced => None,
-        Event::Pool(_) | Event::PoolGone(_) | Event::PoolWorkload { .. } | Event::PoolWorkloadGone(_) => None,
+        Event::Pool(_) | Event::PoolGone(..) | Event::PoolWorkload { .. } | Event::PoolWorkloadGone(_) => None,
         Event::Parked(_) | Event::Unparked(_) => None,
     }
 }

@@ -197,7 +197,7 @@ impl Seen for DeserializeGuard<WarmPool> {
     }
 
     fn gone(&self) -> Option<Event> {
-        Some(Event::PoolGone(PoolKey { namespace: self.namespace()?, name: self.name_any() }))
+        Some(Event::PoolGone(PoolKey { namespace: self.namespace()?, name: self.name_any() }, self.uid()?))
     }
 }
 

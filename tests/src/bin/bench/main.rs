@@ -5,6 +5,7 @@
 //! DORMOUSE_BIN_DIR with the release programs, and `bench warm` nginx, haproxy and (to count) perf from the distribution.
 //! Arms are interleaved, so that a noisy minute is noisy for all of them.
 
+mod burst;
 mod cold;
 mod count;
 mod fair;
@@ -37,12 +38,16 @@ struct Args {
 
 #[derive(Subcommand)]
 enum What {
-    /// A cold call through the activator, beside a scripted Deployment 0 -> 1 of the same pod
+    /// Cold calls by a Deployment and by a graft, beside scripts that do the same
     Cold {
         /// Samples of each arm
         #[arg(short, default_value_t = 30)]
         n: usize,
     },
+    /// Many calls at once on one function that sleeps (as `bench cold`, on a cluster)
+    Burst(burst::Burst),
+    /// Many functions called at once (as `bench cold`, on a cluster)
+    Storm(burst::Storm),
     /// Warm calls: direct, through nginx, HAProxy and the activator
     Warm(warm::Plan),
     /// Memory of calls that wait with their bodies unread
@@ -84,6 +89,8 @@ enum What {
 fn main() -> Result<()> {
     match Args::parse().what {
         What::Cold { n } => on_all_cores(cold::run(n)),
+        What::Burst(plan) => on_all_cores(burst::burst(plan)),
+        What::Storm(plan) => on_all_cores(burst::storm(plan)),
         What::Warm(plan) => on_core(&plan.client_core.clone(), warm::run(plan)),
         What::Held(plan) => on_all_cores(held::run(plan)),
         What::Functions(plan) => on_core(&plan.client_core.clone(), functions::run(plan)),
