@@ -147,6 +147,8 @@ pub struct Parked {
     pub pool: PoolKey,
     /// Where it is reached.
     pub ip: IpAddr,
+    /// Its memory in MiB and cpu in thousandths: the most that a function has which fits into it.
+    pub size: (u32, u32),
 }
 
 /// How a pod of a warm pool belongs to a function.
@@ -158,6 +160,8 @@ pub struct Claim {
     pub taken: bool,
     /// The pool has let it go, and the Function owns it.
     pub owned: bool,
+    /// It is no larger than its revision.
+    pub shrunk: bool,
 }
 
 /// One running copy of a revision.
@@ -414,13 +418,14 @@ pub trait Fleet: Send + Sync + 'static {
         std::future::ready(Err(FleetError::Refused(format!("{} cannot be claimed here", parked.name))))
     }
 
-    /// Takes a claimed pod out of its pool and makes it the function's; then it gets the function's own size.
+    /// Takes a claimed pod out of its pool and makes it the function's; then it gets this size (memory in MiB, cpu in
+    /// thousandths), which is never more than it has.
     fn own(
         &self,
         _function: &Arc<Function>,
         _target: &Target,
         _instance: &Victim,
-        _claim: &Claim,
+        _claim: (&Claim, (u32, u32)),
     ) -> impl Future<Output = Result<Fit, FleetError>> + Send {
         std::future::ready(Ok(Fit::Own))
     }

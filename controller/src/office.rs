@@ -480,7 +480,7 @@ impl<F: Fleet> Office<F> {
             Err(error) if let Lane::Graft(id) = &lane => {
                 self.metrics.effect_failed(&lane, &error);
                 tracing::warn!(function = %uid, pod = %id, %error, "a parked pod could not be claimed");
-                self.not_claimed(&uid, id, error);
+                self.not_claimed(&uid, id, error, now);
             }
             Err(error) => {
                 self.metrics.effect_failed(&lane, &error);
@@ -495,10 +495,11 @@ impl<F: Fleet> Office<F> {
     }
 
     /// A claim did not work out.
-    fn not_claimed(&mut self, uid: &FunctionUid, id: &InstanceId, error: FleetError) {
+    fn not_claimed(&mut self, uid: &FunctionUid, id: &InstanceId, error: FleetError, now: Moment) {
         let Some(observed) = self.functions.get_mut(uid) else { return };
         let Some(instance) = observed.instances.get_mut(id) else { return };
-        let Some(claimed) = &mut instance.claimed else { return };
+        let Some((claimed, claim)) = instance.claimed.as_mut().zip(instance.seen.claim.as_ref()) else { return };
+        let (pool, left) = (claim.pool.clone(), !matches!(error, FleetError::Refused(_)));
         match error {
             FleetError::Refused(why) => {
                 let revision = instance.seen.revision.clone();
@@ -512,13 +513,19 @@ impl<F: Fleet> Office<F> {
             // Nobody knows: it may be ours by now.
             FleetError::TimedOut(_) | FleetError::Failed(_) => {
                 claimed.given_up = true;
+                observed.claiming.failed(now);
                 return;
             }
         }
         observed.instance_gone(id);
+        let mut pool = Some(pool);
         if self.owners.get(id) == Some(uid) {
             self.owners.remove(id);
+            if left {
+                pool = pool.and_then(|pool| self.pools.in_pool(&pool, id, false, now));
+            }
         }
+        self.look_at(pool, now);
     }
 
     /// Plans one function and applies the plan.
@@ -648,8 +655,18 @@ fn succeeded(observed: &mut Observed, lane: &Lane, done: apply::Done, now: Momen
 
 /// What the cluster refuses is told to the function's owner and, when their time is over, to its callers.
 fn refused(observed: &mut Observed, lane: &Lane, error: &FleetError) {
-    if let (Lane::Prepare(_) | Lane::Scale(_), FleetError::Refused(why)) = (lane, error) {
-        observed.refused = Some(Trouble::new(Code::AdmissionRefused, why.clone()));
+    match (lane, error) {
+        (Lane::Prepare(_) | Lane::Scale(_), FleetError::Refused(why)) => {
+            observed.refused = Some(Trouble::new(Code::AdmissionRefused, why.clone()));
+        }
+        // It would stay in its pool, which waits for it.
+        (Lane::Own(id), FleetError::Refused(why)) => {
+            if let Some(instance) = observed.instances.get_mut(id) {
+                observed.claiming.refused = Some((instance.seen.revision.clone(), why.clone()));
+                instance.claimed.iter_mut().for_each(|claimed| claimed.given_up = true);
+            }
+        }
+        _ => {}
     }
 }
 

@@ -6,7 +6,6 @@
 use crate::fleet::{Fleet, FleetError, InstanceId, Parked, PoolKey, Trouble, Victim};
 use crate::reconcile::observe::Moment;
 use dormouse_core::pool::{Claims, Sized, Why};
-use dormouse_core::quantity;
 use dormouse_core::valid::ValidFunction;
 use dormouse_core::warm_pool::{Security, WarmPool, WarmPoolStatus};
 use jiff::Timestamp;
@@ -67,9 +66,9 @@ enum What {
 #[derive(Debug, Default)]
 struct Pool {
     object: Option<Arc<WarmPool>>,
-    /// Most memory in MiB and cpu in thousandths of a function that fits.
-    class: (u32, u32),
     parked: BTreeMap<InstanceId, Parked>,
+    /// Parked ones that are being ended: nobody claims them, whatever is still told of them.
+    ending: BTreeMap<InstanceId, Parked>,
     /// Claimed pods that are still in it.
     unowned: BTreeMap<InstanceId, ()>,
     claims: Claims,
@@ -83,6 +82,8 @@ struct Pool {
     written: Option<(u32, Moment)>,
     trouble: Option<Trouble>,
     status: WarmPoolStatus,
+    /// What was wanted before this life: claims of that time are known to nobody.
+    before: u32,
     busy: bool,
     failures: u32,
     not_before: Moment,
@@ -113,12 +114,9 @@ impl Pools {
         let pool = self.pools.entry(key.clone()).or_default();
         if pool.object.is_none() {
             pool.status = object.status.clone().unwrap_or_default();
+            pool.before = u32::try_from(pool.status.wanted).unwrap_or(0);
             pool.claims = Claims::new(now);
         }
-        let resources = &object.spec.resources;
-        // The API server has seen that both are quantities; one that is out of range serves nobody.
-        let class = (quantity::memory_mib(&resources.memory), quantity::cpu_millis(&resources.cpu));
-        pool.class = (class.0.unwrap_or(0), class.1.unwrap_or(0));
         pool.object = Some(object);
         key
     }
@@ -152,6 +150,13 @@ impl Pools {
     pub fn parked(&mut self, parked: Parked, now: Moment) -> PoolKey {
         let key = parked.pool.clone();
         let pool = self.pools.entry(key.clone()).or_default();
+        if pool.ending.contains_key(&parked.id) {
+            return key;
+        }
+        // What nothing has taken the place of for so long, nothing will.
+        while pool.refilling.front().is_some_and(|left| *left + LONGEST_REFILL < now) {
+            pool.refilling.pop_front();
+        }
         if pool.parked.insert(parked.id.clone(), parked.clone()).is_none()
             && let Some(left) = pool.refilling.pop_front()
         {
@@ -167,7 +172,9 @@ impl Pools {
     /// A pod that cannot be claimed, or is gone. Answers its pool, if that is to be looked at.
     pub fn unparked(&mut self, id: &InstanceId) -> Option<PoolKey> {
         let key = self.parked.remove(id)?;
-        self.pools.get_mut(&key)?.parked.remove(id);
+        let pool = self.pools.get_mut(&key)?;
+        pool.parked.remove(id);
+        pool.ending.remove(id);
         Some(key)
     }
 
@@ -201,18 +208,17 @@ impl Pools {
         Some(key.clone())
     }
 
-    /// Parked pods that a function fits into: of the smallest class first.
+    /// Parked pods that a function fits into: the smallest first.
     #[must_use]
     pub fn fitting(&self, valid: &ValidFunction, most: u32) -> Vec<Parked> {
         let most = usize::try_from(most).unwrap_or(usize::MAX);
-        let mut pools: Vec<&Pool> = self
-            .pools
-            .iter()
-            .filter(|(key, pool)| key.namespace == valid.key.namespace && pool.fits(valid))
-            .map(|(_, pool)| pool)
-            .collect();
-        pools.sort_by_key(|pool| pool.class);
-        pools.into_iter().flat_map(|pool| pool.parked.values()).take(most).cloned().collect()
+        let pools = self.pools.iter().filter(|(key, pool)| key.namespace == valid.key.namespace && pool.fits(valid));
+        let pods = pools.flat_map(|(_, pool)| pool.parked.values());
+        // By their own size: the pool's class may have changed since they were made.
+        let mut fitting: Vec<&Parked> =
+            pods.filter(|pod| valid.memory_mib <= pod.size.0 && valid.cpu_millis <= pod.size.1).collect();
+        fitting.sort_by_key(|pod| pod.size);
+        fitting.into_iter().take(most).cloned().collect()
     }
 
     /// Does what is to be done about a pool. Answers when to look again.
@@ -233,15 +239,14 @@ impl Pools {
         pool.busy = true;
         let mut victims = Vec::new();
         if let What::Scale(replicas) = what {
-            let surplus = pool.replicas(now).unwrap_or(0).saturating_sub(replicas);
-            let ids: Vec<InstanceId> =
-                pool.parked.keys().take(usize::try_from(surplus).unwrap_or(0)).cloned().collect();
-            for id in ids {
-                // Nobody claims what is being ended.
-                if let Some(parked) = pool.parked.remove(&id) {
-                    victims.push(Victim { id: parked.id, name: parked.name });
-                }
+            // Pods that are not up yet are the ReplicaSet's to choose from.
+            let surplus = pool.parked.len().saturating_sub(usize::try_from(replicas).unwrap_or(usize::MAX));
+            let ids: Vec<InstanceId> = pool.parked.keys().take(surplus).cloned().collect();
+            for (id, parked) in ids.into_iter().filter_map(|id| pool.parked.remove_entry(&id)) {
+                victims.push(Victim { id: id.clone(), name: parked.name.clone() });
+                pool.ending.insert(id, parked);
             }
+            pool.refilling.clear();
         }
         let (fleet, answer, key) = (fleet.clone(), self.answer.clone(), key.clone());
         tokio::spawn(async move {
@@ -280,6 +285,9 @@ impl Pools {
                 let pause = PAUSE.0.saturating_mul(1 << pool.failures.min(16)).min(PAUSE.1);
                 pool.failures = pool.failures.saturating_add(1);
                 pool.not_before = now + pause;
+                // What was to be ended is tried again, or was ended and is told so.
+                let ending = std::mem::take(&mut pool.ending);
+                pool.parked.extend(ending);
                 match (what, error) {
                     (What::Scale(_), FleetError::Gone(_)) => pool.prepared = None,
                     (What::Prepare(_), FleetError::Refused(why)) => {
@@ -299,9 +307,8 @@ impl Pool {
         let Some(object) = &self.object else { return false };
         let spec = &object.spec;
         let pulls = |name: &String| spec.image_pull_secrets.iter().any(|s| s.name == *name);
-        let size = valid.memory_mib <= self.class.0 && valid.cpu_millis <= self.class.1;
         let root = valid.security_context.as_ref().is_some_and(|s| s.run_as_user == Some(0));
-        size && valid.service_account_name.is_none()
+        valid.service_account_name.is_none()
             && valid.image_pull_secrets.iter().all(|s| pulls(&s.name))
             && !(spec.security == Security::Restricted && root)
     }
@@ -313,7 +320,14 @@ impl Pool {
     fn size(&mut self, object: &WarmPool, now: Moment) -> Sized {
         let bound = |n: i32| u32::try_from(n).unwrap_or(0);
         let refill = self.refill();
-        self.claims.size(now, refill, (bound(object.spec.size.min), bound(object.spec.size.max)))
+        let (min, max) = (bound(object.spec.size.min), bound(object.spec.size.max));
+        let sized = self.claims.size(now, refill, (min, max));
+        let before = self.before.clamp(min.min(max), max);
+        // An hour after a restart the claims since then say enough.
+        if sized.why != Why::Fixed && sized.wanted < before && !self.claims.is_whole(now) {
+            return Sized { wanted: before, why: Why::Claims { refill } };
+        }
+        sized
     }
 
     fn replicas(&self, now: Moment) -> Option<u32> {
@@ -407,7 +421,13 @@ mod tests {
     }
 
     fn pod(n: u8) -> Parked {
-        Parked { id: format!("p{n}").into(), name: format!("p{n}"), pool: key(), ip: [10, 0, 0, n].into() }
+        Parked {
+            id: format!("p{n}").into(),
+            name: format!("p{n}"),
+            pool: key(),
+            ip: [10, 0, 0, n].into(),
+            size: (64, 50),
+        }
     }
 
     fn valid(spec: Value) -> ValidFunction {
@@ -436,6 +456,8 @@ mod tests {
         let small = || json!({"resources": {"memory": "64Mi", "cpu": "50m"}, "imagePullSecrets": [{"name": "pull"}]});
         assert!(fits(small(), json!({})));
         assert!(fits(small(), json!({"imagePullSecrets": [{"name": "pull"}]})));
+        // A pool whose class was raised: the pod is as it was made.
+        assert!(!fits(json!({"resources": {"memory": "1Gi"}}), json!({"resources": {"memory": "65Mi"}})));
         for no in [
             json!({"resources": {"memory": "65Mi", "cpu": "50m"}}),
             json!({"resources": {"memory": "64Mi", "cpu": "51m"}}),
@@ -455,15 +477,85 @@ mod tests {
     }
 
     #[test]
-    fn the_smallest_class_that_fits_comes_first_and_no_more_than_asked() {
-        let (mut pools, _answers) = pools(json!({"resources": {"memory": "1Gi", "cpu": "1"}}));
-        let mut fitting = (*object(json!({"resources": {"memory": "64Mi", "cpu": "50m"}}))).clone();
-        fitting.metadata.name = Some("tiny".into());
-        let tiny = pools.object(Arc::new(fitting), S(0));
-        pools.parked(pod(1), S(0));
-        pools.parked(Parked { pool: tiny, ..pod(2) }, S(0));
+    fn the_smallest_pod_that_fits_comes_first_and_no_more_than_asked() {
+        let (mut pools, _answers) = pools(json!({}));
+        for (n, size) in [(1, (1024, 1000)), (2, (64, 50)), (3, (63, 50))] {
+            pools.parked(Parked { size, ..pod(n) }, S(0));
+        }
         let names = |n| pools.fitting(&valid(json!({})), n).into_iter().map(|p| p.name).collect::<Vec<_>>();
         assert_eq!((names(5), names(1)), (vec!["p2".to_owned(), "p1".into()], vec!["p2".to_owned()]));
+    }
+
+    /// A fleet whose pools do what they are told, or cannot be reached.
+    struct Scripted(bool);
+
+    impl Fleet for Scripted {
+        fn events(&self) -> Option<mpsc::Receiver<crate::fleet::Event>> {
+            None
+        }
+        async fn adopt(&self, _: &Arc<Function>) -> Result<(), FleetError> {
+            Ok(())
+        }
+        async fn prepare(&self, _: &Arc<Function>, _: &crate::fleet::Target) -> Result<(), FleetError> {
+            Ok(())
+        }
+        async fn scale(&self, _: &crate::fleet::Target, _: u32, _: &[Victim]) -> Result<(), FleetError> {
+            Ok(())
+        }
+        async fn retire(&self, _: &crate::fleet::Target, _: &Victim, _: Duration) -> Result<(), FleetError> {
+            Ok(())
+        }
+        async fn remove(&self, _: &crate::fleet::Target) -> Result<(), FleetError> {
+            Ok(())
+        }
+        async fn report(
+            &self,
+            _: &Arc<Function>,
+            _: &dormouse_core::function::FunctionStatus,
+        ) -> Result<(), FleetError> {
+            Ok(())
+        }
+        async fn note(&self, _: &Arc<Function>, _: &crate::fleet::Note) -> Result<(), FleetError> {
+            Ok(())
+        }
+        async fn release(&self, _: &Arc<Function>) -> Result<(), FleetError> {
+            Ok(())
+        }
+        async fn scale_pool(&self, _: &PoolKey, _: u32, victims: &[Victim]) -> Result<(), FleetError> {
+            assert_eq!(victims.len(), 1);
+            if self.0 { Ok(()) } else { Err(FleetError::Failed("away".into())) }
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_being_ended_is_claimed_by_nobody() {
+        for works in [true, false] {
+            let (mut pools, mut answers) = pools(json!({"size": {"min": 1, "max": 1}}));
+            pools.workload(&key(), Some((2, None)));
+            pools.pools.get_mut(&key()).unwrap().prepared = Some(1);
+            pools.parked(pod(1), S(0));
+            pools.parked(pod(2), S(0));
+            pools.look(&key(), &Arc::new(Scripted(works)), S(0), Timestamp::UNIX_EPOCH);
+            let free = |pools: &Pools| pools.fitting(&valid(json!({})), 5).len();
+            assert_eq!(free(&pools), 1);
+            // What was told before it was ended is read after that.
+            pools.parked(pod(1), S(0));
+            assert_eq!(free(&pools), 1);
+            pools.answered(answers.recv().await.unwrap(), S(1));
+            // A number that could not be written leaves all of them.
+            assert_eq!(free(&pools), if works { 1 } else { 2 });
+        }
+    }
+
+    #[test]
+    fn a_restart_makes_no_pool_smaller() {
+        let mut object = (*object(json!({"size": {"min": 1, "max": 9}}))).clone();
+        object.status = Some(WarmPoolStatus { wanted: 6, ..WarmPoolStatus::default() });
+        let (answer, _answers) = mpsc::channel(8);
+        let mut pools = Pools::new(answer);
+        pools.object(Arc::new(object.clone()), S(0));
+        let mut wanted = |now| pools.pools.get_mut(&key()).unwrap().size(&object, now).wanted;
+        assert_eq!((wanted(S(10)), wanted(S(3600))), (6, 1));
     }
 
     #[test]

@@ -68,6 +68,12 @@ impl Claims {
         self.at.push_back(now.max(self.at.back().copied().unwrap_or_default()));
     }
 
+    /// Whether they go back as far as is looked back on.
+    #[must_use]
+    pub fn is_whole(&self, now: Duration) -> bool {
+        now >= self.since + HORIZON
+    }
+
     /// How many pods to park at `now`, when a claimed one is replaced within `refill`.
     pub fn size(&mut self, now: Duration, refill: Duration, (min, max): (u32, u32)) -> Sized {
         self.forget(now);

@@ -75,8 +75,8 @@ impl Kubernetes {
     pub fn start(client: Client, options: Options) -> Self {
         let (sender, receiver) = mpsc::channel(MAX_EVENTS);
         let stop = CancellationToken::new();
-        // Synced is told once each of them has listed.
-        let missing = Arc::new(AtomicUsize::new(3 + usize::from(options.parker.is_some())));
+        // Synced is told once each of the three has listed.
+        let missing = Arc::new(AtomicUsize::new(3));
         let reporter = Reporter { controller: "dormouse-controller".into(), instance: Some(options.reporter.clone()) };
         let recorder = Recorder::new(client.clone(), reporter);
         let (wall, keeper) = wall::wall(&options.policies, &client, &recorder);
@@ -88,7 +88,9 @@ impl Kubernetes {
         let deployments =
             watch::owned(api::<Deployment>(&client, namespace), client.clone(), port.clone(), gate.clone());
         if options.parker.is_some() {
-            let pools = watch::pools(api(&client, namespace), client.clone(), port.clone(), gate.clone());
+            // Nobody waits for it: where the kind is not installed functions wake all the same.
+            let apart = watch::Port { missing: Arc::new(AtomicUsize::new(usize::MAX)), ..port.clone() };
+            let pools = watch::pools(api(&client, namespace), client.clone(), apart, gate.clone());
             tokio::spawn(stop.clone().run_until_cancelled_owned(pools));
             let named = named::keep(client.clone(), options.pools.clone(), options.namespace.clone());
             tokio::spawn(stop.clone().run_until_cancelled_owned(named));
@@ -167,7 +169,7 @@ impl Fleet for Kubernetes {
         function: &Arc<Function>,
         target: &Target,
         instance: &Victim,
-        claim: &Claim,
+        claim: (&Claim, (u32, u32)),
     ) -> Result<Fit, FleetError> {
         self.take_out_of_pool(function, target, instance, claim).await
     }

@@ -219,6 +219,10 @@ fn ask<F: Fleet>(effects: Effects, observed: &mut Observed, hands: &mut Hands<F>
         else {
             continue;
         };
+        if let Some(claimed) = observed.instances.get_mut(&id).and_then(|i| i.claimed.as_mut()) {
+            // It is being deleted from now on, whoever calls meanwhile.
+            claimed.given_up = true;
+        }
         let (fleet, target) = (hands.fleet.clone(), target(&observed.uid, &revision));
         hands.ask(observed, Lane::Retire(id), async move {
             fleet.retire(&target, &victim, SHORT_GRACE).await.map(|()| Done::Plain)
@@ -275,9 +279,11 @@ fn ask_claims<F: Fleet>(
         let Some((seen, claim)) = instance.and_then(|seen| Some((seen, seen.claim.clone()?))) else { continue };
         let victim = Victim { id: id.clone(), name: seen.name.clone() };
         let (fleet, target) = (hands.fleet.clone(), target(&observed.uid, key, &seen.revision));
+        // Of its own revision, whatever the spec says by now.
+        let size = (seen.memory_mib, seen.cpu_millis);
         let function = object.valid_function.clone();
         hands.ask(observed, Lane::Own(id), async move {
-            fleet.own(&function, &target, &victim, &claim).await.map(Done::Owned)
+            fleet.own(&function, &target, &victim, (&claim, size)).await.map(Done::Owned)
         });
     }
 }

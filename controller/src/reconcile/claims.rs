@@ -68,15 +68,15 @@ pub struct Claiming {
 impl Claiming {
     /// A claimed instance ended by its own fault.
     pub fn failed(&mut self, now: Moment) {
-        let pause = PAUSE.0.saturating_mul(1 << self.failures.min(16)).min(PAUSE.1);
+        self.paused_until = Some(now + pause(self.failures));
         self.failures = self.failures.saturating_add(1);
-        self.paused_until = Some(now + pause);
     }
 
-    /// One has opened its port.
-    pub fn worked(&mut self) {
-        if self.paused_until.is_none() {
-            self.failures = 0;
+    /// One has opened its port. Failures are forgotten when the last of them was followed by as long a pause again.
+    pub fn worked(&mut self, now: Moment) {
+        let calm = |until: Moment| now >= until + pause(self.failures.saturating_sub(1));
+        if self.paused_until.is_none_or(calm) {
+            (self.failures, self.paused_until) = (0, None);
         }
     }
 
@@ -86,6 +86,11 @@ impl Claiming {
         let refused = self.refused.as_ref().is_some_and(|(of, _)| of == revision);
         !refused && self.paused_until.is_none_or(|until| now >= until)
     }
+}
+
+/// The pause after so many failures and one more.
+fn pause(failures: u32) -> Duration {
+    PAUSE.0.saturating_mul(1 << failures.min(16)).min(PAUSE.1)
 }
 
 #[cfg(test)]
@@ -102,6 +107,18 @@ mod tests {
             assert!(!claiming.may(&revision, now + Duration::from_secs(pause - 1)));
             now += Duration::from_secs(pause);
         }
+    }
+
+    #[test]
+    fn failures_are_forgotten_after_a_calm_time() {
+        let s = Duration::from_secs;
+        let mut claiming = Claiming::default();
+        claiming.failed(s(0));
+        claiming.failed(s(10));
+        claiming.worked(s(31));
+        assert_eq!(claiming.failures, 2, "a pause of 20 s ended just now");
+        claiming.worked(s(50));
+        assert_eq!(claiming, Claiming::default());
     }
 
     #[test]

@@ -367,7 +367,7 @@ impl Observed {
             memory_mib: valid.memory_mib,
             cpu_millis: valid.cpu_millis,
             h2c: valid.protocol == Protocol::H2c,
-            claim: Some(Claim { pool: parked.pool.clone(), taken: false, owned: false }),
+            claim: Some(Claim { pool: parked.pool.clone(), taken: false, owned: false, shrunk: false }),
         };
         let id = seen.id.clone();
         self.instance(seen, false, now);
@@ -428,7 +428,7 @@ impl Observed {
         if let Some(claimed) = &mut known.claimed {
             claimed.first_call |= said.first_call;
             if opened {
-                self.claiming.worked();
+                self.claiming.worked(now);
             }
         }
         if said.in_flight == 0 && known.in_flight > 0 {
@@ -452,10 +452,14 @@ impl Observed {
     /// Makes what follows from several observations together true: victims that outlived their scale-down are none, and
     /// claims that no node has begun with are given up.
     pub fn settle(&mut self, now: Moment) {
-        for instance in self.instances.values_mut() {
-            let taken = instance.seen.claim.as_ref().is_none_or(|claim| claim.taken);
-            if let Some(claimed) = instance.claimed.as_mut().filter(|c| !taken && now >= c.at + TAKE) {
+        for instance in self.instances.values_mut().filter(|i| i.is_live()) {
+            let taken = instance.open || instance.seen.claim.as_ref().is_none_or(|claim| claim.taken);
+            // What its node cannot start there it may start in a pod of the function's own.
+            let stuck = !instance.open && instance.is_stuck();
+            let Some(claimed) = instance.claimed.as_mut().filter(|c| !c.given_up) else { continue };
+            if stuck || !taken && now >= claimed.at + TAKE {
                 claimed.given_up = true;
+                self.claiming.failed(now);
             }
         }
         for (revision, workload) in &self.workloads {

@@ -236,7 +236,9 @@ pub fn plan(observed: &Observed, decision: Decision, context: &Context<'_>) -> P
     }
     // A spec that is not valid and was not seen valid says nothing of how many: what runs is left to run.
     let known = closing || object.valid.is_some();
-    for revision in observed.workloads.keys().filter(|_| known) {
+    let claimed = observed.instances.values().filter(|i| i.claimed.is_some()).map(|i| &i.seen.revision);
+    let revisions: BTreeSet<&Revision> = observed.workloads.keys().chain(claimed).collect();
+    for revision in revisions.into_iter().filter(|_| known) {
         let target = targets.get(revision).copied().unwrap_or(0);
         let keep = !closing && (*revision == roles.wanted || roles.serving.as_ref() == Some(revision));
         let claims = !closing && *revision == roles.wanted && roles.serving.as_ref() == Some(revision);
@@ -382,12 +384,12 @@ impl Draft<'_> {
                 if self.may(&Lane::Graft(id.clone())) {
                     self.effects.graft.push(id.clone());
                 }
-            } else if !claim.owned {
+            } else if !(claim.owned && claim.shrunk) {
                 // Not before a call is on its way: the pod that takes its place would compete with its start.
                 let due = if claimed.first_call { now } else { claimed.at + OWN };
                 if now < due {
                     self.later.at(due);
-                } else if instance.in_flight == 0 && self.drained.contains(id) {
+                } else if self.effects.retire.contains(id) {
                     // It is deleted with the next step.
                 } else if self.may(&Lane::Own(id.clone())) {
                     self.effects.own.push(id.clone());

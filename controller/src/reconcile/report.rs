@@ -45,6 +45,8 @@ pub struct Standing<'a> {
     pub urls: (String, String),
     /// Why it does not wake in pods of warm pools.
     pub no_claims: Option<&'a str>,
+    /// Why its instances in pods of warm pools are as large as those.
+    pub unfit: Option<&'a str>,
     /// It is being deleted.
     pub closing: bool,
     /// Its revision's workload was made.
@@ -98,6 +100,7 @@ pub fn standing<'a>(
             context.urls,
         ),
         no_claims: observed.claiming.refused.as_ref().filter(|(of, _)| *of == roles.wanted).map(|(_, why)| &**why),
+        unfit: observed.claiming.unfit.as_deref(),
         closing,
         prepared: observed.workloads.contains_key(&roles.wanted),
     }
@@ -227,9 +230,14 @@ const FAILURES: [&str; 6] =
 
 fn instances_ready(standing: &Standing<'_>, ready: &Says) -> Says {
     let says = |status, reason, message: &str| {
-        let claims =
-            standing.no_claims.map(|why| format!("; it does not wake in warm pools, its container is refused: {why}"));
-        Says::new("InstancesReady", status, reason, format!("{message}{}", claims.unwrap_or_default()))
+        let mut message = message.to_owned();
+        if let Some(why) = standing.no_claims {
+            message += &format!("; it does not wake in warm pools, its container is refused: {why}");
+        }
+        if let Some(why) = standing.unfit {
+            message += &format!("; in pods of warm pools their size is its limit: {why}");
+        }
+        Says::new("InstancesReady", status, reason, message)
     };
     match (ready.status, standing.wanted, standing.ready) {
         ("False", ..) if ready.reason != "InvalidSpec" => says("False", ready.reason, &ready.message),

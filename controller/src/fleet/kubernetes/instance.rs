@@ -65,7 +65,9 @@ fn claimed(pod: &Pod, mark: &Mark) -> Option<Instance> {
     let namespace = pod.namespace().unwrap_or_default();
     let ip: Option<IpAddr> = pod.status.as_ref().and_then(|s| s.pod_ip.as_ref()).and_then(|ip| ip.parse().ok());
     let trouble = match ended {
-        Some(ended) if ended.exit_code != 0 => Some(of_end(ended, 0)),
+        // Nobody told it to: with status 0 as well.
+        Some(ended) if pod.metadata.deletion_timestamp.is_none() => Some(of_end(ended, 0)),
+        Some(_) => None,
         _ => container.zip(state).filter(|(_, s)| s.running.is_none()).and_then(|(c, s)| of_container(c, s)),
     };
     Some(Instance {
@@ -86,6 +88,7 @@ fn claimed(pod: &Pod, mark: &Mark) -> Option<Instance> {
             pool: PoolKey { namespace, name: from.unwrap_or_default().to_owned() },
             taken: container.is_some(),
             owned: labels::pool(labels).is_none(),
+            shrunk: size(pod).is_some_and(|(memory, _)| memory <= mark.memory_mib),
         }),
     })
 }
@@ -96,7 +99,9 @@ pub fn parked(pod: &Pod) -> Option<Parked> {
     let pool = labels::pool(pod.metadata.labels.as_ref())?.to_owned();
     let status = pod.status.as_ref()?;
     let up = status.container_statuses.as_ref()?.iter().all(|c| c.state.as_ref().is_some_and(|s| s.running.is_some()));
-    if is_ending(pod) || graft::is_grafted(pod) || !up {
+    // Not so when its node is not heard of any more.
+    let ready = status.conditions.iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True");
+    if is_ending(pod) || graft::is_grafted(pod) || !up || !ready {
         return None;
     }
     Some(Parked {
@@ -104,7 +109,17 @@ pub fn parked(pod: &Pod) -> Option<Parked> {
         name: pod.name_any(),
         pool: PoolKey { namespace: pod.namespace()?, name: pool },
         ip: status.pod_ip.as_ref()?.parse().ok()?,
+        size: size(pod)?,
     })
+}
+
+/// Memory in MiB and cpu in thousandths of a pod as a whole. Kubernetes before 1.34 knows no such size: what is added to
+/// a pod there would be bounded by nothing.
+fn size(pod: &Pod) -> Option<(u32, u32)> {
+    let resources = pod.spec.as_ref()?.resources.as_ref()?;
+    let memory = resources.limits.as_ref()?.get("memory")?;
+    let cpu = resources.requests.as_ref()?.get("cpu")?;
+    Some((quantity::memory_mib(&memory.0).ok()?, quantity::cpu_millis(&cpu.0).ok()?))
 }
 
 fn address(pod: &Pod, spec: &Container) -> Option<SocketAddr> {

@@ -35,12 +35,14 @@ impl Kubernetes {
         let params = PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() };
         let body = Patch::Strategic(body);
         match within(&parked.name, api.patch_ephemeral_containers(&parked.name, &params, &body)).await {
-            Err(FleetError::Refused(why)) => {
+            // 409: the patch met other writers too often; nobody knows of whom.
+            Err(FleetError::Refused(why) | FleetError::Conflict(why)) => {
                 let found = within(&parked.name, api.get_opt(&parked.name)).await?;
                 match found.filter(|pod| pod.uid().as_deref() == Some(parked.id.as_str())) {
                     None => Err(FleetError::Gone(parked.name.clone())),
                     Some(pod) if Mark::of(&pod).is_some_and(|mark| mark.claim == claim) => Ok(()),
                     Some(pod) if graft::is_grafted(&pod) => Err(FleetError::Conflict(parked.name.clone())),
+                    Some(_) if why == parked.name => Err(FleetError::Failed("it was changed meanwhile".into())),
                     Some(_) => Err(FleetError::Refused(why)),
                 }
             }
@@ -55,7 +57,7 @@ impl Kubernetes {
         function: &Function,
         target: &Target,
         instance: &Victim,
-        claim: &Claim,
+        (claim, (memory_mib, cpu_millis)): (&Claim, (u32, u32)),
     ) -> Result<Fit, FleetError> {
         let api: Api<Pod> = self.in_namespace(&claim.pool.namespace);
         let mut labels: BTreeMap<String, Option<String>> =
@@ -66,10 +68,9 @@ impl Kubernetes {
         let body = json!({"metadata": {"uid": instance.id.as_str(), "labels": labels, "ownerReferences": [owner]}});
         let params = PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() };
         within(&instance.name, api.patch(&instance.name, &params, &Patch::Merge(body))).await?;
-        let Ok(valid) = ValidFunction::from_function(function) else { return Ok(Fit::Pools("not valid".into())) };
-        let memory = format!("{}Mi", valid.memory_mib);
+        let memory = format!("{memory_mib}Mi");
         let size = json!({"spec": {"resources": {
-            "requests": {"memory": memory, "cpu": format!("{}m", valid.cpu_millis)}, "limits": {"memory": memory}}}});
+            "requests": {"memory": memory, "cpu": format!("{cpu_millis}m")}, "limits": {"memory": memory}}}});
         match within(&instance.name, api.patch_resize(&instance.name, &params, &Patch::Strategic(size))).await {
             Ok(_) => Ok(Fit::Own),
             Err(FleetError::Gone(_)) => Ok(Fit::Pools("this version of Kubernetes does not resize pods".into())),

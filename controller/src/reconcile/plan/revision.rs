@@ -10,9 +10,9 @@ impl Draft<'_> {
     pub(super) fn revision(&mut self, revision: &Revision, wanted: Wanted, forced: bool) {
         let Wanted { target, floor, keep, claims } = wanted;
         let observed = self.observed;
-        let Some(workload) = observed.workloads.get(revision) else { return };
-        let replicas = workload.replicas(self.context.now);
-        self.later.at(workload.unsure_until(self.context.now));
+        let workload = observed.workloads.get(revision);
+        let replicas = workload.map_or(0, |workload| workload.replicas(self.context.now));
+        self.later.at(workload.and_then(|workload| workload.unsure_until(self.context.now)));
         let live: Vec<&InstanceSeen> =
             observed.instances.values().filter(|i| i.is_live() && i.seen.revision == *revision).collect();
         if target == 0 && replicas == 0 && live.is_empty() {
@@ -28,7 +28,9 @@ impl Draft<'_> {
         let parked = self.context.parked.iter().take(usize::try_from(short).unwrap_or(usize::MAX));
         self.effects.claim.extend(parked.cloned());
         let claimed = (stay.all - stay.settling).saturating_add(number(self.effects.claim.len()));
-        self.made(revision, made, target.saturating_sub(claimed).max(floor), forced);
+        if workload.is_some() {
+            self.made(revision, made, target.saturating_sub(claimed).max(floor), forced);
+        }
     }
 
     /// The claimed instances. They go before the workload's do, and those that calls have outlived go as soon as the

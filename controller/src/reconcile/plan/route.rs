@@ -74,6 +74,10 @@ fn invalid(observed: &Observed, object: &Object, urls: &Urls, closing: bool) -> 
 /// An instance is told from the moment its process runs at a known address until it is gone.
 fn instance(seen: &InstanceSeen, valid: &ValidFunction, drained: bool) -> Option<v1::Instance> {
     let address = seen.seen.address?;
+    // Until the pod is known to be the function's: it may become another's.
+    if seen.claimed.as_ref().is_some_and(|c| !c.grafted) && seen.published.is_none() {
+        return None;
+    }
     let state = match seen.seen.phase {
         // Never told: nothing has to be drained.
         Phase::Starting | Phase::Ending if seen.published.is_none() => return None,

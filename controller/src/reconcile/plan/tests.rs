@@ -168,7 +168,10 @@ impl World {
         }
         for id in own {
             self.asked.push("own".into());
-            self.change(&id, |i| i.claim.as_mut().unwrap().owned = true);
+            self.change(&id, |i| {
+                let claim = i.claim.as_mut().unwrap();
+                (claim.owned, claim.shrunk) = (true, true);
+            });
         }
         for id in retire {
             self.asked.push("retire".into());

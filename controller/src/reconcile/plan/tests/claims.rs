@@ -6,7 +6,13 @@ use crate::reconcile::claims::{OWN, SETTLE, TAKE};
 
 fn parked(n: u32) -> Parked {
     let pool = PoolKey { namespace: "default".into(), name: "small".into() };
-    Parked { id: format!("p{n}").as_str().into(), name: format!("p{n}"), pool, ip: [10, 0, 1, n as u8].into() }
+    Parked {
+        id: format!("p{n}").as_str().into(),
+        name: format!("p{n}"),
+        pool,
+        ip: [10, 0, 1, n as u8].into(),
+        size: (256, 100),
+    }
 }
 
 /// One call at a time, asleep, and so many parked pods.
@@ -53,8 +59,9 @@ fn a_wake_takes_parked_pods_first() {
     world.demand(5);
     let plan = world.step();
     assert_eq!(world.asked(), ["claim p1", "claim p2", "graft", "graft", "scale 3"]);
-    // Where they are is told with the same plan.
-    let told = plan.route.unwrap().instances;
+    assert_eq!(plan.route.unwrap().instances, [], "it may become another function's yet");
+    // Where they are is told as soon as the pods are the function's.
+    let told = world.plan().route.unwrap().instances;
     assert_eq!(told.iter().map(|i| i.address.as_str()).collect::<Vec<_>>(), ["10.0.1.1:8080", "10.0.1.2:8080"]);
     assert!(told.iter().all(|i| i.state() == v1::InstanceState::Starting && i.slots == 1));
     world.settle();
@@ -93,18 +100,10 @@ fn a_pod_that_no_node_begins_with_is_given_up() {
     world.parked = vec![parked(2)];
     world.now = TAKE;
     world.settle();
-    assert_eq!(world.asked(), ["claim p2", "graft"]);
+    assert_eq!(world.asked(), ["scale 1"], "the workload is next, the pool may be of the same node");
     world.acknowledge();
     world.settle();
     assert_eq!(world.asked(), ["retire"], "the pod is deleted once nobody may send it a call");
-    // Without another pod the workload starts one.
-    world.take("p2");
-    world.change(&"p2".into(), |i| i.phase = Phase::Ending);
-    world.settle();
-    assert_eq!(world.asked(), ["scale 1"]);
-    world.acknowledge();
-    world.settle();
-    assert_eq!(world.asked(), ["retire"]);
 }
 
 #[test]
@@ -212,7 +211,7 @@ fn more_calls_beside_the_workload_are_served_by_the_pool() {
     world.demand(1);
     world.now = S(10);
     world.follow();
-    assert_eq!((world.asked(), world.made()), (vec!["retire".to_owned()], 1));
+    assert_eq!((world.asked(), world.made()), (vec!["own".to_owned(), "retire".into()], 1));
 }
 
 #[test]
@@ -303,4 +302,58 @@ fn less_warm_capacity_is_let_go_when_idle() {
     world.acknowledge();
     world.step();
     assert_eq!(world.asked(), ["scale 1"]);
+}
+
+#[test]
+fn a_pod_that_is_being_deleted_gets_no_call() {
+    let mut world = asleep(2);
+    world.parked.truncate(1);
+    world.demand(1);
+    world.settle();
+    world.take("p1");
+    world.first_call("p1");
+    world.settle();
+    world.acknowledge();
+    world.in_flight(&"p1".into(), 0);
+    world.demand(0);
+    world.now = S(10);
+    world.settle();
+    world.acknowledge();
+    world.asked();
+    world.settle();
+    assert_eq!(world.asked(), ["retire"]);
+    // Before its end is seen a call comes.
+    world.observed.instances.get_mut(&InstanceId::from("p1")).unwrap().claimed.as_mut().unwrap().given_up = true;
+    world.parked = vec![parked(2)];
+    world.demand(1);
+    world.settle();
+    assert_eq!(world.asked(), ["claim p2", "graft"]);
+    assert!(world.states().contains(&("p1".into(), v1::InstanceState::Draining)));
+}
+
+#[test]
+fn what_its_node_cannot_start_is_tried_by_the_workload() {
+    let mut world = asleep(2);
+    world.demand(1);
+    world.settle();
+    world.take("p1");
+    world.asked();
+    world.change(&"p1".into(), |i| i.trouble = Some(Trouble::new(Code::ConfigMissing, "it runs as root")));
+    world.settle();
+    assert_eq!(world.asked(), ["scale 1"]);
+}
+
+#[test]
+fn claims_without_a_workload_are_let_go() {
+    let mut world = asleep(1);
+    world.demand(1);
+    world.settle();
+    world.take("p1");
+    world.open(&"p1".into());
+    world.acknowledge();
+    world.observed.instances.get_mut(&InstanceId::from("p1")).unwrap().seen.revision = Revision::from("old");
+    world.demand(0);
+    world.now = S(100);
+    world.follow();
+    assert!(world.asked().contains(&"retire".to_owned()));
 }
