@@ -25,10 +25,10 @@ for file in "$chart"/ci/*.yaml; do
   shown "$name" --values "$file"
 done
 
-# The CRD arrives whole: without the labels and the annotation that the chart adds, it is the generated file.
+# The CRDs arrive whole: without the labels and the annotation that the chart adds, they are the generated files.
 awk '/^# Source: /{crd = ($3 ~ /crds.yaml/); next} /^---$/{next} crd' "$work/default" |
   sed '/^  annotations:$/,/^    app.kubernetes.io\/component: crds$/d' | sed '/./,$!d' > "$work/crd"
-diff <(sed -e :a -e '/^\n*$/{$d;N;ba' -e '}' "$work/crd") "$chart/files/functions.dormouse.dev.yaml" || die "the CRD is changed on its way"
+diff <(grep . "$work/crd") <(cat "$chart"/files/{functions,warmpools}.dormouse.dev.yaml | grep .) || die "a CRD is changed on its way"
 
 # Rights: no wildcard, no Secrets, none at all for the activators.
 for name in default everything least; do
@@ -60,8 +60,8 @@ has everything "--trusted-proxies=10.0.0.0/8,fd00::/8"
 has everything "image: registry.example.com/dormouse/controller@sha256:0000"
 has everything "image: dormouse/activator:0.1.0-rc.1"
 has everything "token: $(printf %s a-token-of-16-or-more | base64)"
-[ "$(grep -c "helm.sh/resource-policy: keep" "$work/default")" = 2 ] || die "the CRD and the ledger's claim are not both kept"
-[ "$(grep -c "helm.sh/resource-policy: keep" "$work/everything")" = 1 ] || die "persistence.keep=false keeps the claim"
+[ "$(grep -c "helm.sh/resource-policy: keep" "$work/default")" = 3 ] || die "the CRDs and the ledger's claim are not all kept"
+[ "$(grep -c "helm.sh/resource-policy: keep" "$work/everything")" = 2 ] || die "persistence.keep=false keeps the claim"
 lacks least "kind: Secret"; lacks least "kind: CustomResourceDefinition"; lacks least "PersistentVolumeClaim"; lacks least "helm.sh/hook"
 lacks claim "name: dormouse-ledger"
 

@@ -78,7 +78,10 @@ pub(crate) async fn uninstall(cluster: Cluster) -> Result<()> {
     anyhow::ensure!(!claim.is_empty(), "the ledger's claim is gone although the chart says that it is kept");
     // What the chart keeps on purpose, a test cluster need not.
     cluster.kubectl(&["delete", "namespace", SYSTEM, "--wait=true", "--timeout=90s"])?;
-    cluster.kubectl(&["delete", "crd", "functions.dormouse.dev", "--wait=true", "--timeout=60s"]).map(drop)
+    for crd in ["functions.dormouse.dev", "warmpools.dormouse.dev"] {
+        cluster.kubectl(&["delete", "crd", crd, "--wait=true", "--timeout=60s"])?;
+    }
+    Ok(())
 }
 
 /// What the release's processes logged last, for a failed run.

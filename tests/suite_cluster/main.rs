@@ -83,6 +83,7 @@ async fn all(wanted: &[String]) -> Result<usize> {
         warm::the_deployment_helps_an_empty_pool,
         warm::demand_that_lasts_settles_on_the_deployment,
         warm::a_refused_graft_falls_back,
+        warm::warm_capacity_is_ready_without_calls,
         warm::no_kill_leaks_a_claim,
         wall::who_opts_out_has_none,
         idle::calls_at_the_idle_edge_never_fail,

@@ -1,10 +1,12 @@
 //! Warm pools: functions wake in pods that were started ahead.
 
-use crate::activators::needs_the_node;
+use crate::activators::{needs_the_node, none_failed};
 use crate::world::{World, function, ok};
 use anyhow::{Context, Result};
 use dormouse_core::WarmPool;
 use dormouse_tests::cluster::{FUNCTION_LABEL, LIMIT, SYSTEM, Space, pod_name};
+use dormouse_tests::journal::Journal;
+use dormouse_tests::load::open;
 use dormouse_tests::proc::{find_in_pod, signal};
 use dormouse_tests::usage::lately;
 use dormouse_tests::wait::until;
@@ -14,7 +16,9 @@ use kube::api::DeleteParams;
 use nix::sys::signal::Signal;
 use serde_json::json;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
+use tokio_util::sync::CancellationToken;
 
 const POOL: &str = "small";
 const CLAIMED_FROM: &str = "dormouse.dev/claimed-from";
@@ -192,6 +196,66 @@ pub(crate) async fn demand_that_lasts_settles_on_the_deployment(world: World) ->
             .await
         })
         .await
+}
+
+/// So many calls at once never wait for a start; one that is lost is replaced; more and less of it fails no call. A
+/// window opens by the clock.
+pub(crate) async fn warm_capacity_is_ready_without_calls(world: World) -> Result<()> {
+    world
+        .alone("capacity", |world, space| async move {
+            let spec = ["concurrency: 1", "warmUpConcurrency: 2", "idleTimeoutSeconds: 2", "startCheck: Never"];
+            space.apply(&function("ready", &spec))?;
+            // Each minute, for all of it.
+            let window = "warmUp: [{name: always, cron: '* * * * *', durationSeconds: 120, concurrency: 1}]";
+            space.apply(&function("clock", &["idleTimeoutSeconds: 2", "startCheck: Never", window]))?;
+            let two = warm(&space, "ready", 2).await?;
+            let target = world.by_host(&space, "ready", "/delay?ms=200");
+            for answer in futures::future::join_all([target.call(1), target.call(2)]).await {
+                let answer = answer?;
+                anyhow::ensure!(answer.status == 200 && !answer.cold(), "{answer}");
+            }
+            warm(&space, "clock", 1).await?;
+            let answer = ok(&world.by_host(&space, "clock", "/")).await?;
+            anyhow::ensure!(!answer.cold(), "{answer}");
+
+            let lost = two.first().context("no pod")?;
+            space
+                .api::<Pod>()
+                .delete(lost, &DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() })
+                .await?;
+            until("another one is ready", LIMIT, || async {
+                let now = warm(&space, "ready", 2).await?;
+                anyhow::ensure!(!now.contains(lost), "{now:?}");
+                Ok(())
+            })
+            .await?;
+            // More and less while calls go on.
+            let (stop, journal) = (CancellationToken::new(), Arc::new(Journal::default()));
+            let load = tokio::spawn({
+                let (target, stop, journal) = (target.clone(), stop.clone(), journal.clone());
+                async move { open(&target, 2, stop, journal).await }
+            });
+            for n in [4, 1] {
+                space.patch("ready", &json!({"spec": {"warmUpConcurrency": n}})).await?;
+                warm(&space, "ready", usize::try_from(n)?).await?;
+            }
+            stop.cancel();
+            none_failed(&load.await?)?;
+            space.patch("ready", &json!({"spec": {"warmUpConcurrency": 0}})).await?;
+            space.pods_are("ready", 0).await.map(drop)
+        })
+        .await
+}
+
+/// Waits until so many instances are kept ready, and gives the names of the pods.
+async fn warm(space: &Space, name: &str, n: usize) -> Result<Vec<String>> {
+    until(&format!("{n} warm instances of {name}"), LIMIT, || async {
+        let instances = space.function(name).await?.status.and_then(|s| s.instances).unwrap_or_default();
+        anyhow::ensure!(usize::try_from(instances.warm)? == n, "{instances:?}");
+        let pods: Vec<String> = space.pods(name).await?.iter().map(pod_name).collect();
+        Ok(pods)
+    })
+    .await
 }
 
 /// A cluster that refuses grafts: the call is served by the Deployment, the status says why, and the pool is whole.
