@@ -144,9 +144,13 @@ impl Stage {
             anyhow::ensure!(pods.len() == 3 && ready == 3, "{ready} of {} pods run", pods.len());
             Ok(())
         };
-        until("nothing but parked pods", LIMIT, check).await?;
-        tokio::time::sleep(SETTLE).await;
-        check().await
+        // Quiet, and quiet still a while later.
+        until("nothing but parked pods", LIMIT, || async {
+            check().await?;
+            tokio::time::sleep(SETTLE).await;
+            check().await
+        })
+        .await
     }
 
     async fn sample(&mut self, arm: Arm) -> Result<Duration> {
