@@ -343,13 +343,20 @@ async fn clear(group: Option<Pid>) {
     }
 }
 
+/// Where ports of instances are picked. Below those that Linux gives to outgoing connections and to port 0 (32768 and
+/// more): between the pick and the moment when the process listens nobody gets it by chance.
+const PORTS: std::ops::Range<u16> = 10_000..20_000;
+
+/// Picks before it is given up: one in two taken is far more than a machine has.
+const TRIES: usize = 64;
+
 impl Shared {
     /// A loopback port that is free now and given to no other instance.
     fn free_port(&self) -> io::Result<u16> {
         let mut last = io::Error::from(io::ErrorKind::AddrInUse);
-        // The kernel picks at random: 16 times a port of ours only if nearly all are ours.
-        for _ in 0..16 {
-            match TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|l| l.local_addr()) {
+        for _ in 0..TRIES {
+            let port = rand::random_range(PORTS);
+            match TcpListener::bind((Ipv4Addr::LOCALHOST, port)).and_then(|l| l.local_addr()) {
                 Ok(address) if self.ports.lock().insert(address.port()) => return Ok(address.port()),
                 Ok(_) => {}
                 Err(e) => last = e,
