@@ -126,6 +126,7 @@ async fn one_burst(space: Space, calls: u64, concurrency: u32, size: u32) -> Res
         let (mut last, mut replicas) = (None, Some(0));
         while let Some(Ok(Some(event))) = stopped.run_until_cancelled(events.try_next()).await {
             if let WatchEvent::Modified(deployment) = event
+                && deployment.metadata.name.as_deref().is_some_and(|name| name.starts_with("burst-"))
                 && deployment.spec.replicas > replicas
             {
                 (last, replicas) = (Some(Instant::now()), deployment.spec.replicas);
