@@ -1,6 +1,7 @@
 //! The controller: Functions become instances, instances become routes, demand becomes more or fewer of them, and
 //! records become statements.
 
+pub mod backoff;
 pub mod demand;
 pub mod doors;
 pub mod fleet;

@@ -4,6 +4,7 @@
 //! There is one writer and no lock: two things can never be decided at once. Nothing is delayed on purpose: what one
 //! message touches is planned before the next message is read.
 
+use crate::backoff;
 use crate::demand::{Begun, Calls, Demand, Touched};
 use crate::fleet::{Code, Event, Fit, Fleet, FleetError, FunctionUid, Instance, InstanceId, Phase, PoolKey, Trouble};
 use crate::metrics::{Metrics, Replicas};
@@ -618,7 +619,7 @@ fn succeeded(observed: &mut Observed, lane: &Lane, done: apply::Done, now: Momen
         (Lane::Scale(revision), apply::Done::Scaled { replicas, victims }) => {
             observed.refused = None;
             if let Some(workload) = observed.workloads.get_mut(revision) {
-                workload.wrote(replicas, now);
+                workload.number.wrote(replicas, now);
             }
             observed.answered(revision);
             for id in victims {
@@ -687,7 +688,7 @@ fn failed(observed: &mut Observed, lane: Lane, error: &FleetError, failures: u32
         }
         _ => {}
     }
-    let pause = MIN_PAUSE.saturating_mul(1 << failures.min(16)).min(MAX_PAUSE);
+    let pause = backoff::pause(failures, (MIN_PAUSE, MAX_PAUSE));
     let pause = match (&lane, error) {
         (Lane::Probe(_), _) => pause.min(MAX_PROBE_PAUSE),
         (_, FleetError::Refused(_)) => MAX_PAUSE,

@@ -3,15 +3,16 @@
 //! Part of the office: one writer, no lock. A pool is neither scaled nor rolled while a claimed pod is still in it: what
 //! a ReplicaSet does then would compete with a start, or choose that pod.
 
+use crate::backoff;
 use crate::fleet::{Fleet, FleetError, InstanceId, Parked, PoolKey, Trouble, Victim};
-use crate::reconcile::observe::Moment;
+use crate::reconcile::observe::{Moment, Number};
+use crate::reconcile::report::{Says, condition};
 use dormouse_core::pool::{Claims, Sized, Why};
 use dormouse_core::valid::ValidFunction;
 use dormouse_core::warm_pool::{Security, WarmPool, WarmPoolStatus};
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{Resource, ResourceExt};
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -31,9 +32,6 @@ const LOOK: Duration = Duration::from_secs(60);
 
 /// First and longest pause after a write that failed.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));
-
-/// A number of pods that was written counts for so long against one that is still seen.
-const WRITTEN_COUNTS: Duration = Duration::from_secs(2);
 
 /// All pools.
 #[derive(Debug)]
@@ -70,16 +68,15 @@ struct Pool {
     /// Parked ones that are being ended: nobody claims them, whatever is still told of them.
     ending: BTreeMap<InstanceId, Parked>,
     /// Claimed pods that are still in it.
-    unowned: BTreeMap<InstanceId, ()>,
+    unowned: BTreeSet<InstanceId>,
     claims: Claims,
     /// When pods left that nothing has taken the place of yet.
     refilling: VecDeque<Moment>,
     refills: VecDeque<Duration>,
     /// The generation that its Deployment was made by.
     prepared: Option<i64>,
-    /// How many pods it has by its Deployment, and by what was last written.
-    replicas: Option<u32>,
-    written: Option<(u32, Moment)>,
+    /// How many pods its Deployment is to have, once there is one.
+    number: Option<Number>,
     trouble: Option<Trouble>,
     status: WarmPoolStatus,
     /// What was wanted before this life: claims of that time are known to nobody.
@@ -137,12 +134,10 @@ impl Pools {
         let pool = self.pools.entry(key.clone()).or_default();
         match seen {
             Some((replicas, trouble)) => {
-                if pool.written.is_some_and(|(written, _)| written == replicas) {
-                    pool.written = None;
-                }
-                (pool.replicas, pool.trouble) = (Some(replicas), trouble);
+                pool.number.get_or_insert(Number::new(replicas)).see(replicas);
+                pool.trouble = trouble;
             }
-            None => (pool.replicas, pool.written, pool.prepared) = (None, None, None),
+            None => (pool.number, pool.prepared) = (None, None),
         }
     }
 
@@ -200,12 +195,13 @@ impl Pools {
         self.unparked(id);
         let pool = self.pools.get_mut(key)?;
         if still {
-            pool.unowned.insert(id.clone(), ());
+            pool.unowned.insert(id.clone());
             return None;
         }
-        pool.unowned.remove(id)?;
-        pool.refilling.push_back(now);
-        Some(key.clone())
+        pool.unowned.remove(id).then(|| {
+            pool.refilling.push_back(now);
+            key.clone()
+        })
     }
 
     /// Parked pods that a function fits into: the smallest first.
@@ -234,7 +230,10 @@ impl Pools {
             return Some(pool.not_before);
         }
         let Some(what) = pool.next(&object, sized, now, wall) else {
-            return [look_again_at, pool.unsure_until(now)].into_iter().flatten().min();
+            return [look_again_at, pool.number.and_then(|number| number.unsure_until(now))]
+                .into_iter()
+                .flatten()
+                .min();
         };
         pool.busy = true;
         let mut victims = Vec::new();
@@ -272,17 +271,17 @@ impl Pools {
                 match what {
                     What::Prepare(generation) => {
                         pool.prepared = Some(generation);
-                        pool.replicas.get_or_insert(0);
+                        pool.number.get_or_insert(Number::new(0));
                     }
                     What::Scale(replicas) => {
-                        pool.written = (pool.replicas != Some(replicas)).then_some((replicas, now));
+                        pool.number.iter_mut().for_each(|number| number.wrote(replicas, now));
                     }
                     What::Report(status) => pool.status = *status,
                 }
             }
             Err(error) => {
                 tracing::warn!(pool = %key, %error, failures = pool.failures, "a warm pool could not be written");
-                let pause = PAUSE.0.saturating_mul(1 << pool.failures.min(16)).min(PAUSE.1);
+                let pause = backoff::pause(pool.failures, PAUSE);
                 pool.failures = pool.failures.saturating_add(1);
                 pool.not_before = now + pause;
                 // What was to be ended is tried again, or was ended and is told so.
@@ -330,26 +329,15 @@ impl Pool {
         sized
     }
 
-    fn replicas(&self, now: Moment) -> Option<u32> {
-        match self.written {
-            Some((replicas, at)) if now < at + WRITTEN_COUNTS => Some(replicas),
-            _ => self.replicas,
-        }
-    }
-
-    fn unsure_until(&self, now: Moment) -> Option<Moment> {
-        self.written.map(|(_, at)| at + WRITTEN_COUNTS).filter(|at| now < *at)
-    }
-
     /// The next write, if one is due.
     fn next(&self, object: &WarmPool, sized: Sized, now: Moment, wall: Timestamp) -> Option<What> {
         let generation = object.meta().generation.unwrap_or(0);
         let calm = self.unowned.is_empty();
         let ending = object.meta().deletion_timestamp.is_some();
-        if !ending && (self.replicas.is_none() || calm && self.prepared != Some(generation)) {
+        if !ending && (self.number.is_none() || calm && self.prepared != Some(generation)) {
             return Some(What::Prepare(generation));
         }
-        if !ending && calm && self.replicas(now) != Some(sized.wanted) {
+        if !ending && calm && self.number.map(|number| number.at(now)) != Some(sized.wanted) {
             return Some(What::Scale(sized.wanted));
         }
         let status = self.status(object, sized, wall);
@@ -357,9 +345,8 @@ impl Pool {
     }
 
     fn status(&self, object: &WarmPool, sized: Sized, wall: Timestamp) -> WarmPoolStatus {
-        let number = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);
         let wanted = i32::try_from(sized.wanted).unwrap_or(i32::MAX);
-        let parked = number(self.parked.len());
+        let parked = i32::try_from(self.parked.len()).unwrap_or(i32::MAX);
         let seconds = |d: Duration| format!("{}.{} s", d.as_secs(), d.subsec_millis() / 100);
         let reason = match sized.why {
             Why::Fixed => "a fixed size".to_owned(),
@@ -374,18 +361,11 @@ impl Pool {
             None if parked >= wanted => ("True", "Parked", "pods are parked as wanted".to_owned()),
             None => ("Unknown", "Refilling", "pods are being started".to_owned()),
         };
-        let since = self.status.conditions.iter().find(|c| c.type_ == "Ready" && c.status == is);
-        let whole = Timestamp::from_second(wall.as_second()).unwrap_or(wall);
-        let ready = Condition {
-            type_: "Ready".into(),
-            status: is.into(),
-            reason: why.into(),
-            message,
-            observed_generation: object.meta().generation,
-            last_transition_time: since.map_or_else(|| Time(whole), |c| c.last_transition_time.clone()),
-        };
+        let generation = object.meta().generation;
+        let ready = Says::new("Ready", is, why, message);
+        let ready = condition(ready, &self.status.conditions, generation, wall);
         WarmPoolStatus {
-            observed_generation: object.meta().generation,
+            observed_generation: generation,
             wanted,
             parked,
             reason: Some(reason),

@@ -51,6 +51,14 @@ async fn parked(space: &Space, n: i32) -> Result<Vec<Pod>> {
     .await
 }
 
+/// A pool that is full, and a function that sleeps.
+async fn beside_pool(space: &Space, size: u32, name: &str, spec: &[&str]) -> Result<()> {
+    space.apply(&pool(size))?;
+    parked(space, i32::try_from(size)?).await?;
+    space.apply(&function(name, spec))?;
+    space.ready(name, "True").await.map(drop)
+}
+
 /// A call from zero is answered by a parked pod, which then is the function's and has its size; the pool is full again,
 /// the Deployment was not needed, and the pod goes when it is idle.
 pub(crate) async fn a_function_wakes_in_a_parked_pod(world: World) -> Result<()> {
@@ -113,10 +121,7 @@ async fn shrunk(space: &Space, pod: &Pod) -> Result<()> {
 pub(crate) async fn a_claimed_pod_has_its_functions_memory(world: World) -> Result<()> {
     world
         .alone("hog", |world, space| async move {
-            space.apply(&pool(1))?;
-            parked(&space, 1).await?;
-            space.apply(&function("hog", &["startCheck: Never", "idleTimeoutSeconds: 60"]))?;
-            space.ready("hog", "True").await?;
+            beside_pool(&space, 1, "hog", &["startCheck: Never", "idleTimeoutSeconds: 60"]).await?;
             ok(&world.by_host(&space, "hog", "/memory?mib=8")).await?;
             let pod = space.pods_are("hog", 1).await?.pop().context("no pod")?;
             shrunk(&space, &pod).await?;
@@ -140,11 +145,8 @@ pub(crate) async fn a_claimed_pod_has_its_functions_memory(world: World) -> Resu
 pub(crate) async fn the_deployment_helps_an_empty_pool(world: World) -> Result<()> {
     world
         .alone("helps", |world, space| async move {
-            space.apply(&pool(2))?;
-            parked(&space, 2).await?;
             let spec = ["startCheck: Never", "concurrency: 1", "idleTimeoutSeconds: 5", "queue: {maxWaitSeconds: 60}"];
-            space.apply(&function("burst", &spec))?;
-            space.ready("burst", "True").await?;
+            beside_pool(&space, 2, "burst", &spec).await?;
             let target = world.by_host(&space, "burst", "/delay?ms=500");
             let calls = futures::future::join_all((0..6).map(|n| target.call(n))).await;
             for answer in calls {
@@ -167,10 +169,7 @@ pub(crate) async fn the_deployment_helps_an_empty_pool(world: World) -> Result<(
 pub(crate) async fn demand_that_lasts_settles_on_the_deployment(world: World) -> Result<()> {
     world
         .alone("settles", |world, space| async move {
-            space.apply(&pool(1))?;
-            parked(&space, 1).await?;
-            space.apply(&function("lasting", &["startCheck: Never", "idleTimeoutSeconds: 60"]))?;
-            space.ready("lasting", "True").await?;
+            beside_pool(&space, 1, "lasting", &["startCheck: Never", "idleTimeoutSeconds: 60"]).await?;
             let target = world.by_host(&space, "lasting", "/delay?ms=50");
             let mut cold = 0;
             let mut last = String::new();

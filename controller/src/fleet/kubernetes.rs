@@ -22,6 +22,7 @@ use gate::Gate;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
+use kube::core::DeserializeGuard;
 use kube::runtime::events::{Recorder, Reporter};
 use kube::{Api, Client};
 use parking_lot::Mutex;
@@ -84,13 +85,23 @@ impl Kubernetes {
         let port = watch::Port { sender: sender.clone(), missing, restarts: restarts.clone(), wall };
         let gate = Gate::new(client.clone());
         let namespace = options.namespace.as_deref();
-        let functions = watch::functions(api(&client, namespace), client.clone(), port.clone(), gate.clone());
+        let functions = watch::written(
+            api::<DeserializeGuard<Function>>(&client, namespace),
+            client.clone(),
+            port.clone(),
+            gate.clone(),
+        );
         let deployments =
             watch::owned(api::<Deployment>(&client, namespace), client.clone(), port.clone(), gate.clone());
         if options.parker.is_some() {
             // Nobody waits for it: where the kind is not installed functions wake all the same.
             let apart = watch::Port { missing: Arc::new(AtomicUsize::new(usize::MAX)), ..port.clone() };
-            let pools = watch::pools(api(&client, namespace), client.clone(), apart, gate.clone());
+            let pools = watch::written(
+                api::<DeserializeGuard<WarmPool>>(&client, namespace),
+                client.clone(),
+                apart,
+                gate.clone(),
+            );
             tokio::spawn(stop.clone().run_until_cancelled_owned(pools));
             let named = named::keep(client.clone(), options.pools.clone(), options.namespace.clone());
             tokio::spawn(stop.clone().run_until_cancelled_owned(named));
@@ -151,7 +162,7 @@ impl Fleet for Kubernetes {
     }
 
     async fn retire(&self, target: &Target, instance: &Victim, grace: Duration) -> Result<(), FleetError> {
-        self.end_pod(target, instance, grace).await
+        self.end_pod(&target.key.namespace, instance, grace).await
     }
 
     async fn graft(
@@ -183,7 +194,7 @@ impl Fleet for Kubernetes {
     }
 
     async fn report_pool(&self, pool: &Arc<WarmPool>, status: &WarmPoolStatus) -> Result<(), FleetError> {
-        self.write_pool_status(pool, status).await
+        self.write_status(&**pool, status).await
     }
 
     async fn remove(&self, target: &Target) -> Result<(), FleetError> {
@@ -191,7 +202,7 @@ impl Fleet for Kubernetes {
     }
 
     async fn report(&self, function: &Arc<Function>, status: &FunctionStatus) -> Result<(), FleetError> {
-        self.write_status(function, status).await
+        self.write_status(&**function, status).await
     }
 
     async fn note(&self, function: &Arc<Function>, note: &Note) -> Result<(), FleetError> {

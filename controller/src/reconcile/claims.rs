@@ -5,6 +5,7 @@
 //! is deleted, never given back; only one that was refused before anything was changed stays in its pool.
 
 use super::observe::Moment;
+use crate::backoff;
 use crate::fleet::Parked;
 use dormouse_core::revision::Revision;
 use std::time::Duration;
@@ -68,13 +69,13 @@ pub struct Claiming {
 impl Claiming {
     /// A claimed instance ended by its own fault.
     pub fn failed(&mut self, now: Moment) {
-        self.paused_until = Some(now + pause(self.failures));
+        self.paused_until = Some(now + backoff::pause(self.failures, PAUSE));
         self.failures = self.failures.saturating_add(1);
     }
 
     /// One has opened its port. Failures are forgotten when the last of them was followed by as long a pause again.
     pub fn worked(&mut self, now: Moment) {
-        let calm = |until: Moment| now >= until + pause(self.failures.saturating_sub(1));
+        let calm = |until: Moment| now >= until + backoff::pause(self.failures.saturating_sub(1), PAUSE);
         if self.paused_until.is_none_or(calm) {
             (self.failures, self.paused_until) = (0, None);
         }
@@ -86,11 +87,6 @@ impl Claiming {
         let refused = self.refused.as_ref().is_some_and(|(of, _)| of == revision);
         !refused && self.paused_until.is_none_or(|until| now >= until)
     }
-}
-
-/// The pause after so many failures and one more.
-fn pause(failures: u32) -> Duration {
-    PAUSE.0.saturating_mul(1 << failures.min(16)).min(PAUSE.1)
 }
 
 #[cfg(test)]

@@ -86,10 +86,8 @@ pub struct Object {
 /// A workload and what was last written to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WorkloadSeen {
-    /// As it was last seen.
-    seen: u32,
-    /// What was written and is not seen yet.
-    written: Option<(u32, Moment)>,
+    /// How many instances it is to have.
+    pub number: Number,
     /// Why it cannot make instances.
     pub trouble: Option<Trouble>,
 }
@@ -98,19 +96,36 @@ impl WorkloadSeen {
     /// A workload with so many replicas.
     #[must_use]
     pub fn new(replicas: u32) -> Self {
-        Self { seen: replicas, written: None, trouble: None }
+        Self { number: Number::new(replicas), trouble: None }
+    }
+}
+
+/// A number of replicas that is written by us and seen by a watch, which is behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Number {
+    /// As it was last seen.
+    seen: u32,
+    /// What was written and is not seen yet.
+    written: Option<(u32, Moment)>,
+}
+
+impl Number {
+    /// A number that was seen.
+    #[must_use]
+    pub fn new(seen: u32) -> Self {
+        Self { seen, written: None }
     }
 
-    /// How many instances it is to have, as far as is known.
+    /// What it is, as far as is known.
     #[must_use]
-    pub fn replicas(&self, now: Moment) -> u32 {
+    pub fn at(&self, now: Moment) -> u32 {
         match self.written {
             Some((replicas, at)) if now < at + WRITTEN_COUNTS => replicas,
             _ => self.seen,
         }
     }
 
-    /// When [`WorkloadSeen::replicas`] changes by itself.
+    /// When [`Number::at`] changes by itself.
     #[must_use]
     pub fn unsure_until(&self, now: Moment) -> Option<Moment> {
         self.written.map(|(_, at)| at + WRITTEN_COUNTS).filter(|at| now < *at)
@@ -119,6 +134,14 @@ impl WorkloadSeen {
     /// Takes note of a write that was answered.
     pub fn wrote(&mut self, replicas: u32, now: Moment) {
         self.written = (replicas != self.seen).then_some((replicas, now));
+    }
+
+    /// Takes note of what the watch tells.
+    pub fn see(&mut self, replicas: u32) {
+        self.seen = replicas;
+        if self.written.is_some_and(|(written, _)| written == replicas) {
+            self.written = None;
+        }
     }
 }
 
@@ -388,11 +411,8 @@ impl Observed {
     pub fn workload(&mut self, seen: Workload) {
         let Workload { function: _, revision, replicas, trouble } = seen;
         let known = self.workloads.entry(revision).or_insert_with(|| WorkloadSeen::new(replicas));
-        known.seen = replicas;
+        known.number.see(replicas);
         known.trouble = trouble;
-        if known.written.is_some_and(|(written, _)| written == replicas) {
-            known.written = None;
-        }
     }
 
     /// Takes note that a workload is gone.
@@ -465,7 +485,7 @@ impl Observed {
         for (revision, workload) in &self.workloads {
             let is_made = |i: &InstanceSeen| i.is_live() && i.seen.revision == *revision && i.claimed.is_none();
             let live = self.instances.values().filter(|i| is_made(i)).count();
-            if live <= usize::try_from(workload.replicas(now)).unwrap_or(usize::MAX) {
+            if live <= usize::try_from(workload.number.at(now)).unwrap_or(usize::MAX) {
                 self.instances.values_mut().filter(|i| is_made(i)).for_each(|i| i.condemned = false);
             }
         }

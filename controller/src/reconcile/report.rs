@@ -107,7 +107,7 @@ pub fn standing<'a>(
 }
 
 /// One condition before it is compared with the one that stands.
-struct Says {
+pub(crate) struct Says {
     type_: &'static str,
     status: &'static str,
     reason: &'static str,
@@ -115,7 +115,12 @@ struct Says {
 }
 
 impl Says {
-    fn new(type_: &'static str, status: &'static str, reason: &'static str, message: impl Into<String>) -> Self {
+    pub(crate) fn new(
+        type_: &'static str,
+        status: &'static str,
+        reason: &'static str,
+        message: impl Into<String>,
+    ) -> Self {
         let mut message = message.into();
         cut(&mut message, MAX_TEXT);
         Self { type_, status, reason, message }
@@ -268,7 +273,7 @@ fn image_resolved(observed: &Observed, standing: &Standing<'_>, ready: &Says) ->
 }
 
 /// The time of a condition moves only when its status does.
-fn condition(says: Says, before: &[Condition], generation: Option<i64>, wall: Timestamp) -> Condition {
+pub(crate) fn condition(says: Says, before: &[Condition], generation: Option<i64>, wall: Timestamp) -> Condition {
     let since = before.iter().find(|c| c.type_ == says.type_ && c.status == says.status);
     Condition {
         last_transition_time: since.map_or_else(|| Time(whole_second(wall)), |c| c.last_transition_time.clone()),

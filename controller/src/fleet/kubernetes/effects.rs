@@ -5,7 +5,7 @@ use crate::fleet::{FINALIZER, FleetError, Note, NoteKind, Target, Victim, cut};
 use crate::labels;
 use crate::reconcile::apply::SHORT_GRACE;
 use crate::reconcile::build::deployment;
-use dormouse_core::function::{Function, FunctionStatus};
+use dormouse_core::function::Function;
 use dormouse_core::valid::ValidFunction;
 use futures::future::join_all;
 use k8s_openapi::api::apps::v1::Deployment;
@@ -13,7 +13,10 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::runtime::events::{Event, EventType};
 use kube::{Api, Resource, ResourceExt};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::json;
+use std::fmt::Debug;
 use std::time::Duration;
 
 /// Time limit of one write: an API server that needs longer is asked again.
@@ -58,43 +61,16 @@ impl Kubernetes {
         within(&name, api.patch(&name, &PatchParams::default(), &Patch::Merge(body))).await.map(drop)
     }
 
-    /// Created by the scaler with no instances, so that `replicas` is the scaler's from the beginning; what it is, is
-    /// then applied without that field.
     pub(super) async fn make_deployment(&self, function: &Function, target: &Target) -> Result<(), FleetError> {
         let valid = ValidFunction::from_function(function).map_err(|faults| {
             FleetError::Refused(faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
         })?;
         let api: Api<Deployment> = self.in_namespace(&target.key.namespace);
         let wanted = deployment::deployment(function, &valid, target, self.options.rules);
-        let name = deployment::name(target);
-        let mut asleep = wanted.clone();
-        asleep.spec.replicas = Some(0);
-        let created =
-            within(&name, api.create(&PostParams { field_manager: Some(SCALER.into()), dry_run: false }, &asleep))
-                .await;
-        match created {
-            Ok(_) => {}
-            Err(FleetError::Conflict(_)) => self.check_owner(&api, &name, target).await?,
-            Err(error) => return Err(error),
-        }
-        within(&name, api.patch(&name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&wanted))).await.map(drop)
-    }
-
-    /// One of that name exists. When it belongs to a function of the same name that is gone, it has to go first.
-    async fn check_owner(&self, api: &Api<Deployment>, name: &str, target: &Target) -> Result<(), FleetError> {
-        let Some(found) = within(name, api.get_opt(name)).await? else {
-            return Err(FleetError::Conflict(name.into()));
-        };
-        match labels::owner(found.metadata.labels.as_ref()) {
-            Some((uid, _)) if uid == target.uid => Ok(()),
-            Some(_) => {
-                if found.metadata.deletion_timestamp.is_none() {
-                    within(name, api.delete(name, &of_uid(found.uid(), DeleteParams::background()))).await?;
-                }
-                Err(FleetError::Conflict(name.into()))
-            }
-            None => Err(FleetError::Refused(format!("a Deployment named {name} exists and is not ours: rename one"))),
-        }
+        make_asleep(&api, &wanted, |found| {
+            labels::owner(found.metadata.labels.as_ref()).map(|(uid, _)| uid == target.uid)
+        })
+        .await
     }
 
     /// The victims are deleted by name and with a short grace at the same moment as the number is lowered; [`super::gate`]
@@ -105,28 +81,34 @@ impl Kubernetes {
         replicas: u32,
         victims: &[Victim],
     ) -> Result<(), FleetError> {
-        let api: Api<Deployment> = self.in_namespace(&target.key.namespace);
-        let name = deployment::name(target);
-        let params = PatchParams { field_manager: Some(SCALER.into()), ..PatchParams::default() };
-        let body = Patch::Merge(json!({"spec": {"replicas": replicas}}));
         let key = (target.uid.clone(), target.revision.clone());
         self.gate.set(key, replicas, victims.iter().map(|v| &v.id));
+        self.set_number(&target.key.namespace, &deployment::name(target), replicas, victims).await
+    }
+
+    /// Writes a number of replicas and ends the victims of a smaller one.
+    pub(super) async fn set_number(
+        &self,
+        namespace: &str,
+        name: &str,
+        replicas: u32,
+        victims: &[Victim],
+    ) -> Result<(), FleetError> {
+        let api: Api<Deployment> = self.in_namespace(namespace);
+        let params = PatchParams { field_manager: Some(SCALER.into()), ..PatchParams::default() };
+        let body = Patch::Merge(json!({"spec": {"replicas": replicas}}));
         // In this order: a request is sent when it is first polled.
         let (ended, scaled) = tokio::join!(
-            join_all(victims.iter().map(|victim| self.end_pod(target, victim, SHORT_GRACE))),
-            within(&name, api.patch_scale(&name, &params, &body))
+            join_all(victims.iter().map(|victim| self.end_pod(namespace, victim, SHORT_GRACE))),
+            within(name, api.patch_scale(name, &params, &body))
         );
         for error in ended.into_iter().filter_map(Result::err) {
-            tracing::warn!(deployment = %name, %error, "an idle pod was not ended by name; its ReplicaSet ends one");
+            tracing::warn!(namespace, deployment = name, %error, "an idle pod was not ended by name; its ReplicaSet ends one");
         }
         scaled.map(drop)
     }
 
-    pub(super) async fn end_pod(&self, target: &Target, pod: &Victim, grace: Duration) -> Result<(), FleetError> {
-        self.delete_pod(&target.key.namespace, pod, grace).await
-    }
-
-    pub(super) async fn delete_pod(&self, namespace: &str, pod: &Victim, grace: Duration) -> Result<(), FleetError> {
+    pub(super) async fn end_pod(&self, namespace: &str, pod: &Victim, grace: Duration) -> Result<(), FleetError> {
         let api: Api<Pod> = self.in_namespace(namespace);
         let params = DeleteParams {
             grace_period_seconds: Some(u32::try_from(grace.as_secs()).unwrap_or(u32::MAX)),
@@ -146,14 +128,18 @@ impl Kubernetes {
         within(&name, api.delete(&name, &DeleteParams::background())).await.map(drop)
     }
 
-    pub(super) async fn write_status(&self, function: &Function, status: &FunctionStatus) -> Result<(), FleetError> {
-        let name = function.name_any();
+    /// Of a Function or a warm pool.
+    pub(super) async fn write_status<K>(&self, object: &K, status: &impl Serialize) -> Result<(), FleetError>
+    where
+        K: Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()> + Clone + Debug + DeserializeOwned,
+    {
+        let name = object.name_any();
         // Applied, so that what it does not name any more is removed.
         let body = json!({
-            "apiVersion": Function::api_version(&()), "kind": Function::kind(&()),
-            "metadata": {"name": name, "uid": function.uid()}, "status": status,
+            "apiVersion": K::api_version(&()), "kind": K::kind(&()),
+            "metadata": {"name": name, "uid": object.uid()}, "status": status,
         });
-        let api = self.of(function);
+        let api: Api<K> = self.in_namespace(&object.namespace().unwrap_or_default());
         within(&name, api.patch_status(&name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(body)))
             .await
             .map(drop)
@@ -170,6 +156,42 @@ impl Kubernetes {
             Event { type_, reason: note.reason.into(), note: Some(words), action: note.action.into(), secondary: None };
         within(note.reason, self.recorder.publish(&event, &function.object_ref(&()))).await
     }
+}
+
+/// Makes a Deployment: created by the scaler with no pods, so that `replicas` is the scaler's from the beginning; what it
+/// is, is then applied without that field. `is_ours` tells whether one of that name that exists already is this one
+/// (`true`), a former one of ours, which has to go first (`false`), or somebody else's (`None`).
+pub(super) async fn make_asleep(
+    api: &Api<Deployment>,
+    wanted: &Deployment,
+    is_ours: impl Fn(&Deployment) -> Option<bool>,
+) -> Result<(), FleetError> {
+    let name = wanted.name_any();
+    let mut asleep = wanted.clone();
+    asleep.spec.replicas = Some(0);
+    let params = PostParams { field_manager: Some(SCALER.into()), dry_run: false };
+    match within(&name, api.create(&params, &asleep)).await {
+        Ok(_) => {}
+        Err(FleetError::Conflict(_)) => {
+            let found = within(&name, api.get_opt(&name)).await?;
+            let Some(found) = found else { return Err(FleetError::Conflict(name)) };
+            match is_ours(&found) {
+                Some(true) => {}
+                Some(false) => {
+                    if found.metadata.deletion_timestamp.is_none() {
+                        within(&name, api.delete(&name, &of_uid(found.uid(), DeleteParams::background()))).await?;
+                    }
+                    return Err(FleetError::Conflict(name));
+                }
+                None => {
+                    let why = format!("a Deployment named {name} exists and is not ours: rename one");
+                    return Err(FleetError::Refused(why));
+                }
+            }
+        }
+        Err(error) => return Err(error),
+    }
+    within(&name, api.patch(&name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(wanted))).await.map(drop)
 }
 
 pub(super) fn of_uid(uid: Option<String>, params: DeleteParams) -> DeleteParams {

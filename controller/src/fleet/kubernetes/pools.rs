@@ -1,19 +1,17 @@
 //! The writes of warm pools: their Deployments, and the two steps of a claim.
 
-use super::effects::{of_uid, within};
-use super::{Kubernetes, MANAGER, SCALER};
+use super::effects::{make_asleep, within};
+use super::{Kubernetes, MANAGER};
 use crate::fleet::{Claim, Fit, FleetError, Parked, PoolKey, Target, Victim};
 use crate::labels;
-use crate::reconcile::apply::SHORT_GRACE;
 use crate::reconcile::build::graft::{self, Mark};
 use crate::reconcile::build::pool;
+use dormouse_core::WarmPool;
 use dormouse_core::function::Function;
 use dormouse_core::valid::ValidFunction;
-use dormouse_core::{WarmPool, WarmPoolStatus};
-use futures::future::join_all;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use kube::api::{Patch, PatchParams};
 use kube::{Api, Resource, ResourceExt};
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -78,64 +76,19 @@ impl Kubernetes {
         }
     }
 
-    /// As a function's: created by the scaler with no pods, then applied without their number.
     pub(super) async fn make_pool(&self, pool: &WarmPool) -> Result<(), FleetError> {
         let image = self.options.parker.as_deref().ok_or_else(|| FleetError::Refused("no parker's image".into()))?;
         let api: Api<Deployment> = self.in_namespace(&pool.namespace().unwrap_or_default());
         let wanted = pool::deployment(pool, image, self.options.rules.restricted);
-        let name = pool::name(&pool.name_any());
-        let mut asleep = wanted.clone();
-        asleep.spec.replicas = Some(0);
-        let params = PostParams { field_manager: Some(SCALER.into()), dry_run: false };
-        match within(&name, api.create(&params, &asleep)).await {
-            Ok(_) => {}
-            Err(FleetError::Conflict(_)) => self.check_pool_owner(&api, &name, pool).await?,
-            Err(error) => return Err(error),
-        }
-        within(&name, api.patch(&name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&wanted))).await.map(drop)
+        make_asleep(&api, &wanted, |found| {
+            let named = labels::pool(found.metadata.labels.as_ref()) == Some(&pool.name_any());
+            named.then(|| found.owner_references().iter().any(|owner| Some(&owner.uid) == pool.meta().uid.as_ref()))
+        })
+        .await
     }
 
-    async fn check_pool_owner(&self, api: &Api<Deployment>, name: &str, pool: &WarmPool) -> Result<(), FleetError> {
-        let Some(found) = within(name, api.get_opt(name)).await? else {
-            return Err(FleetError::Conflict(name.into()));
-        };
-        if labels::pool(found.metadata.labels.as_ref()) != Some(&pool.name_any()) {
-            return Err(FleetError::Refused(format!("a Deployment named {name} exists and is not ours: rename one")));
-        }
-        if found.owner_references().iter().any(|owner| Some(&owner.uid) == pool.meta().uid.as_ref()) {
-            return Ok(());
-        }
-        if found.metadata.deletion_timestamp.is_none() {
-            within(name, api.delete(name, &of_uid(found.uid(), DeleteParams::background()))).await?;
-        }
-        Err(FleetError::Conflict(name.into()))
-    }
-
-    /// Victims are deleted by name at the moment the number is lowered: a ReplicaSet that had to choose might choose a
-    /// pod that is being claimed.
+    /// Victims are deleted by name: a ReplicaSet that had to choose might choose a pod that is being claimed.
     pub(super) async fn set_parked(&self, key: &PoolKey, replicas: u32, victims: &[Victim]) -> Result<(), FleetError> {
-        let api: Api<Deployment> = self.in_namespace(&key.namespace);
-        let name = pool::name(&key.name);
-        let params = PatchParams { field_manager: Some(SCALER.into()), ..PatchParams::default() };
-        let body = Patch::Merge(json!({"spec": {"replicas": replicas}}));
-        let (ended, scaled) = tokio::join!(
-            join_all(victims.iter().map(|victim| self.delete_pod(&key.namespace, victim, SHORT_GRACE))),
-            within(&name, api.patch_scale(&name, &params, &body))
-        );
-        for error in ended.into_iter().filter_map(Result::err) {
-            tracing::warn!(pool = %key, %error, "a parked pod was not ended by name; its ReplicaSet ends one");
-        }
-        scaled.map(drop)
-    }
-
-    pub(super) async fn write_pool_status(&self, pool: &WarmPool, status: &WarmPoolStatus) -> Result<(), FleetError> {
-        let name = pool.name_any();
-        let body = json!({
-            "apiVersion": WarmPool::api_version(&()), "kind": WarmPool::kind(&()),
-            "metadata": {"name": name, "uid": pool.uid()}, "status": status,
-        });
-        let api: Api<WarmPool> = self.in_namespace(&pool.namespace().unwrap_or_default());
-        let params = PatchParams::apply(MANAGER).force();
-        within(&name, api.patch_status(&name, &params, &Patch::Apply(body))).await.map(drop)
+        self.set_number(&key.namespace, &pool::name(&key.name), replicas, victims).await
     }
 }

@@ -166,17 +166,22 @@ fn refused(deployment: &Deployment) -> Option<Trouble> {
     Some(Trouble::new(code, message))
 }
 
-impl Seen for DeserializeGuard<Function> {
-    /// One that cannot be read (written by another version) is said in the log and skipped: it must not stop the others.
-    fn seen(self) -> Option<Event> {
-        match self.0 {
-            Ok(function) => Some(Event::Function(Arc::new(function))),
-            Err(error) => {
-                let (namespace, name) = (error.metadata.namespace.as_deref(), error.metadata.name.as_deref());
-                tracing::error!(namespace, name, %error, "a Function cannot be read and is left as it is");
-                None
-            }
+/// An object that somebody wrote. One that cannot be read (written by another version) is said in the log and skipped: it
+/// must not stop the others.
+fn readable<K: Resource<DynamicType = ()>>(object: DeserializeGuard<K>) -> Option<Arc<K>> {
+    match object.0 {
+        Ok(object) => Some(Arc::new(object)),
+        Err(error) => {
+            let (namespace, name) = (error.metadata.namespace.as_deref(), error.metadata.name.as_deref());
+            tracing::error!(namespace, name, %error, "a {} cannot be read and is left as it is", K::kind(&()));
+            None
         }
+    }
+}
+
+impl Seen for DeserializeGuard<Function> {
+    fn seen(self) -> Option<Event> {
+        readable(self).map(Event::Function)
     }
 
     fn gone(&self) -> Option<Event> {
@@ -186,24 +191,12 @@ impl Seen for DeserializeGuard<Function> {
 
 impl Seen for DeserializeGuard<WarmPool> {
     fn seen(self) -> Option<Event> {
-        match self.0 {
-            Ok(pool) => Some(Event::Pool(Arc::new(pool))),
-            Err(error) => {
-                let (namespace, name) = (error.metadata.namespace.as_deref(), error.metadata.name.as_deref());
-                tracing::error!(namespace, name, %error, "a WarmPool cannot be read and is left as it is");
-                None
-            }
-        }
+        readable(self).map(Event::Pool)
     }
 
     fn gone(&self) -> Option<Event> {
         Some(Event::PoolGone(PoolKey { namespace: self.namespace()?, name: self.name_any() }, self.uid()?))
     }
-}
-
-/// Watches warm pools.
-pub(super) async fn pools(api: Api<DeserializeGuard<WarmPool>>, client: Client, port: Port, gate: Gate) {
-    Follower::new(client, port, gate).run(watcher(api, watcher::Config::default())).await;
 }
 
 /// Watches what we made.
@@ -212,9 +205,9 @@ pub(super) async fn owned<K: Seen>(api: Api<K>, client: Client, port: Port, gate
     Follower::<K>::new(client, port, gate).run(watcher(api, config)).await;
 }
 
-/// Watches Functions.
-pub(super) async fn functions(api: Api<DeserializeGuard<Function>>, client: Client, port: Port, gate: Gate) {
-    Follower::new(client, port, gate).run(watcher(api, watcher::Config::default())).await;
+/// Watches what others write: Functions, warm pools.
+pub(super) async fn written<K: Seen>(api: Api<K>, client: Client, port: Port, gate: Gate) {
+    Follower::<K>::new(client, port, gate).run(watcher(api, watcher::Config::default())).await;
 }
 
 /// An object that was told.

@@ -9,7 +9,7 @@
 use crate::fleet::Target;
 use crate::fleet::kubernetes::gate::GATE;
 use crate::labels;
-use dormouse_core::function::{EnvFrom, EnvVar, Function, Protocol};
+use dormouse_core::function::{EnvFrom, EnvVar, Function, LocalName, Protocol};
 use dormouse_core::valid::ValidFunction;
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment};
 use k8s_openapi::api::core::v1::{
@@ -58,18 +58,24 @@ pub fn name(target: &Target) -> String {
 /// The Deployment, with no `replicas`: that field is the scaler's.
 #[must_use]
 pub fn deployment(function: &Function, valid: &ValidFunction, target: &Target, rules: PodRules) -> Deployment {
-    let labels = labels::of(target);
-    let selector = labels::selector(target);
+    let metadata = ObjectMeta {
+        name: Some(name(target)),
+        namespace: Some(target.key.namespace.clone()),
+        labels: Some(labels::of(target)),
+        owner_references: function.controller_owner_ref(&()).map(|owner| vec![owner]),
+        ..ObjectMeta::default()
+    };
+    let mut made = of_pods(metadata, labels::selector(target), pod(valid, target, rules));
+    made.spec.progress_deadline_seconds = Some(PROGRESS_DEADLINE);
+    made
+}
+
+/// A Deployment of pods that have its labels. A roll takes no pod away before another one stands.
+pub(super) fn of_pods(metadata: ObjectMeta, selector: BTreeMap<String, String>, pod: PodSpec) -> Deployment {
+    let labels = metadata.labels.clone();
     Deployment {
-        metadata: ObjectMeta {
-            name: Some(name(target)),
-            namespace: Some(target.key.namespace.clone()),
-            labels: Some(labels.clone()),
-            owner_references: function.controller_owner_ref(&()).map(|owner| vec![owner]),
-            ..ObjectMeta::default()
-        },
+        metadata,
         spec: DeploymentSpec {
-            progress_deadline_seconds: Some(PROGRESS_DEADLINE),
             revision_history_limit: Some(0),
             selector: LabelSelector { match_labels: Some(selector), match_expressions: None },
             strategy: Some(DeploymentStrategy {
@@ -80,13 +86,44 @@ pub fn deployment(function: &Function, valid: &ValidFunction, target: &Target, r
                 }),
             }),
             template: PodTemplateSpec {
-                metadata: Some(ObjectMeta { labels: Some(labels), ..ObjectMeta::default() }),
-                spec: Some(pod(valid, target, rules)),
+                metadata: Some(ObjectMeta { labels, ..ObjectMeta::default() }),
+                spec: Some(pod),
             },
             ..DeploymentSpec::default()
         },
         status: None,
     }
+}
+
+/// What holds for every pod of ours.
+pub(super) fn pod_security(restricted: bool) -> PodSecurityContext {
+    PodSecurityContext {
+        seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".into(), localhost_profile: None }),
+        run_as_non_root: restricted.then_some(true),
+        ..PodSecurityContext::default()
+    }
+}
+
+/// What holds for every container of ours.
+pub(super) fn confined() -> SecurityContext {
+    SecurityContext {
+        allow_privilege_escalation: Some(false),
+        capabilities: Some(Capabilities { drop: Some(vec!["ALL".into()]), add: None }),
+        ..SecurityContext::default()
+    }
+}
+
+/// Memory as request and limit, cpu as request only.
+pub(super) fn resources(memory: Quantity, cpu: Quantity) -> ResourceRequirements {
+    ResourceRequirements {
+        requests: Some(BTreeMap::from([("memory".into(), memory.clone()), ("cpu".into(), cpu)])),
+        limits: Some(BTreeMap::from([("memory".into(), memory)])),
+        claims: None,
+    }
+}
+
+pub(super) fn pull_secrets(named: &[LocalName]) -> Option<Vec<LocalObjectReference>> {
+    some(named.iter().map(|s| LocalObjectReference { name: s.name.clone() }).collect())
 }
 
 fn pod(valid: &ValidFunction, target: &Target, rules: PodRules) -> PodSpec {
@@ -95,14 +132,8 @@ fn pod(valid: &ValidFunction, target: &Target, rules: PodRules) -> PodSpec {
         automount_service_account_token: Some(valid.service_account_name.is_some()),
         service_account_name: valid.service_account_name.clone(),
         enable_service_links: Some(false),
-        image_pull_secrets: some(
-            valid.image_pull_secrets.iter().map(|s| LocalObjectReference { name: s.name.clone() }).collect(),
-        ),
-        security_context: Some(PodSecurityContext {
-            seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".into(), localhost_profile: None }),
-            run_as_non_root: rules.restricted.then_some(true),
-            ..PodSecurityContext::default()
-        }),
+        image_pull_secrets: pull_secrets(&valid.image_pull_secrets),
+        security_context: Some(pod_security(rules.restricted)),
         termination_grace_period_seconds: Some(timeout + STOP_MARGIN),
         scheduling_gates: Some(vec![PodSchedulingGate { name: GATE.into() }]),
         containers: vec![container(valid, target, timeout)],
@@ -127,11 +158,7 @@ fn container(valid: &ValidFunction, target: &Target, timeout: i64) -> Container 
         }]),
         env: Some(environment(valid, target)),
         env_from: some(valid.env_from.iter().map(env_from).collect()),
-        resources: Some(ResourceRequirements {
-            requests: Some(BTreeMap::from([("memory".into(), memory.clone()), ("cpu".into(), cpu)])),
-            limits: Some(BTreeMap::from([("memory".into(), memory)])),
-            claims: None,
-        }),
+        resources: Some(resources(memory, cpu)),
         lifecycle: Some(Lifecycle {
             pre_stop: Some(LifecycleHandler {
                 sleep: Some(SleepAction { seconds: timeout }),
@@ -148,13 +175,11 @@ fn container(valid: &ValidFunction, target: &Target, timeout: i64) -> Container 
 pub(super) fn restrictions(valid: &ValidFunction) -> SecurityContext {
     let asked = valid.security_context.clone().unwrap_or_default();
     SecurityContext {
-        allow_privilege_escalation: Some(false),
-        capabilities: Some(Capabilities { drop: Some(vec!["ALL".into()]), add: None }),
         run_as_user: asked.run_as_user,
         run_as_group: asked.run_as_group,
         run_as_non_root: asked.run_as_non_root,
         read_only_root_filesystem: asked.read_only_root_filesystem,
-        ..SecurityContext::default()
+        ..confined()
     }
 }
 

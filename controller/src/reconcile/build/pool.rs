@@ -5,19 +5,15 @@
 //! grace is as long as the longest call: a pod that Kubernetes ends on its own may be serving one by then. What we end
 //! ourselves is idle and gets a short grace.
 
+use super::deployment::{confined, of_pods, pod_security, pull_secrets, resources, some};
 use crate::labels;
 use dormouse_core::WarmPool;
 use dormouse_core::warm_pool::{Security, Toleration, TolerationOperator};
-use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment};
-use k8s_openapi::api::core::v1::{
-    Capabilities, Container, LocalObjectReference, PodSecurityContext, PodSpec, PodTemplateSpec, ResourceRequirements,
-    SeccompProfile, SecurityContext, Toleration as PodToleration,
-};
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{Container, PodSpec, SecurityContext, Toleration as PodToleration};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
-use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::{Resource, ResourceExt};
-use std::collections::BTreeMap;
 
 /// Name of the container that keeps a parked pod.
 pub const CONTAINER: &str = "parked";
@@ -34,71 +30,34 @@ pub fn name(pool: &str) -> String {
 /// The Deployment, with no `replicas`: that field is the scaler's. `image` is the parker's.
 #[must_use]
 pub fn deployment(pool: &WarmPool, image: &str, restricted: bool) -> Deployment {
-    let labels = labels::of_pool(&pool.name_any());
-    Deployment {
-        metadata: ObjectMeta {
-            name: Some(name(&pool.name_any())),
-            namespace: pool.namespace(),
-            labels: Some(labels.clone()),
-            owner_references: pool.controller_owner_ref(&()).map(|owner| vec![owner]),
-            ..ObjectMeta::default()
-        },
-        spec: DeploymentSpec {
-            revision_history_limit: Some(0),
-            selector: LabelSelector {
-                match_labels: Some(labels::pool_selector(&pool.name_any())),
-                match_expressions: None,
-            },
-            strategy: Some(DeploymentStrategy {
-                type_: Some("RollingUpdate".into()),
-                rolling_update: Some(RollingUpdateDeployment {
-                    max_surge: Some(IntOrString::String("100%".into())),
-                    max_unavailable: Some(IntOrString::Int(0)),
-                }),
-            }),
-            template: PodTemplateSpec {
-                metadata: Some(ObjectMeta { labels: Some(labels), ..ObjectMeta::default() }),
-                spec: Some(pod(pool, image, restricted)),
-            },
-            ..DeploymentSpec::default()
-        },
-        status: None,
-    }
+    let name_of_pool = pool.name_any();
+    let metadata = ObjectMeta {
+        name: Some(name(&name_of_pool)),
+        namespace: pool.namespace(),
+        labels: Some(labels::of_pool(&name_of_pool)),
+        owner_references: pool.controller_owner_ref(&()).map(|owner| vec![owner]),
+        ..ObjectMeta::default()
+    };
+    of_pods(metadata, labels::pool_selector(&name_of_pool), pod(pool, image, restricted))
 }
 
 fn pod(pool: &WarmPool, image: &str, restricted: bool) -> PodSpec {
     let spec = &pool.spec;
-    let memory = Quantity(spec.resources.memory.clone());
-    let cpu = Quantity(spec.resources.cpu.clone());
-    let secret = |name: &String| LocalObjectReference { name: name.clone() };
     PodSpec {
         automount_service_account_token: Some(false),
         enable_service_links: Some(false),
         runtime_class_name: spec.runtime_class_name.clone(),
         node_selector: (!spec.node_selector.is_empty()).then(|| spec.node_selector.clone()),
-        tolerations: super::deployment::some(spec.tolerations.iter().map(toleration).collect()),
-        image_pull_secrets: super::deployment::some(spec.image_pull_secrets.iter().map(|s| secret(&s.name)).collect()),
-        security_context: Some(PodSecurityContext {
-            seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".into(), localhost_profile: None }),
-            run_as_non_root: (restricted || spec.security == Security::Restricted).then_some(true),
-            ..PodSecurityContext::default()
-        }),
+        tolerations: some(spec.tolerations.iter().map(toleration).collect()),
+        image_pull_secrets: pull_secrets(&spec.image_pull_secrets),
+        security_context: Some(pod_security(restricted || spec.security == Security::Restricted)),
         termination_grace_period_seconds: Some(GRACE),
-        resources: Some(ResourceRequirements {
-            requests: Some(BTreeMap::from([("memory".into(), memory.clone()), ("cpu".into(), cpu)])),
-            limits: Some(BTreeMap::from([("memory".into(), memory)])),
-            claims: None,
-        }),
+        resources: Some(resources(Quantity(spec.resources.memory.clone()), Quantity(spec.resources.cpu.clone()))),
         containers: vec![Container {
             name: CONTAINER.into(),
             image: Some(image.into()),
             image_pull_policy: Some("IfNotPresent".into()),
-            security_context: Some(SecurityContext {
-                allow_privilege_escalation: Some(false),
-                capabilities: Some(Capabilities { drop: Some(vec!["ALL".into()]), add: None }),
-                read_only_root_filesystem: Some(true),
-                ..SecurityContext::default()
-            }),
+            security_context: Some(SecurityContext { read_only_root_filesystem: Some(true), ..confined() }),
             ..Container::default()
         }],
         ..PodSpec::default()

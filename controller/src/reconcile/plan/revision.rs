@@ -11,8 +11,8 @@ impl Draft<'_> {
         let Wanted { target, floor, keep, claims } = wanted;
         let observed = self.observed;
         let workload = observed.workloads.get(revision);
-        let replicas = workload.map_or(0, |workload| workload.replicas(self.context.now));
-        self.later.at(workload.and_then(|workload| workload.unsure_until(self.context.now)));
+        let replicas = workload.map_or(0, |workload| workload.number.at(self.context.now));
+        self.later.at(workload.and_then(|workload| workload.number.unsure_until(self.context.now)));
         let live: Vec<&InstanceSeen> =
             observed.instances.values().filter(|i| i.is_live() && i.seen.revision == *revision).collect();
         if target == 0 && replicas == 0 && live.is_empty() {

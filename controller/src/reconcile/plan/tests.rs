@@ -647,7 +647,7 @@ impl World {
             Happens::Gone => self.gone(),
             Happens::Fills => {
                 let wanted: Vec<(Revision, u32)> =
-                    self.observed.workloads.iter().map(|(r, w)| (r.clone(), w.replicas(self.now))).collect();
+                    self.observed.workloads.iter().map(|(r, w)| (r.clone(), w.number.at(self.now))).collect();
                 wanted.iter().for_each(|(revision, replicas)| self.fill(revision, *replicas));
             }
             Happens::Image(n) => {
@@ -724,7 +724,7 @@ proptest! {
         }
         world.demand(calls);
         world.settle();
-        let replicas: u32 = world.observed.workloads.values().map(|w| w.replicas(world.now)).sum();
+        let replicas: u32 = world.observed.workloads.values().map(|w| w.number.at(world.now)).sum();
         prop_assert!(replicas >= calls.div_ceil(2));
     }
 }

@@ -1,5 +1,6 @@
 //! What is known of one namespace's policy, and what follows from it: no clock, no API.
 
+use crate::backoff;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -131,7 +132,7 @@ impl Place {
     /// A write was answered; with `hopeless` the same again is of no use soon.
     pub(super) fn answered(&mut self, hopeless: bool, now: Instant) {
         self.busy = false;
-        let pause = if hopeless { PAUSE.1 } else { PAUSE.0.saturating_mul(1 << self.writes.min(16)).min(PAUSE.1) };
+        let pause = if hopeless { PAUSE.1 } else { backoff::pause(self.writes, PAUSE) };
         self.writes = self.writes.saturating_add(1);
         self.last = Some(now);
         self.not_before = Some(now + pause);

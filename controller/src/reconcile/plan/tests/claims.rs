@@ -24,6 +24,17 @@ fn asleep(pods: u32) -> World {
     world
 }
 
+/// The same, woken by a call that is on its way to the first of them.
+fn woken(pods: u32) -> World {
+    let mut world = asleep(pods);
+    world.demand(1);
+    world.settle();
+    world.take("p1");
+    world.first_call("p1");
+    world.settle();
+    world
+}
+
 impl World {
     fn take(&mut self, id: &str) {
         self.change(&id.into(), |i| i.claim.as_mut().unwrap().taken = true);
@@ -144,12 +155,7 @@ fn a_refused_graft_is_not_tried_again() {
 
 #[test]
 fn claimed_pods_go_when_the_window_is_over() {
-    let mut world = asleep(1);
-    world.demand(1);
-    world.settle();
-    world.take("p1");
-    world.first_call("p1");
-    world.settle();
+    let mut world = woken(1);
     world.in_flight(&"p1".into(), 0);
     world.demand(0);
     world.settle();
@@ -165,12 +171,7 @@ fn claimed_pods_go_when_the_window_is_over() {
 
 #[test]
 fn demand_that_outlives_the_claim_moves_to_the_workload() {
-    let mut world = asleep(1);
-    world.demand(1);
-    world.settle();
-    world.take("p1");
-    world.first_call("p1");
-    world.settle();
+    let mut world = woken(1);
     world.acknowledge();
     world.now = SETTLE;
     world.asked();
@@ -306,13 +307,7 @@ fn less_warm_capacity_is_let_go_when_idle() {
 
 #[test]
 fn a_pod_that_is_being_deleted_gets_no_call() {
-    let mut world = asleep(2);
-    world.parked.truncate(1);
-    world.demand(1);
-    world.settle();
-    world.take("p1");
-    world.first_call("p1");
-    world.settle();
+    let mut world = woken(1);
     world.acknowledge();
     world.in_flight(&"p1".into(), 0);
     world.demand(0);
