@@ -292,7 +292,7 @@ async fn refused(world: &World, space: &Space) -> Result<()> {
     until("grafts are refused", LIMIT, || async {
         let pods = parked(space, 1).await?;
         let name = pods.first().map(pod_name).context("no pod")?;
-        let said = world.cluster.kubectl(&["debug", "-n", &space.name, &name, "--image=x", "-c", "try"]);
+        let said = world.cluster.kubectl(&["debug", "-n", &space.name, &name, "--image=x"]);
         anyhow::ensure!(said.is_err_and(|e| e.to_string().contains("no grafts here")), "not refused");
         Ok(())
     })
