@@ -432,7 +432,8 @@ impl Observed {
             self.scaler.observe(now, peak, &policy);
         }
         self.scaler.observe(now, calls, &policy);
-        if calls > 0 {
+        // A call that is shorter than the time between two reports is in the peak alone.
+        if calls.max(peak) > 0 {
             let claimed = self.instances.values_mut().filter_map(|i| i.claimed.as_mut());
             claimed.filter(|c| now >= c.at + SETTLE).for_each(|c| c.settles = true);
         }

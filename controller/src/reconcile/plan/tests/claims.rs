@@ -192,6 +192,21 @@ fn demand_that_outlives_the_claim_moves_to_the_workload() {
     assert_eq!(world.asked(), ["retire"]);
 }
 
+/// Calls that are shorter than the time between two reports are told as peaks only.
+#[test]
+fn short_calls_outlive_the_claim_as_well() {
+    let mut world = woken(1);
+    world.acknowledge();
+    world.in_flight(&"p1".into(), 0);
+    world.observed.demand(0, 0, 0, world.now);
+    world.now = SETTLE;
+    world.settle();
+    world.asked();
+    world.observed.demand(0, 0, 1, world.now);
+    world.settle();
+    assert_eq!(world.asked(), ["scale 1"]);
+}
+
 #[test]
 fn more_calls_beside_the_workload_are_served_by_the_pool() {
     let mut world = asleep(0);
