@@ -51,7 +51,9 @@ fn frame(activator: u64, numbers: Range<u64>, hours: &Range<u32>, n: u64) -> Fra
             call,
             received_at_us: i64::from(hours.start) * HOUR_US + (call as i64 - 1) * pause_us,
             wait_us: 120,
+            claim_us: 0,
             start_us: 0,
+            connect_us: 40,
             // 99.001 to 100 ms: what is billed is 100 ms each.
             run_us: 99_001 + call * 37 % 1_000,
             request_bytes: 512,

@@ -5,9 +5,12 @@
 #![expect(clippy::unwrap_used, reason = "a test ends where it fails")]
 
 use dormouse_controller::fleet::process::leftover;
+use dormouse_tests::client::Target;
 use dormouse_tests::env::Env;
 use dormouse_tests::proc::{self, Process, Program};
 use nix::sys::signal::Signal;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::net::TcpListener;
@@ -198,8 +201,55 @@ fn a_function_sleeps_wakes_is_answered_and_billed() {
     let dev = bench.start();
     assert_eq!(bench.calls_recorded(), 2);
     dev.invoke(&[]);
+    // It would idle for a while yet.
+    let cold = dev.invoke(&["--cold"]);
+    assert_eq!(cold["timing"]["cold"], true, "{cold}");
+    let parts: f64 = ["wait", "claim", "start", "connect", "run"]
+        .iter()
+        .map(|part| cold["timing"][format!("{part}Ms")].as_f64().unwrap())
+        .sum();
+    assert!(parts <= cold["timing"]["totalMs"].as_f64().unwrap(), "{cold}");
     dev.until("the third call joins them", || bench.calls_recorded() == 3);
     dev.ends(Signal::SIGTERM);
+}
+
+/// Callers that come within half a second of the instant at which their function is let go of, each with one of its
+/// own: all are answered, some by an instance that was just to go, some by a new one.
+#[test]
+fn calls_around_the_idle_deadline_are_all_answered() {
+    const FUNCTIONS: u64 = 100;
+    let each = if dormouse_tests::env::long() { 200 } else { 20 };
+    let one = |n: u64| HELLO.replace("name: hello", &format!("name: edge{n}"));
+    let quick = |yaml: String| yaml.replace("idleTimeoutSeconds: 5", "idleTimeoutSeconds: 1\n  startCheck: Never");
+    let manifests: Vec<String> = (0..FUNCTIONS).map(|n| quick(one(n))).collect();
+    let bench = Bench::new(&[("functions.yaml", &manifests.join("---\n"))]);
+    let dev = bench.start();
+    dev.says(&format!("edge{}", FUNCTIONS - 1));
+    let address = std::net::SocketAddr::from(([127, 0, 0, 1], bench.ports[0]));
+    let seed = jiff::Timestamp::now().as_nanosecond().unsigned_abs() as u64;
+    let cold = tokio::runtime::Runtime::new().unwrap().block_on(async {
+        let mut callers = tokio::task::JoinSet::new();
+        for n in 0..FUNCTIONS {
+            let target = Target::new(address, "any.example", format!("/fn/default/edge{n}/"));
+            callers.spawn(async move {
+                let (mut rng, mut cold) = (StdRng::seed_from_u64(seed + n), 0);
+                for number in 0..each {
+                    let answer = target.call(number).await.unwrap();
+                    assert_eq!(answer.status, 200, "seed {seed}: call {number} of edge{n}: {answer}");
+                    cold += u64::from(answer.cold());
+                    tokio::time::sleep(Duration::from_millis(rng.random_range(500..1500))).await;
+                }
+                cold
+            });
+        }
+        callers.join_all().await.into_iter().sum::<u64>()
+    });
+    let calls = FUNCTIONS * each;
+    // The first of each is cold whatever comes.
+    assert!(cold > FUNCTIONS && cold < calls * 9 / 10, "the edge was not met: {cold} of {calls} cold, seed {seed}");
+    dev.until("every call is in the ledger", || bench.calls_recorded() == calls);
+    dev.until("all sleep", || bench.instances() == 0);
+    dev.ends(Signal::SIGINT);
 }
 
 #[test]

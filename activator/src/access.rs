@@ -217,7 +217,9 @@ struct Line<'a> {
     request_bytes: u64,
     response_bytes: u64,
     wait_us: u64,
+    claim_us: u64,
     start_us: u64,
+    connect_us: u64,
     run_us: u64,
     total_us: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -248,7 +250,9 @@ impl<'a> Line<'a> {
             request_bytes: run.map_or(0, |r| r.record.request_bytes),
             response_bytes: run.map_or(0, |r| r.record.response_bytes),
             wait_us: run.map_or(0, |r| r.record.wait_us),
+            claim_us: run.map_or(0, |r| r.record.claim_us),
             start_us: run.map_or(0, |r| r.record.start_us),
+            connect_us: run.map_or(0, |r| r.record.connect_us),
             run_us: run.map_or(0, |r| r.record.run_us),
             total_us: micros(facts.ended.saturating_sub(facts.at)),
             instance: run.map(|r| r.instance.to_string()),
@@ -343,8 +347,8 @@ mod tests {
             "ts": "2024-07-01T00:00:00.000001Z", "request_id": "00000000000000ab-1-7",
             "trace_id": "0000000000000000000000000000000c", "client": "10.0.0.9:1234", "method": "GET", "host": "a.b",
             "path": "/x", "protocol": "HTTP/1.1", "status": 503, "outcome": "refused", "reason": "QueueFull",
-            "cold": false, "request_bytes": 0, "response_bytes": 0, "wait_us": 0, "start_us": 0, "run_us": 0,
-            "total_us": 2000
+            "cold": false, "request_bytes": 0, "response_bytes": 0, "wait_us": 0, "claim_us": 0,
+            "start_us": 0, "connect_us": 0, "run_us": 0, "total_us": 2000
         });
         assert_eq!(line, expected);
     }

@@ -15,8 +15,12 @@ use std::{
 };
 use tokio::net::TcpStream;
 
-/// Pauses between the first tries in milliseconds; the last one is repeated.
-const PAUSES_MS: [u64; 5] = [1, 2, 4, 8, 10];
+/// The pause stays about a thirtieth of the time that was waited already: nobody waits for an open port much longer than
+/// needed, and one that stays closed costs some 100 tries in its first half second. It begins with [`FIRST`], 32 times,
+/// and then grows by a 32nd with each try, to [`LONGEST`].
+const FIRST: Duration = Duration::from_millis(1);
+const EVEN: i32 = 32;
+const LONGEST: Duration = Duration::from_millis(10);
 /// After as many tries (about a minute at 10 ms) the pause becomes [`SLOW_PAUSE`]: whatever starts that long is not
 /// delayed noticeably, and an instance that never opens costs little.
 const FAST_TRIES: usize = 6_000;
@@ -82,8 +86,8 @@ pub(crate) fn watch_port(func: &Arc<Func>, seat: SeatNo, instance: &Arc<Instance
 
 /// `None`: the address must not be dialled any more until the routes confirm it.
 async fn try_port(instance: &Arc<Instance>, shared: &Shared) -> Option<Lane> {
-    // An instance that accepts and closes at once is not tried in a busy loop.
-    let before = instance.failures.load(Relaxed);
+    // An instance that accepts and closes at once is not tried in a busy loop: each time counts like many tries.
+    let before = instance.failures.load(Relaxed).saturating_mul(EVEN as usize);
     for tries in before.. {
         if tries > 0 {
             tokio::time::sleep(pause(tries - 1)).await;
@@ -100,8 +104,11 @@ async fn try_port(instance: &Arc<Instance>, shared: &Shared) -> Option<Lane> {
 
 /// How long to wait after so many tries before.
 fn pause(tries: usize) -> Duration {
-    let fast = PAUSES_MS.get(tries).or(PAUSES_MS.last()).map_or(SLOW_PAUSE, |&ms| Duration::from_millis(ms));
-    if tries < FAST_TRIES { fast } else { SLOW_PAUSE }
+    if tries >= FAST_TRIES {
+        return SLOW_PAUSE;
+    }
+    let grown = i32::try_from(tries).unwrap_or(i32::MAX).saturating_sub(EVEN).max(0);
+    FIRST.mul_f64((1.0 + 1.0 / f64::from(EVEN)).powi(grown)).min(LONGEST)
 }
 
 #[cfg(test)]
@@ -109,8 +116,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pauses_grow_and_stay() {
-        let ms: Vec<_> = [0, 1, 2, 3, 4, 5, 5_999, 6_000].map(|tries| pause(tries).as_millis()).into();
-        assert_eq!(ms, [1, 2, 4, 8, 10, 10, 10, 100]);
+    fn pauses_grow_with_the_time_that_was_waited() {
+        let mut waited = Duration::ZERO;
+        for tries in 0..200 {
+            let next = pause(tries);
+            let share = next.as_secs_f64() / waited.max(FIRST).as_secs_f64();
+            assert!(tries < 32 || share < 0.035, "try {tries}: {next:?} after {waited:?}");
+            waited += next;
+        }
+        let ms: Vec<_> = [0, 31, 200, 5_999, 6_000].map(|tries| pause(tries).as_millis()).into();
+        assert_eq!(ms, [1, 1, 10, 10, 100]);
     }
 }

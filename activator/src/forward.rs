@@ -362,7 +362,7 @@ async fn answer(
     head.headers.reserve(headers::ADDED_TO_ANSWERS);
     parts.meter.note_response();
     headers::to_client(&mut head.headers, head.version == Version::HTTP_2);
-    head.headers.append(SERVER_TIMING, text::server_timing(parts.meter.times()));
+    head.headers.append(SERVER_TIMING, parts.meter.server_timing());
     head.version = Version::HTTP_11;
     head.extensions.clear();
     parts.meter.status = head.status.as_u16();

@@ -150,7 +150,8 @@ impl Func {
                     tracing::warn!(function = %self.key, instance = told.id, address = told.address, "not an address");
                     return;
                 };
-                let instance = Arc::new(Instance::new(told, addr, Arc::new(self.subject(told, plan))));
+                let instance =
+                    Arc::new(Instance::new(told, addr, Arc::new(self.subject(told, plan)), shared.clock.now()));
                 let seat = inner.room.add(instance.clone(), 0, false);
                 inner.seats.push((seat, instance.clone()));
                 (seat, instance)

@@ -9,6 +9,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     },
+    time::Duration,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -21,6 +22,8 @@ pub(crate) struct Instance {
     pub(crate) subject: Arc<Subject>,
     /// It speaks HTTP/2 without TLS, else HTTP/1.1.
     pub(crate) http2: bool,
+    /// When the routes first named it, by the process's clock.
+    pub(crate) told: Duration,
     pub(crate) pool: Pool,
     /// The routes called it ready once.
     pub(crate) told_ready: AtomicBool,
@@ -42,12 +45,13 @@ pub(crate) struct Instance {
 }
 
 impl Instance {
-    pub(crate) fn new(told: &v1::Instance, addr: SocketAddr, subject: Arc<Subject>) -> Self {
+    pub(crate) fn new(told: &v1::Instance, addr: SocketAddr, subject: Arc<Subject>, now: Duration) -> Self {
         Self {
             id: told.id.clone(),
             addr,
             subject,
             http2: told.h2c,
+            told: now,
             pool: Pool::default(),
             told_ready: AtomicBool::new(false),
             port_open: AtomicBool::new(false),

@@ -9,10 +9,12 @@ use crate::{
     room::Seat,
     shared::Shared,
     spool::{Reservation, SpoolError},
+    text,
     trace::TraceId,
     trail::{Run, Trail},
 };
 use dormouse_core::record::{CallRecord, Outcome};
+use http::HeaderValue;
 use std::{
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
@@ -35,6 +37,28 @@ pub(crate) struct Received {
     pub(crate) grpc: bool,
     /// For who watches calls go by: method and path.
     pub(crate) seen: Option<(http::Method, String)>,
+}
+
+/// Where a call's time went before it ran.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Before {
+    /// Waited for a slot on open instances.
+    pub(crate) wait: Duration,
+    /// Until there was an instance for it, with an address.
+    pub(crate) claim: Duration,
+    /// Until that had opened its port.
+    pub(crate) start: Duration,
+    /// Until it had a connection.
+    pub(crate) connect: Duration,
+}
+
+impl Before {
+    fn of(seat: &Seat, dispatched: Duration) -> Self {
+        let turn = &seat.turn;
+        let claim = seat.instance().told.saturating_sub(turn.arrived).min(turn.start);
+        let granted = turn.arrived + turn.wait + turn.start;
+        Self { wait: turn.wait, claim, start: turn.start - claim, connect: dispatched.saturating_sub(granted) }
+    }
 }
 
 /// The meter of one call, from dispatch on. Dropped without an end it records the call as aborted.
@@ -85,12 +109,12 @@ impl Meter {
         self.rest.take().map(|rest| (rest.received, rest.seat, rest.reservation))
     }
 
-    /// The head of the response is there: waited for a slot, waited for the instance, and since dispatch.
-    pub(crate) fn times(&mut self) -> (Duration, Duration, Duration) {
+    /// The head of the response is there: where the call's time went.
+    pub(crate) fn server_timing(&mut self) -> HeaderValue {
         let now = self.shared.clock.now();
         self.answered = Some(now);
-        let run = now.saturating_sub(self.dispatched);
-        self.rest.as_ref().map_or((Duration::ZERO, Duration::ZERO, run), |r| (r.seat.turn.wait, r.seat.turn.start, run))
+        let before = self.rest.as_ref().map(|rest| Before::of(&rest.seat, self.dispatched)).unwrap_or_default();
+        text::server_timing(before, now.saturating_sub(self.dispatched))
     }
 
     /// Its instance broke off, or the connection to it did.
@@ -147,28 +171,29 @@ impl Meter {
     /// The same for a call that ended at this time of the clock.
     pub(crate) fn finish_at(&mut self, outcome: Outcome, now: Duration) -> Result<(), SpoolError> {
         let Some(Rest { received, seat, reservation }) = self.rest.take() else { return Ok(()) };
-        let (wait, start) = (seat.turn.wait, seat.turn.start);
+        let before = Before::of(&seat, self.dispatched);
         let record = CallRecord {
             subject: 0,
             call: received.call,
             received_at_us: received.at_us,
-            wait_us: micros(wait),
-            start_us: micros(start),
+            wait_us: micros(before.wait),
+            claim_us: micros(before.claim),
+            start_us: micros(before.start),
+            connect_us: micros(before.connect),
             run_us: micros(now.saturating_sub(self.dispatched)),
             request_bytes: self.upload.bytes(),
             response_bytes: self.response_bytes,
             status: self.status,
             outcome,
-            cold: !start.is_zero(),
+            cold: !seat.turn.start.is_zero(),
         };
         let subject = &seat.instance().subject;
         let written = self.shared.spool.append(subject, &record, reservation);
         let metrics = &seat.func().metrics;
         metrics.answered(self.status, outcome);
-        metrics.took(now.saturating_sub(received.at), wait + start);
+        metrics.took(now.saturating_sub(received.at), before.wait + seat.turn.start);
         if record.cold {
-            let connect = self.dispatched.saturating_sub(seat.turn.arrived + wait + start);
-            metrics.cold(start, connect, self.answered.map(|at| at.saturating_sub(self.dispatched)));
+            metrics.cold(before, self.answered.map(|at| at.saturating_sub(self.dispatched)));
         }
         if let Some(trail) = &received.trail {
             let (arrived, dispatched, answered) = (seat.turn.arrived, self.dispatched, self.answered);

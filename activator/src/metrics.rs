@@ -87,9 +87,9 @@ pub(crate) const REASONS: [&str; 20] = [
     "Unauthorized",
     "Failed",
 ];
-/// Parts of a cold call: until an instance has opened its port, until the call has a connection, until the head of its
-/// response.
-const PHASES: [&str; 3] = ["start", "connect", "first_byte"];
+/// Parts of a cold call: for a slot on an open instance; until there is an instance, until it has opened its port, until
+/// the call has a connection, until the head of its response.
+const PHASES: [&str; 5] = ["wait", "claim", "start", "connect", "first_byte"];
 
 type Histograms<S> = Family<S, Histogram, fn() -> Histogram>;
 
@@ -252,8 +252,13 @@ impl Metrics {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::meter::Before;
     use dormouse_core::record::Outcome;
     use std::time::Duration;
+
+    fn started(ms: u64) -> Before {
+        Before { start: Duration::from_millis(ms), ..Before::default() }
+    }
 
     #[test]
     fn series_have_their_names_and_go_with_their_function() {
@@ -265,7 +270,7 @@ mod tests {
         of.took(Duration::from_millis(7), Duration::ZERO);
         of.held(12);
         of.trouble(Trouble::Connect);
-        of.cold(Duration::from_millis(30), Duration::ZERO, None);
+        of.cold(started(30), None);
         let key = FunctionKey::new("ns", "hello");
         metrics.refused(Some(&key), "QueueFull");
         metrics.refused(None, "UnknownFunction");
@@ -283,6 +288,8 @@ mod tests {
             format!("dormouse_cold_starts_total{{{labels}}} 1"),
             format!("dormouse_cold_start_duration_seconds_bucket{{le=\"0.05\",{labels},phase=\"start\"}} 1"),
             format!("dormouse_cold_start_duration_seconds_bucket{{le=\"60.0\",{labels},phase=\"connect\"}} 1"),
+            format!("dormouse_cold_start_duration_seconds_bucket{{le=\"60.0\",{labels},phase=\"claim\"}} 1"),
+            format!("dormouse_cold_start_duration_seconds_bucket{{le=\"60.0\",{labels},phase=\"wait\"}} 1"),
             format!("dormouse_proxy_errors_total{{{labels},kind=\"connect\"}} 1"),
             format!("dormouse_queue_rejected_total{{{labels},reason=\"QueueFull\"}} 1"),
             format!("dormouse_queue_rejected_total{{{labels},reason=\"Failed\"}} 1"),
@@ -304,7 +311,7 @@ mod tests {
         of.took(Duration::from_millis(7), Duration::ZERO);
         of.held(12);
         of.trouble(Trouble::Died);
-        of.cold(Duration::from_millis(30), Duration::ZERO, Some(Duration::ZERO));
+        of.cold(started(30), Some(Duration::ZERO));
         assert!(!metrics.text().contains("hello"), "{}", metrics.text());
     }
 }

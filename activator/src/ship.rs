@@ -68,7 +68,8 @@ pub(crate) async fn run(shared: Arc<Shared>, link: Link, stop: CancellationToken
 
 /// Wall clock at the end of a call.
 fn ended_us(record: &CallRecord) -> i64 {
-    let took = record.wait_us.saturating_add(record.start_us).saturating_add(record.run_us);
+    let CallRecord { wait_us, claim_us, start_us, connect_us, run_us, .. } = *record;
+    let took = [wait_us, claim_us, start_us, connect_us, run_us].into_iter().fold(0, u64::saturating_add);
     record.received_at_us.saturating_add(i64::try_from(took).unwrap_or(i64::MAX))
 }
 

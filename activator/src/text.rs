@@ -1,6 +1,6 @@
 //! Texts of headers that every call gets, written digit by digit: `format!` costs more than forwarding the header does.
 
-use crate::clock;
+use crate::{clock, meter::Before};
 use dormouse_core::RequestId;
 use http::HeaderValue;
 use std::time::Duration;
@@ -17,12 +17,14 @@ pub(crate) fn request_id(id: RequestId) -> HeaderValue {
     text.value()
 }
 
-/// `Server-Timing` (W3C) of a call: waited for a slot, for its instance to start, and ran so far, in milliseconds with
-/// three digits behind the point.
-pub(crate) fn server_timing((wait, start, run): (Duration, Duration, Duration)) -> HeaderValue {
-    // 31 for the names, and three times of 21 at most: 17 digits (2^64 / 1000), the point and three digits.
-    let mut text = Text::<94>::new();
-    for (name, time) in [("wait;dur=", wait), (", start;dur=", start), (", run;dur=", run)] {
+/// `Server-Timing` (W3C) of a call: its parts, and how long it ran so far, in milliseconds with three digits behind the
+/// point.
+pub(crate) fn server_timing(before: Before, run: Duration) -> HeaderValue {
+    let Before { wait, claim, start, connect } = before;
+    // 57 for the names, and five times of 21 at most: 17 digits (2^64 / 1000), the point and three digits.
+    let mut text = Text::<162>::new();
+    let names = ["wait;dur=", ", claim;dur=", ", start;dur=", ", connect;dur=", ", run;dur="];
+    for (name, time) in names.into_iter().zip([wait, claim, start, connect, run]) {
         text.put(name.as_bytes());
         let us = clock::micros(time);
         text.digits::<10>(us / 1000, 1);
@@ -76,15 +78,18 @@ mod tests {
     proptest! {
         #[test]
         fn texts_are_what_format_would_write(
-            activator: u64, epoch: u32, call: u64, wait_us in 0..u64::MAX, start_us in 0..100_000_u64, run_us in 0..u64::MAX,
+            activator: u64, epoch: u32, call: u64, times: [u64; 4], start_us in 0..100_000_u64,
         ) {
             let id = RequestId { activator, epoch, call };
             prop_assert_eq!(request_id(id), id.to_string());
-            let times = [wait_us, start_us, run_us];
-            let [wait, start, run] = times.map(|us| format!("{}.{:03}", us / 1000, us % 1000));
-            let expected = format!("wait;dur={wait}, start;dur={start}, run;dur={run}");
-            let [wait, start, run] = times.map(Duration::from_micros);
-            prop_assert_eq!(server_timing((wait, start, run)), expected);
+            let [wait, claim, connect, run] = times;
+            let times = [wait, claim, start_us, connect, run];
+            let [wait, claim, start, connect, run] = times.map(|us| format!("{}.{:03}", us / 1000, us % 1000));
+            let expected = format!(
+                "wait;dur={wait}, claim;dur={claim}, start;dur={start}, connect;dur={connect}, run;dur={run}"
+            );
+            let [wait, claim, start, connect, run] = times.map(Duration::from_micros);
+            prop_assert_eq!(server_timing(Before { wait, claim, start, connect }, run), expected);
         }
     }
 
@@ -93,6 +98,8 @@ mod tests {
         let id = RequestId { activator: 0, epoch: 0, call: 0 };
         assert_eq!(request_id(id), "0000000000000000-0-0");
         let zero = Duration::ZERO;
-        assert_eq!(server_timing((zero, zero, zero)), "wait;dur=0.000, start;dur=0.000, run;dur=0.000");
+        let before = Before { wait: zero, claim: zero, start: zero, connect: zero };
+        let expected = "wait;dur=0.000, claim;dur=0.000, start;dur=0.000, connect;dur=0.000, run;dur=0.000";
+        assert_eq!(server_timing(before, zero), expected);
     }
 }

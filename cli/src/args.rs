@@ -100,6 +100,9 @@ pub(crate) struct SampleArgs {
     /// Address to serve on
     #[arg(long, env = "HOST", default_value = "0.0.0.0")]
     pub(crate) host: std::net::IpAddr,
+    /// Memory that it uses from the start on, in MiB
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=1024))]
+    pub(crate) hold_mib: u64,
 }
 
 /// Which Dormouse is asked: a `dev` on this machine, or a cluster.
@@ -197,6 +200,7 @@ a timeout 4.
 Examples:
   dormouse invoke hello
   dormouse invoke hello /delay?ms=20 --timing
+  dormouse invoke hello --cold
   dormouse invoke hello /echo -X PUT -H 'content-type: application/json' -d '{\"a\":1}'
   dormouse invoke hello -d @order.json
   cat order.json | dormouse invoke hello -d @-")]
@@ -221,6 +225,9 @@ pub(crate) struct InvokeArgs {
     /// Print where the time went, on standard error
     #[arg(long)]
     pub(crate) timing: bool,
+    /// Put the function to sleep first, so that the call wakes it; with --timing
+    #[arg(long)]
+    pub(crate) cold: bool,
     /// Longest wait for the whole answer, in seconds
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=7200))]
     pub(crate) timeout: u64,
@@ -327,12 +334,15 @@ mod tests {
 
     #[test]
     fn invoke_takes_body_method_and_headers() {
-        let Command::Invoke(args) = parse("dormouse invoke f /a?b=c -X PUT -H a:b -H c:d -d @- --timing") else {
+        let Command::Invoke(args) = parse("dormouse invoke f /a?b=c -X PUT -H a:b -H c:d -d @- --timing --cold") else {
             panic!()
         };
         assert_eq!((args.name.as_str(), args.path.as_str()), ("f", "/a?b=c"));
         assert_eq!(args.headers, ["a:b", "c:d"]);
-        assert_eq!((args.method.as_deref(), args.data.as_deref(), args.timing), (Some("PUT"), Some("@-"), true));
+        assert_eq!(
+            (args.method.as_deref(), args.data.as_deref(), args.timing, args.cold),
+            (Some("PUT"), Some("@-"), true, true)
+        );
     }
 
     #[test]

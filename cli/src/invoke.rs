@@ -16,12 +16,18 @@ use std::time::{Duration, Instant};
 /// Longest body that is sent: it is held in memory.
 const MAX_BODY: u64 = 1 << 30;
 
-/// Where a call's time went, in milliseconds. Wait, start and run are the activator's; total is seen from here.
+/// With --cold: how long its instances may take to be gone; calls that run keep them.
+const ASLEEP: Duration = Duration::from_secs(60);
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Where a call's time went, in milliseconds, as the activator says it in `Server-Timing`; total is seen from here.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Timing {
     wait_ms: Option<f64>,
+    claim_ms: Option<f64>,
     start_ms: Option<f64>,
+    connect_ms: Option<f64>,
     run_ms: Option<f64>,
     total_ms: f64,
     cold: Option<bool>,
@@ -33,6 +39,9 @@ pub(crate) async fn run(args: &InvokeArgs) -> Outcome {
     let namespace = args.namespace.clone().unwrap_or_else(|| target.default_namespace());
     let request = addressed(request, &format!("{}.{namespace}", args.name))?;
     let door = target.activator()?;
+    if args.cold {
+        put_to_sleep(&target, &namespace, &args.name).await?;
+    }
     let limit = Duration::from_secs(args.timeout);
     tokio::time::timeout(limit, async {
         let begun = Instant::now();
@@ -41,6 +50,36 @@ pub(crate) async fn run(args: &InvokeArgs) -> Outcome {
     })
     .await
     .map_err(|_| Failure::timed_out(format!("no whole answer within {} s", args.timeout)))?
+}
+
+/// Returns once the function has no instance.
+async fn put_to_sleep(target: &Target, namespace: &str, name: &str) -> Result<(), Failure> {
+    let begun = Instant::now();
+    let mut asked = false;
+    loop {
+        let view = target.function(namespace, name).await?;
+        let spec = &view.function.spec;
+        let warm = view.function.status.as_ref().and_then(|s| s.instances).map_or(0, |i| i.warm);
+        if warm > 0 || spec.warm_up_concurrency > 0 {
+            let why = "is kept warm (warmUpConcurrency, or a warmUp window that is open): no call of it is cold";
+            return Err(Failure::failed(format!("{namespace}/{name} {why}")));
+        }
+        if view.instances.is_empty() && view.ready_instances() == 0 {
+            return Ok(());
+        }
+        if !std::mem::replace(&mut asked, true) {
+            target.put_to_sleep(namespace, name).await?;
+        }
+        if begun.elapsed() > ASLEEP {
+            let left: Vec<&str> = view.instances.iter().map(|i| i.name.as_str()).collect();
+            return Err(Failure::timed_out(format!(
+                "after {} s instances are left ({}): calls run on them, or it is being checked",
+                ASLEEP.as_secs(),
+                left.join(", ")
+            )));
+        }
+        tokio::time::sleep(LOOK).await;
+    }
 }
 
 /// The request without its host.
@@ -117,7 +156,7 @@ async fn show(args: &InvokeArgs, response: Response<Incoming>, begun: Instant) -
             serde_json::to_string_pretty(&json(head.status, &head.headers, &kept, timing)).map_err(Failure::failed)?,
         );
     }
-    if args.timing {
+    if args.timing || args.cold {
         say::note(split(timing));
     }
     verdict(head.status, &head.headers)
@@ -139,7 +178,7 @@ fn json(status: StatusCode, headers: &HeaderMap, body: &[u8], timing: Timing) ->
     serde_json::json!({"status": status.as_u16(), "headers": fields, key: text, "timing": timing})
 }
 
-/// `wait;dur=1.5, start;dur=40, run;dur=3`.
+/// `wait;dur=1.5, claim;dur=9, start;dur=40, connect;dur=0.1, run;dur=3`.
 fn server_timing(headers: &HeaderMap) -> Timing {
     let mut timing = Timing::default();
     let values = headers.get_all("server-timing").iter().filter_map(|v| v.to_str().ok());
@@ -149,12 +188,14 @@ fn server_timing(headers: &HeaderMap) -> Timing {
         let ms = parts.find_map(|p| p.trim().strip_prefix("dur=")?.parse::<f64>().ok());
         match name {
             "wait" => timing.wait_ms = ms,
+            "claim" => timing.claim_ms = ms,
             "start" => timing.start_ms = ms,
+            "connect" => timing.connect_ms = ms,
             "run" => timing.run_ms = ms,
             _ => {}
         }
     }
-    timing.cold = timing.start_ms.map(|ms| ms > 0.0);
+    timing.cold = timing.claim_ms.zip(timing.start_ms).map(|(claim, start)| claim + start > 0.0);
     timing
 }
 
@@ -165,12 +206,15 @@ fn split(timing: Timing) -> String {
         Some(false) => "warm",
         None => "not dispatched",
     };
+    let Timing { wait_ms, claim_ms, start_ms, connect_ms, run_ms, total_ms, .. } = timing;
     format!(
-        "{kind}: wait {}, start {}, run to first byte {}, total {}",
-        ms(timing.wait_ms),
-        ms(timing.start_ms),
-        ms(timing.run_ms),
-        ms(Some(timing.total_ms))
+        "{kind}: wait {}, claim {}, start {}, connect {}, run to first byte {}, total {}",
+        ms(wait_ms),
+        ms(claim_ms),
+        ms(start_ms),
+        ms(connect_ms),
+        ms(run_ms),
+        ms(Some(total_ms))
     )
 }
 
@@ -230,11 +274,16 @@ mod tests {
     #[test]
     fn timing_is_read_from_the_header() {
         let mut headers = HeaderMap::new();
-        headers.insert("server-timing", HeaderValue::from_static("wait;dur=1.5, start;dur=40, run;dur=3.25"));
+        headers.insert(
+            "server-timing",
+            HeaderValue::from_static("wait;dur=1.5, claim;dur=9, start;dur=40, connect;dur=0.125, run;dur=3.25"),
+        );
         let timing = server_timing(&headers);
         assert_eq!((timing.wait_ms, timing.start_ms, timing.run_ms), (Some(1.5), Some(40.0), Some(3.25)));
         assert_eq!(timing.cold, Some(true));
-        assert!(split(timing).starts_with("cold: wait 1.500 ms, start 40.000 ms, run to first byte 3.250 ms"));
+        assert_eq!((timing.claim_ms, timing.connect_ms), (Some(9.0), Some(0.125)));
+        let said = "cold: wait 1.500 ms, claim 9.000 ms, start 40.000 ms, connect 0.125 ms, run to first byte 3.250 ms";
+        assert!(split(timing).starts_with(said));
         assert_eq!(server_timing(&HeaderMap::new()).cold, None);
     }
 

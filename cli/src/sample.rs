@@ -37,6 +37,7 @@ type Body = UnsyncBoxBody<Bytes, hyper::Error>;
 
 /// Serves until SIGTERM or Ctrl-C.
 pub(crate) async fn run(args: &SampleArgs) -> Outcome {
+    let _held = pages(args.hold_mib);
     let address = SocketAddr::new(args.host, args.port);
     let listener = TcpListener::bind(address)
         .await
@@ -151,9 +152,15 @@ async fn route(request: Request<Incoming>) -> Result<Response<Body>, Infallible>
 
 /// Takes memory, uses all of it, and lets it go with the answer.
 fn memory(mib: u64) -> Response<Body> {
-    let taken = vec![1_u8; usize::try_from(mib).unwrap_or(0) << 20];
+    let taken = pages(mib);
     let used: u64 = taken.iter().step_by(4096).map(|byte| u64::from(*byte)).sum();
     text(StatusCode::OK, format!("{mib} MiB, {used} pages\n"))
+}
+
+/// So much memory, all of it written to.
+fn pages(mib: u64) -> Vec<u8> {
+    // Nobody reads most of it: the compiler is not to leave it out.
+    std::hint::black_box(vec![1_u8; usize::try_from(mib).unwrap_or(0) << 20])
 }
 
 /// Ends the process before it answers, as a function with a fault does.

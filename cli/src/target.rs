@@ -8,6 +8,7 @@ use crate::dev::state::{self, DevFile};
 use crate::exit::Failure;
 use crate::view::View;
 use door::Door;
+use http::Method;
 use std::path::{Path, PathBuf};
 
 /// Ports of the pods behind the Services.
@@ -93,6 +94,17 @@ impl Target {
                     .map_err(|e| Failure::failed(format!("the answer is of another version: {e}")))?;
                 views.retain(|v| namespace.is_none_or(|n| v.namespace() == n));
                 Ok(views)
+            }
+        }
+    }
+
+    /// Lets go of a function's instances that nothing needs now.
+    pub(crate) async fn put_to_sleep(&self, namespace: &str, name: &str) -> Result<(), Failure> {
+        match &self.place {
+            Place::Cluster(config) => cluster::put_to_sleep(&client(config)?, namespace, name).await,
+            Place::Dev(_) | Place::Addresses => {
+                let path = format!("/v1/functions/{namespace}/{name}/sleep");
+                self.usage().await?.ask(Method::POST, &path).await.map(drop)
             }
         }
     }

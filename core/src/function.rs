@@ -17,6 +17,10 @@ pub use status::{Address, FunctionStatus, InstanceCounts, State};
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
+/// Annotation that puts a function to sleep at once: with each new value its window is forgotten, and instances that
+/// neither calls nor warm capacity need are let go.
+pub const SLEEP: &str = "dormouse.dev/sleep";
+
 /// A function: an image that sleeps at zero instances, wakes on a call and bills by the call.
 ///
 /// `spec.image` is a container that speaks HTTP on `$PORT`. Everything else has a default.

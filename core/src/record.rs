@@ -1,8 +1,8 @@
 //! What one dispatched call used, and its packed form.
 //!
 //! Packed: every field an LEB128 varint in the order of [`CallRecord`], `received_at_us` as a zigzag difference to the
-//! record before it (the first one to 0), `outcome` and `cold` in one byte (`outcome << 1 | cold`). Typical length 18
-//! to 24 bytes.
+//! record before it (the first one to 0), `outcome` and `cold` in one byte (`outcome << 1 | cold`). Typical length 20
+//! to 26 bytes.
 
 /// Why a dispatched call ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
@@ -72,8 +72,12 @@ pub struct CallRecord {
     pub received_at_us: i64,
     /// Waited for a free slot on running instances.
     pub wait_us: u64,
-    /// Waited for an instance to start (0 for a warm call).
+    /// Waited until there was an instance for it: claimed from a warm pool, or made, with an address (0 for a warm call).
+    pub claim_us: u64,
+    /// Waited after that until the instance had opened its port (0 for a warm call).
     pub start_us: u64,
+    /// Waited, with its slot, for a connection.
+    pub connect_us: u64,
     /// From dispatch to the end of the response.
     pub run_us: u64,
     /// Body bytes from the client to the instance.
@@ -86,6 +90,14 @@ pub struct CallRecord {
     pub outcome: Outcome,
     /// Waited for an instance to start.
     pub cold: bool,
+}
+
+impl CallRecord {
+    /// The fields between the time and the outcome, in their order.
+    fn numbers(&self) -> [u64; 8] {
+        let Self { wait_us, claim_us, start_us, connect_us, run_us, request_bytes, response_bytes, status, .. } = *self;
+        [wait_us, claim_us, start_us, connect_us, run_us, request_bytes, response_bytes, u64::from(status)]
+    }
 }
 
 /// Packed bytes that are no records.
@@ -117,7 +129,7 @@ impl Packer {
         put(out, u64::from(r.subject));
         put(out, r.call);
         put(out, zigzag(r.received_at_us.wrapping_sub(self.last_received_us)));
-        for v in [r.wait_us, r.start_us, r.run_us, r.request_bytes, r.response_bytes, u64::from(r.status)] {
+        for v in r.numbers() {
             put(out, v);
         }
         out.push((r.outcome as u8) << 1 | u8::from(r.cold));
@@ -150,8 +162,8 @@ impl Packer {
     }
 }
 
-/// Longest packed record: 9 varints of at most 10 bytes, and one byte.
-pub const MAX_PACKED_LEN: usize = 9 * 10 + 1;
+/// Longest packed record: 11 varints of at most 10 bytes, and one byte.
+pub const MAX_PACKED_LEN: usize = 11 * 10 + 1;
 
 /// Reads `count` records that fill `bytes` exactly.
 ///
@@ -159,8 +171,8 @@ pub const MAX_PACKED_LEN: usize = 9 * 10 + 1;
 /// When bytes are missing, left over, or out of a field's range.
 pub fn unpack(bytes: &[u8], count: u32) -> Result<Vec<CallRecord>, PackedError> {
     let mut reader = Reader { bytes };
-    // A record is at least 10 bytes: a lying count cannot make a large allocation.
-    let mut records = Vec::with_capacity((count as usize).min(bytes.len() / 10));
+    // A record is at least 12 bytes: a lying count cannot make a large allocation.
+    let mut records = Vec::with_capacity((count as usize).min(bytes.len() / 12));
     let mut last = 0i64;
     for _ in 0..count {
         let record = reader.record(last)?;
@@ -179,7 +191,8 @@ impl Reader<'_> {
         let subject = u32::try_from(self.take()?).map_err(|_| PackedError::Range("subject"))?;
         let call = self.take()?;
         let received_at_us = last_received_us.wrapping_add(unzigzag(self.take()?));
-        let [wait_us, start_us, run_us] = [self.take()?, self.take()?, self.take()?];
+        let [wait_us, claim_us, start_us, connect_us] = [self.take()?, self.take()?, self.take()?, self.take()?];
+        let run_us = self.take()?;
         let [request_bytes, response_bytes] = [self.take()?, self.take()?];
         let status = u16::try_from(self.take()?).map_err(|_| PackedError::Range("status"))?;
         let (&tail, rest) = self.bytes.split_first().ok_or(PackedError::Short)?;
@@ -191,7 +204,9 @@ impl Reader<'_> {
             call,
             received_at_us,
             wait_us,
+            claim_us,
             start_us,
+            connect_us,
             run_us,
             request_bytes,
             response_bytes,
@@ -240,15 +255,17 @@ mod tests {
     use proptest::prelude::*;
 
     fn any_record() -> impl Strategy<Value = CallRecord> {
-        let times = (any::<i64>(), any::<u64>(), any::<u64>(), any::<u64>());
+        let times = (any::<i64>(), any::<[u64; 5]>());
         let rest = (any::<u64>(), any::<u64>(), any::<u16>(), 0usize..6, any::<bool>());
         (any::<u32>(), any::<u64>(), times, rest).prop_map(|(subject, call, t, r)| CallRecord {
             subject,
             call,
             received_at_us: t.0,
-            wait_us: t.1,
-            start_us: t.2,
-            run_us: t.3,
+            wait_us: t.1[0],
+            claim_us: t.1[1],
+            start_us: t.1[2],
+            connect_us: t.1[3],
+            run_us: t.1[4],
             request_bytes: r.0,
             response_bytes: r.1,
             status: r.2,

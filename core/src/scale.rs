@@ -97,6 +97,11 @@ impl Scaler {
         self.observe(now, current, policy);
     }
 
+    /// Forgets what the window remembers: nothing but the present calls counts.
+    pub fn forget_window(&mut self) {
+        self.fallen.clear();
+    }
+
     /// Calls as last observed.
     #[must_use]
     pub fn calls(&self) -> u32 {

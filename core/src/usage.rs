@@ -24,8 +24,12 @@ pub struct UsageSum {
     pub cold: u64,
     /// Waited for a free slot.
     pub wait_us: u128,
-    /// Waited for an instance to start.
+    /// Waited until there was an instance.
+    pub claim_us: u128,
+    /// Waited for it to open its port.
     pub start_us: u128,
+    /// Waited for a connection.
+    pub connect_us: u128,
     /// From dispatch to the end of the response.
     pub run_us: u128,
     /// Body bytes in.
@@ -51,7 +55,9 @@ impl UsageSum {
         self.by_outcome[record.outcome as usize].merge(&one);
         self.cold += u64::from(record.cold);
         self.wait_us = self.wait_us.saturating_add(u128::from(record.wait_us));
+        self.claim_us = self.claim_us.saturating_add(u128::from(record.claim_us));
         self.start_us = self.start_us.saturating_add(u128::from(record.start_us));
+        self.connect_us = self.connect_us.saturating_add(u128::from(record.connect_us));
         self.run_us = self.run_us.saturating_add(u128::from(record.run_us));
         self.request_bytes = self.request_bytes.saturating_add(u128::from(record.request_bytes));
         self.response_bytes = self.response_bytes.saturating_add(u128::from(record.response_bytes));
@@ -59,13 +65,16 @@ impl UsageSum {
 
     /// Adds another sum: in any order and grouping, the result is the same.
     pub fn merge(&mut self, other: &Self) {
-        let Self { by_outcome, cold, wait_us, start_us, run_us, request_bytes, response_bytes } = other;
+        let Self { by_outcome, cold, wait_us, claim_us, start_us, connect_us, run_us, request_bytes, response_bytes } =
+            other;
         for (mine, theirs) in self.by_outcome.iter_mut().zip(by_outcome) {
             mine.merge(theirs);
         }
         self.cold = self.cold.saturating_add(*cold);
         self.wait_us = self.wait_us.saturating_add(*wait_us);
+        self.claim_us = self.claim_us.saturating_add(*claim_us);
         self.start_us = self.start_us.saturating_add(*start_us);
+        self.connect_us = self.connect_us.saturating_add(*connect_us);
         self.run_us = self.run_us.saturating_add(*run_us);
         self.request_bytes = self.request_bytes.saturating_add(*request_bytes);
         self.response_bytes = self.response_bytes.saturating_add(*response_bytes);
@@ -106,14 +115,15 @@ mod tests {
             billed_ms: u128::from(ms),
             mib_ms: u128::from(mib),
         };
-        (prop::collection::vec(outcome, 6), any::<u32>(), any::<[u64; 5]>()).prop_map(move |(outcomes, cold, rest)| {
-            let [wait_us, start_us, run_us, request_bytes, response_bytes] = rest.map(u128::from);
+        (prop::collection::vec(outcome, 6), any::<u32>(), any::<[u64; 7]>()).prop_map(move |(outcomes, cold, rest)| {
+            let [wait_us, claim_us, start_us, connect_us, run_us, request_bytes, response_bytes] = rest.map(u128::from);
             let mut by_outcome = [OutcomeSum::default(); 6];
             for (slot, values) in by_outcome.iter_mut().zip(outcomes) {
                 *slot = one(values);
             }
             let cold = u64::from(cold);
-            UsageSum { by_outcome, cold, wait_us, start_us, run_us, request_bytes, response_bytes }
+            let times = UsageSum { wait_us, claim_us, start_us, connect_us, run_us, ..UsageSum::default() };
+            UsageSum { by_outcome, cold, request_bytes, response_bytes, ..times }
         })
     }
 

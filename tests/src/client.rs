@@ -126,7 +126,7 @@ impl Answer {
     /// True when the call waited for an instance to start.
     #[must_use]
     pub fn cold(&self) -> bool {
-        self.timing("start").is_some_and(|ms| ms > 0.0)
+        ["claim", "start"].into_iter().filter_map(|part| self.timing(part)).any(|ms| ms > 0.0)
     }
 
     /// The body as text, for messages.

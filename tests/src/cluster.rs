@@ -1,5 +1,6 @@
 //! A test's view of a Kubernetes cluster: kubectl and helm as people use them, and a client for what is watched.
 
+use crate::env::Env;
 use crate::proc::run;
 use crate::wait::until;
 use anyhow::{Context, Result};
@@ -71,6 +72,14 @@ impl Cluster {
     /// When it fails, with both its streams.
     pub fn helm(&self, args: &[&str]) -> Result<String> {
         run(self.command(&self.helm).args(args))
+    }
+
+    /// Runs `dormouse` against the cluster and gives what it prints.
+    ///
+    /// # Errors
+    /// When it fails, with both its streams.
+    pub fn dormouse(&self, args: &[&str]) -> Result<String> {
+        run(self.command(&Env::read()?.program("dormouse")?).args(args))
     }
 
     fn command(&self, program: &Path) -> Command {

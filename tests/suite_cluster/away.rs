@@ -89,10 +89,10 @@ pub(crate) async fn the_api_server_goes_and_comes_back(world: World) -> Result<(
 }
 
 /// A stopped process; it goes on when this is dropped.
-struct Stopped(u32);
+pub(crate) struct Stopped(u32);
 
 impl Stopped {
-    fn new(pid: u32) -> Result<Self> {
+    pub(crate) fn new(pid: u32) -> Result<Self> {
         signal(pid, Signal::SIGSTOP).context("stopping the API server")?;
         Ok(Self(pid))
     }

@@ -8,6 +8,7 @@
 mod activators;
 mod away;
 mod calls;
+mod chaos;
 mod concurrency;
 mod deletion;
 mod faults;
@@ -17,6 +18,7 @@ mod inside;
 mod install;
 mod restarts;
 mod revisions;
+mod told;
 mod wall;
 mod warm;
 mod world;
@@ -66,6 +68,14 @@ async fn all(wanted: &[String]) -> Result<usize> {
         faults::bad_manifests_are_refused_with_our_words,
         faults::a_broken_image_is_told_and_mended,
         faults::a_crashing_function_is_told,
+        told::a_full_quota,
+        told::a_refusal_of_admission,
+        told::a_missing_secret,
+        told::no_room,
+        told::a_command_that_is_not_there,
+        told::a_crash_at_the_start,
+        told::too_little_memory,
+        told::a_crash_in_a_claimed_pod,
         concurrency::twenty_calls_at_once_on_zero,
         concurrency::one_at_a_time_is_a_hard_limit,
         revisions::a_changed_env_rolls_without_a_failed_call,
@@ -84,8 +94,10 @@ async fn all(wanted: &[String]) -> Result<usize> {
         warm::demand_that_lasts_settles_on_the_deployment,
         warm::a_refused_graft_falls_back,
         warm::warm_capacity_is_ready_without_calls,
+        warm::a_cold_call_says_where_its_time_went,
         warm::no_kill_leaks_a_claim,
         wall::who_opts_out_has_none,
+        chaos::calls_survive_what_goes_wrong,
         idle::calls_at_the_idle_edge_never_fail,
         install::helm_test_passes,
     ];

@@ -51,10 +51,15 @@ async fn parked(space: &Space, n: i32) -> Result<Vec<Pod>> {
     .await
 }
 
+/// A pool of so many pods, once they are all parked.
+pub(crate) async fn full_pool(space: &Space, size: u32) -> Result<()> {
+    space.apply(&pool(size))?;
+    parked(space, i32::try_from(size)?).await.map(drop)
+}
+
 /// A pool that is full, and a function that sleeps.
 async fn beside_pool(space: &Space, size: u32, name: &str, spec: &[&str]) -> Result<()> {
-    space.apply(&pool(size))?;
-    parked(space, i32::try_from(size)?).await?;
+    full_pool(space, size).await?;
     space.apply(&function(name, spec))?;
     space.ready(name, "True").await.map(drop)
 }
@@ -309,6 +314,47 @@ async fn refused(world: &World, space: &Space) -> Result<()> {
     })
     .await?;
     parked(space, 1).await.map(drop)
+}
+
+/// `dormouse invoke --cold` puts the function to sleep first, by either way of waking; the parts of the call's time are
+/// those of its record, are counted by phase, and are no more than its caller measured.
+pub(crate) async fn a_cold_call_says_where_its_time_went(world: World) -> Result<()> {
+    world
+        .alone("parts", |world, space| async move {
+            let spec = ["startCheck: Never", "idleTimeoutSeconds: 600"];
+            beside_pool(&space, 1, "grafted", &spec).await?;
+            // Larger than the pool's pods.
+            space.apply(&function("made", &spec).replace("32Mi", "129Mi"))?;
+            space.ready("made", "True").await?;
+            for name in ["grafted", "made"] {
+                ok(&world.by_host(&space, name, "/")).await?;
+                let said = world.cluster.dormouse(&["invoke", name, "-n", &space.name, "--cold", "-o", "json"])?;
+                let said: serde_json::Value = serde_json::from_str(&said)?;
+                let ms = |part: &str| said["timing"][part].as_f64().with_context(|| format!("no {part}: {said}"));
+                anyhow::ensure!(said["timing"]["cold"] == json!(true), "{said}");
+                let parts = ["waitMs", "claimMs", "startMs", "connectMs", "runMs"];
+                let sum = parts.iter().try_fold(0.0, |sum, part| Ok::<_, anyhow::Error>(sum + ms(part)?))?;
+                anyhow::ensure!(ms("claimMs")? > 0.0 && ms("startMs")? > 0.0 && sum <= ms("totalMs")?, "{said}");
+                let record = until("its record", LIMIT, || async {
+                    let query = format!("{}&namespace={}&function={name}", lately(), space.name);
+                    let records = world.usage.records(&query).await?;
+                    let own = records.into_iter().find(|r| r["request_id"] == said["headers"]["dormouse-request-id"]);
+                    own.context("not there yet")
+                })
+                .await?;
+                for part in ["wait", "claim", "start", "connect"] {
+                    let us = record[format!("{part}_us")].as_f64().with_context(|| format!("no {part}: {record}"))?;
+                    let told = ms(&format!("{part}Ms"))?;
+                    anyhow::ensure!((us / 1000.0 - told).abs() < 0.0005, "{part}: {us} us beside {told} ms");
+                }
+                parked(&space, 1).await?;
+            }
+            space.patch("made", &json!({"spec": {"warmUpConcurrency": 1}})).await?;
+            let refused = world.cluster.dormouse(&["invoke", "made", "-n", &space.name, "--cold"]);
+            anyhow::ensure!(refused.is_err_and(|e| e.to_string().contains("is kept warm")), "not refused");
+            Ok(())
+        })
+        .await
 }
 
 /// `kill -9` of the controller at every step of a claim: the call is answered, no pod serves two functions, nothing is

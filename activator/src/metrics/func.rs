@@ -1,6 +1,7 @@
 //! The series of one function, at hand without a look-up.
 
 use super::{CLASSES, Families, OfClass, OfFunction, OfKind, OfPhase, PHASES};
+use crate::meter::Before;
 use dormouse_core::record::Outcome;
 use dormouse_daemon::Histogram;
 use prometheus_client::metrics::{counter::Counter, gauge::Gauge};
@@ -134,17 +135,18 @@ impl FuncMetrics {
         self.wait.get_or_init(|| self.families.waits.get_or_create_owned(&self.labels)).observe(wait);
     }
 
-    /// A cold call is over: its time until an instance was open, then until it had a connection, then until the head of
-    /// the response, if one came.
-    pub(crate) fn cold(&self, start: Duration, connect: Duration, first_byte: Option<Duration>) {
+    /// A cold call is over: where its time went before it ran, and then until the head of the response, if one came.
+    pub(crate) fn cold(&self, before: Before, first_byte: Option<Duration>) {
         self.cold_starts.inc();
         if self.is_retired() {
             return;
         }
-        for (phase, took) in PHASES.into_iter().zip([Some(start), Some(connect), first_byte]) {
+        let Before { wait, claim, start, connect } = before;
+        let parts = [Some(wait), Some(claim), Some(start), Some(connect), first_byte];
+        for (phase, took) in PHASES.into_iter().zip(parts) {
             let Some(took) = took else { continue };
             let (namespace, function) = self.names();
-            // Looked up anew: cold calls are few, and three handles would cost each function 24 bytes.
+            // Looked up anew: cold calls are few, and five handles would cost each function 40 bytes.
             self.families.cold_durations.get_or_create(&OfPhase { namespace, function, phase }).observe(took);
         }
     }

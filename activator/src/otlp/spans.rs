@@ -3,7 +3,8 @@
 //! | span | from | to |
 //! |---|---|---|
 //! | `receive` | the head is read | a slot is asked for |
-//! | `start` | | an instance has opened its port (cold calls only) |
+//! | `claim` | | there is an instance for it, with an address (cold calls only) |
+//! | `start` | | the instance has opened its port (cold calls only) |
 //! | `wait` | | a slot is given (calls that waited only) |
 //! | `connect` | | the first byte leaves: a pooled connection was taken, or a new one made |
 //! | `first_byte` | | the head of the response is there |
@@ -96,13 +97,15 @@ fn part(facts: &Facts, whole: SpanId, name: &str, (from, to): (Duration, Duratio
 /// Name, begin and end of each part that there was.
 fn parts(facts: &Facts, run: &Run) -> impl Iterator<Item = (&'static str, Duration, Duration)> {
     let record = &run.record;
-    let started = run.arrived + Duration::from_micros(record.start_us);
+    let claimed = run.arrived + Duration::from_micros(record.claim_us);
+    let started = claimed + Duration::from_micros(record.start_us);
     let granted = started + Duration::from_micros(record.wait_us);
     let end = run.dispatched + Duration::from_micros(record.run_us);
     let answered = run.answered.map(|at| at.min(end));
     let list = [
         Some(("receive", facts.at, run.arrived)),
-        Some(("start", run.arrived, started)).filter(|_| record.start_us > 0),
+        Some(("claim", run.arrived, claimed)).filter(|_| record.claim_us > 0),
+        Some(("start", claimed, started)).filter(|_| record.start_us > 0),
         Some(("wait", started, granted)).filter(|_| record.wait_us > 0),
         Some(("connect", granted, run.dispatched)),
         answered.map(|at| ("first_byte", run.dispatched, at)),

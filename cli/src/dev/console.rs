@@ -117,8 +117,13 @@ fn status(record: &CallRecord) -> String {
 
 fn times(record: &CallRecord) -> String {
     let ms = |us: u64| format!("{}.{:01}", us / 1000, us % 1000 / 100);
-    let [wait, start, run] = [record.wait_us, record.start_us, record.run_us].map(ms);
-    format!("wait {wait} start {start} run {run} ms")
+    let CallRecord { wait_us, claim_us, start_us, connect_us, run_us, .. } = *record;
+    let [wait, claim, start, connect, run] = [wait_us, claim_us, start_us, connect_us, run_us].map(ms);
+    if record.cold {
+        format!("wait {wait} claim {claim} start {start} connect {connect} run {run} ms")
+    } else {
+        format!("wait {wait} run {run} ms")
+    }
 }
 
 fn short(path: &str) -> String {
@@ -140,7 +145,9 @@ mod tests {
             call: 1,
             received_at_us: 0,
             wait_us: 1290,
+            claim_us: 3_050,
             start_us: 40_100,
+            connect_us: 150,
             run_us: 999,
             request_bytes: 0,
             response_bytes: 0,
@@ -148,7 +155,8 @@ mod tests {
             outcome: Outcome::ClientGone,
             cold: true,
         };
-        assert_eq!(times(&record), "wait 1.2 start 40.1 run 0.9 ms");
+        assert_eq!(times(&record), "wait 1.2 claim 3.0 start 40.1 connect 0.1 run 0.9 ms");
+        assert_eq!(times(&CallRecord { cold: false, ..record }), "wait 1.2 run 0.9 ms");
         assert_eq!(status(&record), "client_gone");
         assert_eq!(status(&CallRecord { status: 204, ..record }), "204");
         assert_eq!(short(&"ä".repeat(70)).chars().count(), 63);

@@ -1,11 +1,14 @@
-//! `GET /v1/functions` of a `dev`, beside the usage API on its loopback port: what `list` and `describe` show.
+//! `/v1/functions` of a `dev`, beside the usage API on its loopback port: what `list` and `describe` show, and
+//! `POST /v1/functions/NAMESPACE/NAME/sleep`, which puts one to sleep.
 
 use crate::view::{EventView, InstanceView, View};
-use axum::extract::State;
-use axum::routing::get;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::routing::{get, post};
 use axum::{Json, Router};
 use dormouse_controller::fleet::process::{Processes, Shown};
 use dormouse_controller::fleet::{Instance, NoteKind};
+use dormouse_core::FunctionKey;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,12 +24,20 @@ struct Shelf {
 
 /// The route. Its caller's token is checked by the usage API around it.
 pub(crate) fn router(fleet: Processes, places: Places) -> Router {
-    Router::new().route("/v1/functions", get(functions)).with_state(Shelf { fleet, places })
+    Router::new()
+        .route("/v1/functions", get(functions))
+        .route("/v1/functions/{namespace}/{name}/sleep", post(sleep))
+        .with_state(Shelf { fleet, places })
 }
 
 async fn functions(State(shelf): State<Shelf>) -> Json<Vec<View>> {
     let places = shelf.places.lock().clone();
     Json(shelf.fleet.shown().into_iter().map(|shown| view(shown, &places)).collect())
+}
+
+async fn sleep(State(shelf): State<Shelf>, Path((namespace, name)): Path<(String, String)>) -> StatusCode {
+    let known = shelf.fleet.put_to_sleep(&FunctionKey::new(namespace, name));
+    if known { StatusCode::NO_CONTENT } else { StatusCode::NOT_FOUND }
 }
 
 fn view(shown: Shown, places: &BTreeMap<String, String>) -> View {

@@ -3,9 +3,9 @@
 use crate::args::WhereArgs;
 use crate::exit::Failure;
 use crate::view::{EventView, InstanceView, View};
-use dormouse_core::function::Function;
+use dormouse_core::function::{Function, SLEEP};
 use k8s_openapi::api::core::v1::{Event, Pod, Secret};
-use kube::api::ListParams;
+use kube::api::{ListParams, Patch, PatchParams};
 use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Api, Client, Config};
 
@@ -95,6 +95,15 @@ pub(crate) async fn function(client: &Client, namespace: &str, name: &str) -> Re
     let surplus = events.len().saturating_sub(MAX_EVENTS);
     events.drain(..surplus);
     Ok(Some(View { function, instances, events, manifest: None }))
+}
+
+/// Puts a function to sleep.
+pub(crate) async fn put_to_sleep(client: &Client, namespace: &str, name: &str) -> Result<(), Failure> {
+    let now = jiff::Timestamp::now().to_string();
+    let body = Patch::Merge(serde_json::json!({"metadata": {"annotations": {SLEEP: now}}}));
+    let api = Api::<Function>::namespaced(client.clone(), namespace);
+    let patched = api.patch(name, &PatchParams::default(), &body).await;
+    patched.map(drop).map_err(|e| Failure::failed(format!("cannot put it to sleep: {}", words(&e))))
 }
 
 fn instance(pod: &Pod) -> InstanceView {

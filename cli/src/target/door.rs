@@ -4,7 +4,7 @@ use super::cluster::words;
 use crate::exit::Failure;
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, HOST};
-use http::{HeaderValue, Request, Response, StatusCode, Uri};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
@@ -95,7 +95,13 @@ impl Door {
 
     /// Gets a path of the usage API.
     pub(crate) async fn get(&self, path: &str) -> Result<Bytes, Failure> {
-        let mut request = Request::get(path).body(Full::default()).map_err(Failure::usage)?;
+        self.ask(Method::GET, path).await
+    }
+
+    /// Asks the usage API without a body.
+    pub(crate) async fn ask(&self, method: Method, path: &str) -> Result<Bytes, Failure> {
+        let request = Request::builder().method(method).uri(path);
+        let mut request = request.body(Full::default()).map_err(Failure::usage)?;
         if let Some(token) = &self.token {
             let mut value = HeaderValue::try_from(format!("Bearer {token}"))
                 .map_err(|_| Failure::usage("the token has characters that no token has"))?;

@@ -15,7 +15,7 @@ mod seen;
 pub use seen::{Seen, Shown, ToldAt};
 
 use super::{Event, Fleet, FleetError, FunctionUid, InstanceId, MAX_EVENTS, Note, Phase, Target, Victim, Workload};
-use dormouse_core::function::{Function, FunctionStatus, Protocol};
+use dormouse_core::function::{Function, FunctionStatus, Protocol, SLEEP};
 use dormouse_core::revision::Revision;
 use dormouse_core::{FunctionKey, quantity};
 use instance::{Handle, Life, Runnable};
@@ -168,6 +168,20 @@ impl Processes {
             .collect();
         shown.sort_by_cached_key(|s| key(&s.function));
         shown
+    }
+
+    /// Puts a function to sleep, as its annotation does in a cluster; false when there is none of that name.
+    #[must_use]
+    pub fn put_to_sleep(&self, wanted: &FunctionKey) -> bool {
+        let mut state = self.shared.state.lock();
+        let Some(known) = state.functions.values_mut().find(|known| key(&known.function) == *wanted) else {
+            return false;
+        };
+        let function = Arc::make_mut(&mut known.function);
+        let annotations = function.metadata.annotations.get_or_insert_default();
+        annotations.insert(SLEEP.into(), Timestamp::now().to_string());
+        self.shared.queue.push(Event::Function(known.function.clone()));
+        true
     }
 
     /// Ends every instance and waits until all are gone. None is started afterwards. A second call with a shorter

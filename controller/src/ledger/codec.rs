@@ -77,12 +77,13 @@ impl StoredSubject {
     }
 }
 
-/// A sum: outcomes without calls take no bytes. Typically 25 to 50 bytes.
+/// A sum: outcomes without calls take no bytes. Typically 27 to 52 bytes.
 pub(super) fn encode_sum(sum: &UsageSum) -> Vec<u8> {
-    let UsageSum { by_outcome, cold, wait_us, start_us, run_us, request_bytes, response_bytes } = sum;
+    let UsageSum { by_outcome, cold, wait_us, claim_us, start_us, connect_us, run_us, request_bytes, response_bytes } =
+        sum;
     let mut out = vec![SUM_VERSION];
     put(&mut out, u128::from(*cold));
-    for number in [wait_us, start_us, run_us, request_bytes, response_bytes] {
+    for number in [wait_us, claim_us, start_us, connect_us, run_us, request_bytes, response_bytes] {
         put(&mut out, *number);
     }
     for (number, outcome) in by_outcome.iter().enumerate().filter(|(_, o)| o.calls > 0) {
@@ -101,8 +102,8 @@ pub(super) fn decode_sum(bytes: &[u8]) -> Result<UsageSum, CorruptValue> {
         return Err(CorruptValue("rollup"));
     }
     let mut sum = UsageSum { cold: reader.number()?, ..UsageSum::default() };
-    for slot in [&mut sum.wait_us, &mut sum.start_us, &mut sum.run_us, &mut sum.request_bytes, &mut sum.response_bytes]
-    {
+    let UsageSum { wait_us, claim_us, start_us, connect_us, run_us, request_bytes, response_bytes, .. } = &mut sum;
+    for slot in [wait_us, claim_us, start_us, connect_us, run_us, request_bytes, response_bytes] {
         *slot = reader.take()?;
     }
     while !reader.bytes.is_empty() {
@@ -196,10 +197,10 @@ mod tests {
         let outcome = (1u64.., any::<u128>(), any::<u128>());
         let outcome = outcome.prop_map(|(calls, billed_ms, mib_ms)| OutcomeSum { calls, billed_ms, mib_ms });
         let outcomes = prop::collection::vec(prop::option::of(outcome), 6);
-        (outcomes, any::<u64>(), any::<[u128; 5]>()).prop_map(|(outcomes, cold, rest)| {
-            let [wait_us, start_us, run_us, request_bytes, response_bytes] = rest;
-            let mut sum =
-                UsageSum { cold, wait_us, start_us, run_us, request_bytes, response_bytes, ..UsageSum::default() };
+        (outcomes, any::<u64>(), any::<[u128; 7]>()).prop_map(|(outcomes, cold, rest)| {
+            let [wait_us, claim_us, start_us, connect_us, run_us, request_bytes, response_bytes] = rest;
+            let times = UsageSum { wait_us, claim_us, start_us, connect_us, run_us, ..UsageSum::default() };
+            let mut sum = UsageSum { cold, request_bytes, response_bytes, ..times };
             for (slot, outcome) in sum.by_outcome.iter_mut().zip(outcomes) {
                 *slot = outcome.unwrap_or_default();
             }

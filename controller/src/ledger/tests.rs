@@ -32,6 +32,8 @@ fn record(seq: u64) -> CallRecord {
         call: seq * 2,
         received_at_us: i64::from(NOVEMBER) * HOUR_US + (seq as i64 / 7) * (HOUR_US / 3) + seq as i64,
         wait_us: 10,
+        claim_us: if seq.is_multiple_of(5) { 6_000 } else { 0 },
+        connect_us: 3,
         start_us: if seq.is_multiple_of(5) { 40_000 } else { 0 },
         run_us: 1000 * (seq % 50) + 1,
         request_bytes: 100,

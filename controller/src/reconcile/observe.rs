@@ -2,7 +2,7 @@
 
 use super::claims::{Claimed, Claiming, SETTLE, TAKE};
 use crate::fleet::{Claim, Event, FunctionUid, Instance, InstanceId, Parked, Phase, Trouble, Workload};
-use dormouse_core::function::{Function, FunctionStatus, Protocol};
+use dormouse_core::function::{Function, FunctionStatus, Protocol, SLEEP};
 use dormouse_core::revision::Revision;
 use dormouse_core::scale::{MAX_INSTANCES, Policy, Scaler};
 use dormouse_core::valid::{Fault, ValidFunction};
@@ -301,6 +301,12 @@ impl Observed {
             self.instances.retain(|_, i| i.seen.namespace == namespace);
         }
         let before = self.object.take();
+        let sleep = |f: &Function| f.metadata.annotations.as_ref().and_then(|a| a.get(SLEEP)).cloned();
+        if let (Some(before), Some(now)) = (&before, sleep(&function))
+            && sleep(&before.function) != Some(now)
+        {
+            self.scaler.forget_window();
+        }
         self.object = Some(match ValidFunction::from_function(&function) {
             Ok(valid) => Object {
                 revision: revision_of(&function),

@@ -40,6 +40,8 @@ async fn fixture(token: Option<&str>) -> Fixture {
             call,
             received_at_us: NOVEMBER_US + call as i64 * 60_000_000,
             wait_us: 0,
+            claim_us: if call == 0 { 9_000 } else { 0 },
+            connect_us: 0,
             start_us: if call == 0 { 70_000 } else { 0 },
             run_us: 100_000,
             request_bytes: 1,

@@ -31,7 +31,7 @@ pub struct PricePlan {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct BilledOutcomes {
-    /// The time an instance took to start counts as billed time.
+    /// The time an instance took to open its port counts as billed time.
     pub start: bool,
     /// Calls that the function failed.
     pub function_errors: bool,
@@ -332,7 +332,9 @@ mod tests {
             call: 1,
             received_at_us: 0,
             wait_us: 7_000_000,
+            claim_us: 8_000_000,
             start_us,
+            connect_us: 9_000_000,
             run_us,
             request_bytes: 0,
             response_bytes: 0,

@@ -56,6 +56,18 @@ fn more_calls_than_instances_can_run_is_said() {
 }
 
 #[test]
+fn a_forgotten_window_leaves_the_present_calls() {
+    let policy = Policy { concurrency: 2, reserved: None, idle_timeout: Duration::from_secs(10) };
+    let mut scaler = Scaler::default();
+    scaler.observe(Duration::ZERO, 8, &policy);
+    scaler.observe(Duration::from_secs(1), 3, &policy);
+    assert_eq!(scaler.decide(Duration::from_secs(1), &policy).wanted, 4);
+    scaler.forget_window();
+    let decision = scaler.decide(Duration::from_secs(1), &policy);
+    assert_eq!((decision.wanted, decision.why), (2, Why::Demand { calls: 3 }));
+}
+
+#[test]
 fn a_new_policy_counts_at_once() {
     let mut scaler = Scaler::default();
     scaler.observe(S(0), 20, &TEN);

@@ -2,7 +2,7 @@
 
 use crate::fleet::FINALIZER;
 use dormouse_core::FunctionKey;
-use dormouse_core::function::Function;
+use dormouse_core::function::{Function, SLEEP};
 use dormouse_core::valid::LOCAL_COMMAND;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -35,7 +35,7 @@ pub(super) fn same(old: &Function, new: &Function) -> bool {
 
 fn annotations(function: &Function) -> Vec<(&String, &String)> {
     let all = function.metadata.annotations.iter().flatten();
-    all.filter(|(name, _)| *name != LOCAL_COMMAND).collect()
+    all.filter(|(name, _)| ![LOCAL_COMMAND, SLEEP].contains(&name.as_str())).collect()
 }
 
 /// Generation as the API server counts it: one more for each change of the spec.

@@ -9,7 +9,7 @@ use crate::reconcile::apply;
 use crate::reconcile::observe::{InstanceSaid, LaneState};
 use crate::routes::Routes;
 use crate::shares::Shares;
-use dormouse_core::function::{Function, State};
+use dormouse_core::function::{Function, SLEEP, State};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use proptest::prelude::*;
 use serde_json::json;
@@ -311,6 +311,36 @@ fn sleeps_wakes_and_sleeps_again() {
     let plan = world.settle();
     assert_eq!((plan.status.state, plan.look_again_at), (Some(State::Idle), None), "an idle function costs no timer");
     assert!(plan.status.conditions.iter().all(|c| c.status != "False"));
+}
+
+/// The annotation, with each new value; it ends no call.
+#[test]
+fn it_sleeps_at_once_when_it_is_told() {
+    let mut world = World::new(function(json!({})));
+    world.demand(3);
+    world.settle();
+    world.open_all();
+    world.settle();
+    world.acknowledge();
+    world.demand(1);
+    let tell = |world: &mut World, value: &str| {
+        let mut object = Function::clone(&world.observed.object.as_ref().unwrap().function);
+        object.metadata.annotations = Some([(SLEEP.to_owned(), value.to_owned())].into());
+        world.apply(object);
+        world.settle();
+        world.acknowledge();
+        world.settle();
+    };
+    tell(&mut world, "one");
+    assert_eq!(&world.asked[world.asked.len() - 2..], ["scale 1", "retire"], "one call runs yet");
+    world.gone();
+    world.demand(0);
+    world.settle();
+    world.acknowledge();
+    world.settle();
+    assert_eq!(world.asked.last().unwrap(), "retire", "the same value again says nothing");
+    tell(&mut world, "two");
+    assert_eq!(&world.asked[world.asked.len() - 2..], ["scale 0", "retire"]);
 }
 
 #[test]

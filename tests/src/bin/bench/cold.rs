@@ -33,6 +33,9 @@ const PORT: u16 = 8080;
 /// Pause between two dials of the script, and how long one may take.
 const DIAL: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(300));
 
+/// The parts of a cold call's time, in their order.
+const PARTS: [&str; 5] = ["claim", "start", "wait", "connect", "run"];
+
 /// What Kubernetes is left alone for between two samples.
 const SETTLE: Duration = Duration::from_millis(500);
 
@@ -66,8 +69,8 @@ struct Stage {
     activator: SocketAddr,
     /// The function's pod, as its controller makes it.
     pod: Value,
-    /// The parts of the cold calls' times, as the activator told them.
-    parts: Vec<(Arm, [f64; 3])>,
+    /// What the client measured of the cold calls, and its parts as the activator told them.
+    parts: Vec<(Arm, f64, [f64; PARTS.len()])>,
 }
 
 async fn measure(space: Space, n: usize) -> Result<()> {
@@ -169,12 +172,11 @@ impl Stage {
         let answer = target.call(1).await?;
         let took = began.elapsed();
         anyhow::ensure!(answer.status == 200, "{answer}");
-        let part = |name: &str| answer.timing(name).with_context(|| format!("no {name} in {:?}", answer.headers));
-        let parts = [part("wait")?, part("start")?, part("run")?];
-        anyhow::ensure!(parts[1] > 0.0, "not cold: {:?}", answer.headers);
+        anyhow::ensure!(answer.cold(), "not cold: {:?}", answer.headers);
         let claimed = answer.text().contains(&format!("instance {POOL}-parked"));
         anyhow::ensure!(claimed == (arm == Arm::Grafted), "answered by the wrong pod: {answer}");
-        self.parts.push((arm, parts));
+        let parts = PARTS.map(|name| answer.timing(name).unwrap_or(f64::NAN));
+        self.parts.push((arm, took.as_secs_f64() * 1e3, parts));
         Ok(took)
     }
 
@@ -255,7 +257,7 @@ async fn answers(address: SocketAddr, began: Instant) -> Result<()> {
     Ok(())
 }
 
-fn told(times: &[Vec<Duration>], parts: &[(Arm, [f64; 3])]) {
+fn told(times: &[Vec<Duration>], parts: &[(Arm, f64, [f64; PARTS.len()])]) {
     say("\n| arm | n | min ms | p50 ms | p90 ms | p99 ms | max ms |\n|---|---|---|---|---|---|---|");
     let all: Vec<Times> = times.iter().map(|t| t.iter().copied().collect()).collect();
     for ((_, name), times) in ARMS.iter().zip(&all) {
@@ -272,20 +274,23 @@ fn told(times: &[Vec<Duration>], parts: &[(Arm, [f64; 3])]) {
         deployed - scripted
     ));
     for (arm, name) in ARMS {
-        let of: Vec<&[f64; 3]> = parts.iter().filter(|(a, _)| *a == arm).map(|(_, p)| p).collect();
+        let of: Vec<_> = parts.iter().filter(|(a, ..)| *a == arm).map(|(_, whole, parts)| (whole, parts)).collect();
         if of.is_empty() {
             continue;
         }
-        let median = |i: usize| {
-            let mut values: Vec<f64> = of.iter().map(|p| p[i]).collect();
-            values.sort_by(f64::total_cmp);
-            values[values.len() / 2]
-        };
-        let [wait, start, run] = [0, 1, 2].map(median);
-        let sum = wait + start + run;
+        let each =
+            PARTS.iter().enumerate().map(|(i, part)| format!("{part} {:.1}", median(of.iter().map(|(_, p)| p[i]))));
+        let each: Vec<String> = each.collect();
+        let rest = median(of.iter().map(|(whole, parts)| **whole - parts.iter().sum::<f64>()));
         say(&format!(
-            "{name}: p50 of its parts by Server-Timing: wait {wait:.1}, start {start:.1}, run {run:.1}; sum {sum:.1} of {:.1} ms",
-            p50(arm)
+            "{name}: p50 of its parts by Server-Timing in ms: {}; the client measured {rest:.1} ms more than their sum (p50)",
+            each.join(", ")
         ));
     }
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }

@@ -1,0 +1,249 @@
+//! Things go wrong one after the other while calls go to five functions: every call is answered but those that ran in a
+//! process at the moment at which it was killed, and in the end everything is as if nothing had been.
+
+use crate::activators::needs_the_node;
+use crate::away::Stopped;
+use crate::world::{World, function};
+use anyhow::{Context, Result};
+use dormouse_tests::checker::Verdict;
+use dormouse_tests::client::Target;
+use dormouse_tests::cluster::{FUNCTION_LABEL, LIMIT, SYSTEM, Space, pod_name};
+use dormouse_tests::journal::{Entry, Journal};
+use dormouse_tests::load::open;
+use dormouse_tests::proc::{find_beside, find_in_pod, signal};
+use dormouse_tests::usage::lately;
+use dormouse_tests::wait::until;
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{DeleteParams, EvictParams};
+use nix::sys::signal::Signal;
+use rand::rngs::StdRng;
+use rand::seq::{IndexedRandom, SliceRandom};
+use rand::{RngExt, SeedableRng};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// Name, spec, path and calls per second of each function. The load is light: one node of two cores carries everything.
+const FUNCTIONS: [(&str, &[&str], &str, u32); 5] = [
+    ("steady", &["idleTimeoutSeconds: 5"], "/delay?ms=20", 20),
+    ("edge", &["idleTimeoutSeconds: 1", "startCheck: Never"], "/delay?ms=5", 1),
+    ("single", &["concurrency: 1", "idleTimeoutSeconds: 3"], "/delay?ms=100", 12),
+    ("ready", &["concurrency: 1", "warmUpConcurrency: 2", "idleTimeoutSeconds: 3"], "/delay?ms=50", 10),
+    ("slow", &["idleTimeoutSeconds: 2", "startCheck: Never"], "/delay?ms=900", 2),
+];
+
+/// Parked pods, which two of the functions wake in at first.
+const PARKED: u32 = 2;
+
+/// What goes wrong.
+#[derive(Clone, Copy, Debug)]
+enum Trouble {
+    /// Some pods are deleted, as by `kubectl delete`.
+    Delete,
+    /// The node takes no pods for a while, and those that it has are evicted.
+    Evict,
+    /// The tasks of some containers are killed.
+    Kill,
+    /// The API server stands still.
+    Away,
+    /// The controller is killed.
+    Controller,
+}
+
+const ALL: [Trouble; 5] = [Trouble::Delete, Trouble::Evict, Trouble::Kill, Trouble::Away, Trouble::Controller];
+
+pub(crate) async fn calls_survive_what_goes_wrong(world: World) -> Result<()> {
+    needs_the_node()?;
+    let seed = jiff::Timestamp::now().as_nanosecond().unsigned_abs() as u64;
+    world
+        .alone("chaos", |world, space| async move { run(&world, &space, seed).await.context(format!("seed {seed}")) })
+        .await
+}
+
+async fn run(world: &World, space: &Space, seed: u64) -> Result<()> {
+    crate::warm::full_pool(space, PARKED).await?;
+    for (name, spec, ..) in FUNCTIONS {
+        space.apply(&function(name, &[spec, &["timeoutSeconds: 20", "queue: {maxWaitSeconds: 120}"]].concat()))?;
+    }
+    for (name, ..) in FUNCTIONS {
+        space.ready(name, "True").await?;
+    }
+    let (stop, began) = (CancellationToken::new(), Instant::now());
+    let loads: Vec<Load> = FUNCTIONS
+        .iter()
+        .map(|(name, _, path, rate)| Load::start(world.by_host(space, name, path), *rate, stop.clone()))
+        .collect();
+    let mut chaos = Chaos { world, space, rng: StdRng::seed_from_u64(seed), kills: Vec::new(), began };
+    let result = chaos.rounds(if world.long { 8 } else { 1 }).await;
+    let kills = chaos.kills;
+    stop.cancel();
+    let mut entries = Vec::new();
+    for load in loads {
+        entries.extend(load.entries().await?);
+    }
+    result?;
+    let failed: Vec<&Entry> = entries.iter().filter(|e| !(200..300).contains(&e.status)).collect();
+    crate::say(&format!(
+        "    {} calls, {} failed in {} killed processes (seed {seed})",
+        entries.len(),
+        failed.len(),
+        kills.len()
+    ));
+    for entry in failed {
+        anyhow::ensure!(explained(entry, &kills), "{entry:?}; kills at {kills:?}");
+    }
+    converged(world, space).await?;
+    until("the ledger agrees with the callers", LIMIT, || async {
+        let ids = world.usage.request_ids(&format!("{}&namespace={}", lately(), space.name)).await?;
+        let verdict = Verdict::of(&entries, &ids);
+        anyhow::ensure!(verdict.good(), "{verdict}");
+        Ok(())
+    })
+    .await
+}
+
+/// It ran, by its caller's clock, when a process was killed.
+fn explained(entry: &Entry, kills: &[Duration]) -> bool {
+    let (from, to) = (entry.due_us, entry.due_us + entry.took_us);
+    // The load begins at most so much after the clock of the kills.
+    let slack = 500_000;
+    let during = |kill: &Duration| {
+        let at = u64::try_from(kill.as_micros()).unwrap_or(u64::MAX);
+        (from.saturating_sub(slack)..=to + slack).contains(&at)
+    };
+    entry.status == 502 && entry.reason == "InstanceDied" && kills.iter().any(during)
+}
+
+/// Nothing is left but what is to be there.
+async fn converged(world: &World, space: &Space) -> Result<()> {
+    world.cluster.system_ready().await?;
+    for (name, ..) in FUNCTIONS {
+        space.ready(name, "True").await?;
+    }
+    until("only warm and parked pods are left", LIMIT, || async {
+        let pods = space.cluster.pods(&space.name, "").await?;
+        let of = |p: &Pod| p.metadata.labels.as_ref().and_then(|l| l.get(FUNCTION_LABEL).cloned());
+        let parked = pods.iter().filter(|p| of(p).is_none()).count();
+        let names: Vec<String> = pods.iter().map(pod_name).collect();
+        let warm = pods.iter().filter(|p| of(p).is_some_and(|f| f == "ready")).count();
+        anyhow::ensure!((parked, warm, pods.len()) == (PARKED as usize, 2, PARKED as usize + 2), "{names:?}");
+        Ok(())
+    })
+    .await?;
+    for (name, ..) in FUNCTIONS {
+        let wanted = if name == "ready" { 2 } else { 0 };
+        let made: Vec<_> = space.deployments(name).await?.iter().map(|d| d.spec.replicas).collect();
+        anyhow::ensure!(made == [Some(wanted)], "{name} has Deployments with {made:?}");
+    }
+    crate::warm::full_pool(space, PARKED).await
+}
+
+struct Load {
+    journal: Arc<Journal>,
+    task: JoinHandle<dormouse_tests::load::Report>,
+}
+
+impl Load {
+    fn start(target: Target, rate: u32, stop: CancellationToken) -> Self {
+        let journal = Arc::new(Journal::default());
+        let own = journal.clone();
+        let task = tokio::spawn(async move { open(&target, rate, stop, own).await });
+        Self { journal, task }
+    }
+
+    async fn entries(self) -> Result<Vec<Entry>> {
+        self.task.await?;
+        Ok(self.journal.entries())
+    }
+}
+
+struct Chaos<'a> {
+    world: &'a World,
+    space: &'a Space,
+    rng: StdRng,
+    /// When processes were killed, since the loads began.
+    kills: Vec<Duration>,
+    began: Instant,
+}
+
+impl Chaos<'_> {
+    async fn rounds(&mut self, rounds: u32) -> Result<()> {
+        for round in 0..rounds {
+            let mut order = ALL;
+            order.shuffle(&mut self.rng);
+            for trouble in order {
+                tokio::time::sleep(Duration::from_millis(self.rng.random_range(2000..5000))).await;
+                self.bring(trouble).await.with_context(|| format!("{trouble:?} in round {round}"))?;
+            }
+        }
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        Ok(())
+    }
+
+    async fn bring(&mut self, trouble: Trouble) -> Result<()> {
+        match trouble {
+            Trouble::Delete => {
+                for pod in self.some().await? {
+                    let gone = self.space.api::<Pod>().delete(&pod_name(&pod), &DeleteParams::default()).await;
+                    unless_gone(gone.map(drop))?;
+                }
+            }
+            Trouble::Evict => {
+                self.cordon("cordon")?;
+                let evicted = self.evict_all().await;
+                tokio::time::sleep(Duration::from_secs(2)).await;
+                self.cordon("uncordon")?;
+                evicted?;
+            }
+            Trouble::Kill => {
+                for pod in self.some().await? {
+                    let uid = pod.metadata.uid.clone().unwrap_or_default();
+                    // It may have ended by itself since.
+                    if let Ok(pid) = find_in_pod(&uid, "dormouse") {
+                        self.kills.push(self.began.elapsed());
+                        signal(pid, Signal::SIGKILL)?;
+                    }
+                }
+            }
+            Trouble::Away => {
+                let away = Duration::from_secs(if self.world.long { 30 } else { 10 });
+                let stopped = Stopped::new(find_beside("kube-apiserver")?)?;
+                tokio::time::sleep(away).await;
+                drop(stopped);
+            }
+            Trouble::Controller => {
+                let pods = self.world.cluster.pods(SYSTEM, "app.kubernetes.io/component=controller").await?;
+                let uid = pods.first().and_then(|p| p.metadata.uid.clone()).context("no controller")?;
+                signal(find_in_pod(&uid, "dormouse-controller")?, Signal::SIGKILL)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// About a half of the pods that serve functions.
+    async fn some(&mut self) -> Result<Vec<Pod>> {
+        let mut pods = self.space.cluster.pods(&self.space.name, FUNCTION_LABEL).await?;
+        pods.retain(|p| p.metadata.deletion_timestamp.is_none());
+        Ok(pods.sample(&mut self.rng, pods.len().div_ceil(2)).cloned().collect())
+    }
+
+    async fn evict_all(&self) -> Result<()> {
+        for pod in self.space.cluster.pods(&self.space.name, FUNCTION_LABEL).await? {
+            unless_gone(self.space.api::<Pod>().evict(&pod_name(&pod), &EvictParams::default()).await.map(drop))?;
+        }
+        Ok(())
+    }
+
+    fn cordon(&self, verb: &str) -> Result<String> {
+        let nodes = self.world.cluster.kubectl(&["get", "nodes", "-o", "name"])?;
+        nodes.lines().map(|node| self.world.cluster.kubectl(&[verb, node.trim_start_matches("node/")])).collect()
+    }
+}
+
+fn unless_gone(result: kube::Result<()>) -> Result<()> {
+    match result {
+        Err(error) if !dormouse_tests::cluster::is_gone(&error) => Err(error.into()),
+        _ => Ok(()),
+    }
+}
