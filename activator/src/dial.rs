@@ -107,7 +107,8 @@ fn pause(tries: usize) -> Duration {
     if tries >= FAST_TRIES {
         return SLOW_PAUSE;
     }
-    let grown = i32::try_from(tries).unwrap_or(i32::MAX).saturating_sub(EVEN).max(0);
+    // 1 ms x (33/32)^75 is 10 ms; more would not fit a number.
+    let grown = i32::try_from(tries).unwrap_or(i32::MAX).saturating_sub(EVEN).clamp(0, 75);
     FIRST.mul_f64((1.0 + 1.0 / f64::from(EVEN)).powi(grown)).min(LONGEST)
 }
 
@@ -124,7 +125,7 @@ mod tests {
             assert!(tries < 32 || share < 0.035, "try {tries}: {next:?} after {waited:?}");
             waited += next;
         }
-        let ms: Vec<_> = [0, 31, 200, 5_999, 6_000].map(|tries| pause(tries).as_millis()).into();
-        assert_eq!(ms, [1, 1, 10, 10, 100]);
+        let ms: Vec<_> = [0, 31, 200, 5_999, 6_000, usize::MAX].map(|tries| pause(tries).as_millis()).into();
+        assert_eq!(ms, [1, 1, 10, 10, 100, 100]);
     }
 }

@@ -17,8 +17,8 @@ pub use status::{Address, FunctionStatus, InstanceCounts, State};
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
-/// Annotation that puts a function to sleep at once: with each new value its window is forgotten, and instances that
-/// neither calls nor warm capacity need are let go.
+/// Annotation that puts a function to sleep, with each new value: instances that neither calls nor warm capacity need are
+/// let go at once, the others with the end of the calls.
 pub const SLEEP: &str = "dormouse.dev/sleep";
 
 /// A function: an image that sleeps at zero instances, wakes on a call and bills by the call.

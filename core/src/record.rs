@@ -1,8 +1,9 @@
 //! What one dispatched call used, and its packed form.
 //!
 //! Packed: every field an LEB128 varint in the order of [`CallRecord`], `received_at_us` as a zigzag difference to the
-//! record before it (the first one to 0), `outcome` and `cold` in one byte (`outcome << 1 | cold`). Typical length 20
-//! to 26 bytes.
+//! record before it (the first one to 0), `outcome` and `cold` in one byte (`outcome << 1 | cold`). Where that byte has
+//! the bit [`MORE`], `claim_us` and `connect_us` follow; else both are 0, and so they are in records of the first
+//! version, which knew neither. Typical length 18 to 26 bytes.
 
 /// Why a dispatched call ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
@@ -92,14 +93,6 @@ pub struct CallRecord {
     pub cold: bool,
 }
 
-impl CallRecord {
-    /// The fields between the time and the outcome, in their order.
-    fn numbers(&self) -> [u64; 8] {
-        let Self { wait_us, claim_us, start_us, connect_us, run_us, request_bytes, response_bytes, status, .. } = *self;
-        [wait_us, claim_us, start_us, connect_us, run_us, request_bytes, response_bytes, u64::from(status)]
-    }
-}
-
 /// Packed bytes that are no records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PackedError {
@@ -129,10 +122,17 @@ impl Packer {
         put(out, u64::from(r.subject));
         put(out, r.call);
         put(out, zigzag(r.received_at_us.wrapping_sub(self.last_received_us)));
-        for v in r.numbers() {
+        for v in [r.wait_us, r.start_us, r.run_us, r.request_bytes, r.response_bytes, u64::from(r.status)] {
             put(out, v);
         }
-        out.push((r.outcome as u8) << 1 | u8::from(r.cold));
+        let tail = (r.outcome as u8) << 1 | u8::from(r.cold);
+        if r.claim_us == 0 && r.connect_us == 0 {
+            out.push(tail);
+        } else {
+            out.push(tail | MORE);
+            put(out, r.claim_us);
+            put(out, r.connect_us);
+        }
         self.last_received_us = r.received_at_us;
         self.count += 1;
     }
@@ -162,6 +162,9 @@ impl Packer {
     }
 }
 
+/// In a packed record's last byte: two more numbers follow it.
+const MORE: u8 = 0x10;
+
 /// Longest packed record: 11 varints of at most 10 bytes, and one byte.
 pub const MAX_PACKED_LEN: usize = 11 * 10 + 1;
 
@@ -171,8 +174,8 @@ pub const MAX_PACKED_LEN: usize = 11 * 10 + 1;
 /// When bytes are missing, left over, or out of a field's range.
 pub fn unpack(bytes: &[u8], count: u32) -> Result<Vec<CallRecord>, PackedError> {
     let mut reader = Reader { bytes };
-    // A record is at least 12 bytes: a lying count cannot make a large allocation.
-    let mut records = Vec::with_capacity((count as usize).min(bytes.len() / 12));
+    // A record is at least 10 bytes: a lying count cannot make a large allocation.
+    let mut records = Vec::with_capacity((count as usize).min(bytes.len() / 10));
     let mut last = 0i64;
     for _ in 0..count {
         let record = reader.record(last)?;
@@ -191,13 +194,14 @@ impl Reader<'_> {
         let subject = u32::try_from(self.take()?).map_err(|_| PackedError::Range("subject"))?;
         let call = self.take()?;
         let received_at_us = last_received_us.wrapping_add(unzigzag(self.take()?));
-        let [wait_us, claim_us, start_us, connect_us] = [self.take()?, self.take()?, self.take()?, self.take()?];
-        let run_us = self.take()?;
+        let [wait_us, start_us, run_us] = [self.take()?, self.take()?, self.take()?];
         let [request_bytes, response_bytes] = [self.take()?, self.take()?];
         let status = u16::try_from(self.take()?).map_err(|_| PackedError::Range("status"))?;
         let (&tail, rest) = self.bytes.split_first().ok_or(PackedError::Short)?;
         self.bytes = rest;
-        let outcome = *Outcome::ALL.get(usize::from(tail >> 1)).ok_or(PackedError::Range("outcome"))?;
+        let outcome = usize::from((tail & !MORE) >> 1);
+        let outcome = *Outcome::ALL.get(outcome).ok_or(PackedError::Range("outcome"))?;
+        let [claim_us, connect_us] = if tail & MORE == 0 { [0, 0] } else { [self.take()?, self.take()?] };
         let cold = tail & 1 == 1;
         Ok(CallRecord {
             subject,

@@ -76,6 +76,8 @@ pub struct Scaler {
     now: Duration,
     /// Levels strictly falling, times growing; all above `level`.
     fallen: VecDeque<Fallen>,
+    /// The window is forgotten once there are no calls.
+    forgets: bool,
 }
 
 impl Scaler {
@@ -87,6 +89,9 @@ impl Scaler {
         self.leave(level);
         self.calls = calls;
         self.level = level;
+        if calls == 0 && std::mem::take(&mut self.forgets) {
+            self.fallen.clear();
+        }
     }
 
     /// Takes note of a level that was reached and left again at this moment: a call that came and went, or an instance
@@ -97,9 +102,10 @@ impl Scaler {
         self.observe(now, current, policy);
     }
 
-    /// Forgets what the window remembers: nothing but the present calls counts.
+    /// Forgets what the window remembers, and once more when the present calls are over: then nothing is wanted at once.
     pub fn forget_window(&mut self) {
         self.fallen.clear();
+        self.forgets = self.calls > 0;
     }
 
     /// Calls as last observed.

@@ -28,8 +28,9 @@ use tokio_util::sync::CancellationToken;
 const FUNCTIONS: [(&str, &[&str], &str, u32); 5] = [
     ("steady", &["idleTimeoutSeconds: 5"], "/delay?ms=20", 20),
     ("edge", &["idleTimeoutSeconds: 1", "startCheck: Never"], "/delay?ms=5", 1),
-    ("single", &["concurrency: 1", "idleTimeoutSeconds: 3"], "/delay?ms=100", 12),
-    ("ready", &["concurrency: 1", "warmUpConcurrency: 2", "idleTimeoutSeconds: 3"], "/delay?ms=50", 10),
+    // Bounded: what waits while nothing can start would else want an instance for each call, more than a node carries.
+    ("single", &["concurrency: 1", "reservedConcurrency: 6", "idleTimeoutSeconds: 3"], "/delay?ms=100", 12),
+    ("ready", &["concurrency: 1", "reservedConcurrency: 4", "warmUpConcurrency: 2"], "/delay?ms=50", 10),
     ("slow", &["idleTimeoutSeconds: 2", "startCheck: Never"], "/delay?ms=900", 2),
 ];
 

@@ -6,7 +6,9 @@ use dormouse_core::record::{Outcome, Subject};
 use dormouse_core::usage::{OutcomeSum, UsageSum};
 
 /// Version of [`encode_sum`]'s layout.
-const SUM_VERSION: u8 = 1;
+const SUM_VERSION: u8 = 2;
+/// The one before, without the last two of the times.
+const SUM_BEFORE: u8 = 1;
 
 /// What rollups are kept by: a subject without what changes from revision to revision.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -83,7 +85,7 @@ pub(super) fn encode_sum(sum: &UsageSum) -> Vec<u8> {
         sum;
     let mut out = vec![SUM_VERSION];
     put(&mut out, u128::from(*cold));
-    for number in [wait_us, claim_us, start_us, connect_us, run_us, request_bytes, response_bytes] {
+    for number in [wait_us, start_us, run_us, request_bytes, response_bytes, claim_us, connect_us] {
         put(&mut out, *number);
     }
     for (number, outcome) in by_outcome.iter().enumerate().filter(|(_, o)| o.calls > 0) {
@@ -98,12 +100,15 @@ pub(super) fn encode_sum(sum: &UsageSum) -> Vec<u8> {
 /// Reads [`encode_sum`]'s bytes.
 pub(super) fn decode_sum(bytes: &[u8]) -> Result<UsageSum, CorruptValue> {
     let mut reader = Reader { bytes, what: "rollup" };
-    if reader.byte()? != SUM_VERSION {
-        return Err(CorruptValue("rollup"));
-    }
+    let times = match reader.byte()? {
+        SUM_VERSION => 7,
+        SUM_BEFORE => 5,
+        _ => return Err(CorruptValue("rollup")),
+    };
     let mut sum = UsageSum { cold: reader.number()?, ..UsageSum::default() };
     let UsageSum { wait_us, claim_us, start_us, connect_us, run_us, request_bytes, response_bytes, .. } = &mut sum;
-    for slot in [wait_us, claim_us, start_us, connect_us, run_us, request_bytes, response_bytes] {
+    let slots = [wait_us, start_us, run_us, request_bytes, response_bytes, claim_us, connect_us];
+    for slot in slots.into_iter().take(times) {
         *slot = reader.take()?;
     }
     while !reader.bytes.is_empty() {
@@ -206,6 +211,14 @@ mod tests {
             }
             sum
         })
+    }
+
+    #[test]
+    fn sums_of_the_version_before_are_read() {
+        let times = UsageSum { wait_us: 1, start_us: 2, run_us: 3, ..UsageSum::default() };
+        let mut sum = UsageSum { cold: 7, request_bytes: 4, response_bytes: 5, ..times };
+        sum.by_outcome[0] = OutcomeSum { calls: 6, billed_ms: 8, mib_ms: 9 };
+        assert_eq!(decode_sum(&[SUM_BEFORE, 7, 1, 2, 3, 4, 5, 0, 6, 8, 9]), Ok(sum));
     }
 
     proptest! {

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// The layout this program writes.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 /// Sub-folder that is sled's own.
 const SLED: &str = "sled";
 /// Says the format before sled touches anything.
@@ -118,7 +118,7 @@ impl Store {
     pub(super) fn open(dir: &Path, filesystem: Filesystem) -> Result<Self, OpenError> {
         let io = |source| OpenError::Io { dir: dir.to_owned(), source };
         let fresh = !dir.join(SLED).exists();
-        check_format_file(dir)?;
+        let former = check_format_file(dir)?;
         fs::create_dir_all(dir).map_err(io)?;
         check_filesystem(dir, filesystem)?;
         let (db, room_made) = open_or_make_room(dir)?;
@@ -129,6 +129,9 @@ impl Store {
         // Also what recovery read from the page cache of a process that died before its fdatasync: a frame that is sent
         // again is acknowledged as a duplicate without another one.
         store.commit().map_err(|e| damaged(dir, e))?;
+        if former {
+            fs::remove_file(dir.join(FORMAT_FILE)).map_err(io)?;
+        }
         write_once(dir, FORMAT_FILE, format!("dormouse-ledger {FORMAT}\n").as_bytes()).map_err(io)?;
         // A full disk keeps the space until the next start.
         if !room_made && write_once(dir, BALLAST_FILE, &vec![0x5a; BALLAST]).is_err() {
@@ -172,31 +175,36 @@ impl Store {
         match self.db.get(key::FORMAT).map_err(|e| damaged(&self.dir, e))? {
             Some(value) => match <[u8; 4]>::try_from(&*value).map(u32::from_be_bytes) {
                 Ok(found) if found > FORMAT => Err(OpenError::Newer { dir: self.dir.clone(), found }),
-                Ok(_) => Ok(()),
+                Ok(FORMAT) => Ok(()),
+                // What is written from now on is of the newer one; all of the former is read as it is.
+                Ok(_) => self.write_format_key(),
                 Err(_) => Err(not_one("its format is no number")),
             },
-            None if self.db.is_empty() => {
-                self.db.insert(key::FORMAT, &FORMAT.to_be_bytes()).map_err(|e| damaged(&self.dir, e))?;
-                Ok(())
-            }
+            None if self.db.is_empty() => self.write_format_key(),
             None => Err(not_one("a sled database of something else")),
         }
     }
+
+    fn write_format_key(&self) -> Result<(), OpenError> {
+        self.db.insert(key::FORMAT, &FORMAT.to_be_bytes()).map_err(|e| damaged(&self.dir, e))?;
+        Ok(())
+    }
 }
 
-fn check_format_file(dir: &Path) -> Result<(), OpenError> {
+/// Answers whether it says a former format.
+fn check_format_file(dir: &Path) -> Result<bool, OpenError> {
     let path = dir.join(FORMAT_FILE);
     let not_one = |what: &str| OpenError::NotALedger { path: path.clone(), what: what.to_owned() };
     let text = match fs::read_to_string(&path) {
         Ok(text) => text,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return check_stray(dir),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return check_stray(dir).map(|()| false),
         Err(e) if e.kind() == io::ErrorKind::NotADirectory => return Err(not_one("it is below a file")),
         Err(source) => return Err(OpenError::Io { dir: dir.to_owned(), source }),
     };
     let number = text.trim().strip_prefix("dormouse-ledger ").and_then(|n| n.parse::<u32>().ok());
     match number {
         Some(found) if found > FORMAT => Err(OpenError::Newer { dir: dir.to_owned(), found }),
-        Some(_) => Ok(()),
+        Some(found) => Ok(found < FORMAT),
         None => Err(not_one("it does not say a format")),
     }
 }

@@ -179,13 +179,28 @@ async fn a_second_opener_is_told_the_file_and_the_process() {
 }
 
 #[test]
+fn a_former_format_is_read_and_becomes_the_present_one() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(open(dir.path()));
+    let (file, sled) = (dir.path().join("FORMAT"), dir.path().join("sled"));
+    let present = std::fs::read(&file).unwrap();
+    std::fs::write(&file, "dormouse-ledger 1\n").unwrap();
+    let db = sled::open(&sled).unwrap();
+    let number = db.insert(key::FORMAT, &1u32.to_be_bytes()).unwrap();
+    drop(db);
+    drop(open(dir.path()));
+    assert_eq!(std::fs::read(&file).unwrap(), present);
+    assert_eq!(sled::open(&sled).unwrap().get(key::FORMAT).unwrap(), number);
+}
+
+#[test]
 fn a_newer_format_and_strange_folders_are_left_alone() {
     let dir = tempfile::tempdir().unwrap();
     drop(open(dir.path()));
-    std::fs::write(dir.path().join("FORMAT"), "dormouse-ledger 2\n").unwrap();
+    std::fs::write(dir.path().join("FORMAT"), "dormouse-ledger 3\n").unwrap();
     let before = std::fs::metadata(dir.path().join("sled/db")).unwrap().modified().unwrap();
     let error = Ledger::open(dir.path(), PricePlan::default()).unwrap_err();
-    assert!(matches!(error, OpenError::Newer { found: 2, .. }), "{error}");
+    assert!(matches!(error, OpenError::Newer { found: 3, .. }), "{error}");
     assert_eq!(std::fs::metadata(dir.path().join("sled/db")).unwrap().modified().unwrap(), before);
 
     // The key inside counts as well, in case the file was replaced.

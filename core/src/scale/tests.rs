@@ -65,6 +65,12 @@ fn a_forgotten_window_leaves_the_present_calls() {
     scaler.forget_window();
     let decision = scaler.decide(Duration::from_secs(1), &policy);
     assert_eq!((decision.wanted, decision.why), (2, Why::Demand { calls: 3 }));
+    scaler.observe(Duration::from_secs(2), 1, &policy);
+    assert_eq!(scaler.decide(Duration::from_secs(2), &policy).wanted, 2, "until the last of them is over");
+    scaler.observe(Duration::from_secs(3), 0, &policy);
+    assert_eq!(scaler.decide(Duration::from_secs(3), &policy).wanted, 0);
+    scaler.touch(Duration::from_secs(4), 1, &policy);
+    assert_eq!(scaler.decide(Duration::from_secs(4), &policy).wanted, 1, "what comes afterwards has its window");
 }
 
 #[test]

@@ -338,7 +338,14 @@ fn it_sleeps_at_once_when_it_is_told() {
     world.settle();
     world.acknowledge();
     world.settle();
-    assert_eq!(world.asked.last().unwrap(), "retire", "the same value again says nothing");
+    assert_eq!(&world.asked[world.asked.len() - 2..], ["scale 0", "retire"], "once it is over");
+    world.gone();
+    world.demand(1);
+    world.settle();
+    world.open_all();
+    world.demand(0);
+    tell(&mut world, "one");
+    assert_eq!(world.asked.last().unwrap(), "scale 1", "the same value again says nothing");
     tell(&mut world, "two");
     assert_eq!(&world.asked[world.asked.len() - 2..], ["scale 0", "retire"]);
 }

@@ -1,8 +1,9 @@
 //! What a call costs: figures of one run on one machine, for BENCHMARKS.md. Nothing is asserted about times; what is
 //! asserted is that every call was answered and that each sample began where it says.
 //!
-//! `bench cold` needs an installed release and pod addresses that are reachable from here; the others need
-//! DORMOUSE_BIN_DIR with the release programs, and `bench warm` nginx, haproxy and (to count) perf from the distribution.
+//! `bench cold`, `burst`, `storm`, `release` and `scale` need an installed release and pod addresses that are reachable
+//! from here; the others need DORMOUSE_BIN_DIR with the release programs, and `bench warm` nginx, haproxy and (to count)
+//! perf from the distribution.
 //! Arms are interleaved, so that a noisy minute is noisy for all of them.
 
 mod burst;
@@ -18,6 +19,7 @@ mod nginx;
 mod origin;
 mod plain;
 mod proxy;
+mod rest;
 mod stage;
 mod stream;
 mod warm;
@@ -48,6 +50,10 @@ enum What {
     Burst(burst::Burst),
     /// Many functions called at once (as `bench cold`, on a cluster)
     Storm(burst::Storm),
+    /// From the end of a function's idle time until its pod is gone (as `bench cold`, on a cluster)
+    Release(rest::Release),
+    /// Many idle functions (as `bench cold`, on a cluster)
+    Scale(rest::Scale),
     /// Warm calls: direct, through nginx, HAProxy and the activator
     Warm(warm::Plan),
     /// Memory of calls that wait with their bodies unread
@@ -91,6 +97,8 @@ fn main() -> Result<()> {
         What::Cold { n } => on_all_cores(cold::run(n)),
         What::Burst(plan) => on_all_cores(burst::burst(plan)),
         What::Storm(plan) => on_all_cores(burst::storm(plan)),
+        What::Release(plan) => on_all_cores(rest::release(plan)),
+        What::Scale(plan) => on_all_cores(rest::scale(plan)),
         What::Warm(plan) => on_core(&plan.client_core.clone(), warm::run(plan)),
         What::Held(plan) => on_all_cores(held::run(plan)),
         What::Functions(plan) => on_core(&plan.client_core.clone(), functions::run(plan)),
