@@ -356,7 +356,7 @@ async fn a_sampled_call_is_one_trace_with_its_parts_in_order() {
     assert_eq!(values(&seen[2], "traceparent"), [PARENT.replace("-01", "-00")]);
 
     let names: Vec<&str> = spans[1..].iter().map(|s| s.name.as_str()).filter(|n| *n != "wait").collect();
-    assert_eq!(names, ["receive", "start", "connect", "first_byte", "body"]);
+    assert_eq!(names, ["receive", "claim", "start", "connect", "first_byte", "body"]);
     let mut at = root.start_time_unix_nano;
     for part in &spans[1..] {
         assert_eq!((&part.trace_id, &part.parent_span_id), (&root.trace_id, &root.span_id), "{}", part.name);

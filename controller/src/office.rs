@@ -33,6 +33,9 @@ const MAX_MAIL: usize = 1024;
 /// For how long after the start the instances found are left alone, so that activators can call back first.
 const HOLD: Duration = Duration::from_secs(30);
 
+/// Between two plans of a function for which nothing happens.
+const LEAST_PAUSE: Duration = Duration::from_millis(1);
+
 /// First pause after a failed effect; it doubles to [`MAX_PAUSE`].
 const MIN_PAUSE: Duration = Duration::from_millis(100);
 const MAX_PAUSE: Duration = Duration::from_secs(30);
@@ -457,12 +460,10 @@ impl<F: Fleet> Office<F> {
             self.pools_due.remove(&key);
             self.look_at(Some(key), now);
         }
-        while let Some((at, uid)) = self.timers.first().cloned() {
-            if at > now {
-                break;
-            }
-            self.timers.pop_first();
-            self.due.remove(&uid);
+        let due: Vec<FunctionUid> =
+            self.timers.iter().take_while(|(at, _)| *at <= now).map(|(_, uid)| uid.clone()).collect();
+        for uid in due {
+            self.set_timer(&uid, None);
             self.plan(&uid, now);
         }
     }
@@ -586,7 +587,8 @@ impl<F: Fleet> Office<F> {
         if applied.unacknowledged {
             self.unacknowledged.insert(uid.clone());
         }
-        self.set_timer(uid, applied.look_again_at);
+        // A plan that asks for this moment again has a fault, which is not to keep everybody else from being planned.
+        self.set_timer(uid, applied.look_again_at.map(|at| at.max(now + LEAST_PAUSE)));
     }
 
     fn set_timer(&mut self, uid: &FunctionUid, at: Option<Moment>) {

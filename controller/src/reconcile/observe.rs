@@ -204,6 +204,12 @@ impl InstanceSeen {
         self.retired || self.lost || self.claimed.as_ref().is_some_and(|c| c.given_up)
     }
 
+    /// False while its node has not begun with it, as far as is known: an open port is proof as well as its pod's status.
+    #[must_use]
+    pub fn is_taken(&self) -> bool {
+        self.open || self.seen.claim.as_ref().is_none_or(|claim| claim.taken)
+    }
+
     /// True when a terminal reason keeps it from running.
     #[must_use]
     pub fn is_stuck(&self) -> bool {
@@ -480,7 +486,7 @@ impl Observed {
     /// claims that no node has begun with are given up.
     pub fn settle(&mut self, now: Moment) {
         for instance in self.instances.values_mut().filter(|i| i.is_live()) {
-            let taken = instance.open || instance.seen.claim.as_ref().is_none_or(|claim| claim.taken);
+            let taken = instance.is_taken();
             // What its node cannot start there it may start in a pod of the function's own.
             let stuck = !instance.open && instance.is_stuck();
             let Some(claimed) = instance.claimed.as_mut().filter(|c| !c.given_up) else { continue };

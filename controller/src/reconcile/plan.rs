@@ -395,7 +395,7 @@ impl Draft<'_> {
                     self.effects.own.push(id.clone());
                 }
             }
-            if !claim.taken {
+            if !instance.is_taken() {
                 self.later.at(claimed.at + TAKE);
             }
         }

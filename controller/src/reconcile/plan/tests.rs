@@ -138,6 +138,8 @@ impl World {
             let routable = |i: &v1::Instance| i.id == id.as_str() && i.state() != v1::InstanceState::Draining;
             assert!(!self.view.iter().any(routable), "an activator may still send it a call");
         }
+        // A plan that is made again at the same moment says the same: the office would do nothing else any more.
+        assert!(plan.look_again_at.is_none_or(|at| at > self.now), "{:?} at {:?}", plan.look_again_at, self.now);
         for Scale { replicas, .. } in &plan.effects.scale {
             assert!(*replicas <= dormouse_core::scale::MAX_INSTANCES + 50);
         }

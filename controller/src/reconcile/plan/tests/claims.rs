@@ -101,6 +101,21 @@ fn a_pod_leaves_its_pool_once_a_call_is_on_its_way() {
     assert_eq!(world.asked(), ["own"]);
 }
 
+/// An API server that stands still: activators see the port open long before the pod's status says that it runs.
+#[test]
+fn a_port_that_is_open_is_proof_enough() {
+    let mut world = asleep(1);
+    world.demand(1);
+    world.settle();
+    world.first_call("p1");
+    world.settle();
+    world.now = TAKE + S(1);
+    world.asked();
+    world.settle();
+    assert_eq!(world.asked(), [""; 0]);
+    assert_eq!(world.states(), [("p1".into(), v1::InstanceState::Ready)]);
+}
+
 #[test]
 fn a_pod_that_no_node_begins_with_is_given_up() {
     let mut world = asleep(2);
