@@ -30,7 +30,12 @@ const FUNCTIONS: [(&str, &[&str], &str, u32); 5] = [
     ("edge", &["idleTimeoutSeconds: 1", "startCheck: Never"], "/delay?ms=5", 1),
     // Bounded: what waits while nothing can start would else want an instance for each call, more than a node carries.
     ("single", &["concurrency: 1", "reservedConcurrency: 6", "idleTimeoutSeconds: 3"], "/delay?ms=100", 12),
-    ("ready", &["concurrency: 1", "reservedConcurrency: 4", "warmUpConcurrency: 2"], "/delay?ms=50", 10),
+    (
+        "ready",
+        &["concurrency: 1", "reservedConcurrency: 4", "warmUpConcurrency: 2", "idleTimeoutSeconds: 3"],
+        "/delay?ms=50",
+        10,
+    ),
     ("slow", &["idleTimeoutSeconds: 2", "startCheck: Never"], "/delay?ms=900", 2),
 ];
 
