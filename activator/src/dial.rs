@@ -21,6 +21,8 @@ use tokio::net::TcpStream;
 const FIRST: Duration = Duration::from_millis(1);
 const EVEN: i32 = 32;
 const LONGEST: Duration = Duration::from_millis(10);
+/// 1 ms x (33/32)^75 is 10 ms.
+const GROWS: i32 = 75;
 /// After as many tries (about a minute at 10 ms) the pause becomes [`SLOW_PAUSE`]: whatever starts that long is not
 /// delayed noticeably, and an instance that never opens costs little.
 const FAST_TRIES: usize = 6_000;
@@ -86,8 +88,9 @@ pub(crate) fn watch_port(func: &Arc<Func>, seat: SeatNo, instance: &Arc<Instance
 
 /// `None`: the address must not be dialled any more until the routes confirm it.
 async fn try_port(instance: &Arc<Instance>, shared: &Shared) -> Option<Lane> {
-    // An instance that accepts and closes at once is not tried in a busy loop: each time counts like many tries.
-    let before = instance.failures.load(Relaxed).saturating_mul(EVEN as usize);
+    // An instance that accepts and closes at once is not tried in a busy loop: each time counts like many tries, up to
+    // the longest pause.
+    let before = instance.failures.load(Relaxed).saturating_mul(EVEN as usize).min(EVEN as usize + GROWS as usize);
     for tries in before.. {
         if tries > 0 {
             tokio::time::sleep(pause(tries - 1)).await;
@@ -107,8 +110,7 @@ fn pause(tries: usize) -> Duration {
     if tries >= FAST_TRIES {
         return SLOW_PAUSE;
     }
-    // 1 ms x (33/32)^75 is 10 ms; more would not fit a number.
-    let grown = i32::try_from(tries).unwrap_or(i32::MAX).saturating_sub(EVEN).clamp(0, 75);
+    let grown = i32::try_from(tries).unwrap_or(i32::MAX).saturating_sub(EVEN).clamp(0, GROWS);
     FIRST.mul_f64((1.0 + 1.0 / f64::from(EVEN)).powi(grown)).min(LONGEST)
 }
 

@@ -10,6 +10,7 @@ use common::{
 use dormouse_core::record::Outcome;
 use dormouse_proto::v1::InstanceState::{Draining, Ready, Starting};
 use std::sync::atomic::Ordering::SeqCst;
+use std::time::{Duration, Instant};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_wakes_its_function_and_leaves_one_record() {
@@ -17,12 +18,18 @@ async fn a_call_wakes_its_function_and_leaves_one_record() {
     house.publish(function("hello")).await;
     let addr = free_addr();
     let mut client = house.activator.client().await;
+    let asked = Instant::now();
     client.send(post("/path?q=1", "ping")).await;
     until("demand is told", || (house.controller.demand("uid-hello") == Some((1, 0))).then_some(())).await;
+    // Each part of its time has a length of its own.
+    let (claim, start) = (Duration::from_millis(70), Duration::from_millis(30));
+    tokio::time::sleep(claim).await;
     let starting = instance("i1", addr, Starting, 1);
     house.publish(dormouse_proto::v1::Function { instances: vec![starting], ..function("hello") }).await;
+    tokio::time::sleep(start).await;
     let origin = Origin::start_at(addr, common::origin::echo).await;
     let answer = client.answer().await;
+    let whole = asked.elapsed();
     assert_eq!((answer.status, answer.text()), (200, "ping"), "{answer:?}");
     let id: dormouse_core::RequestId = answer.headers["dormouse-request-id"].parse().unwrap();
     assert_eq!((id.activator, id.epoch), (house.activator.identity.activator, 1));
@@ -34,7 +41,11 @@ async fn a_call_wakes_its_function_and_leaves_one_record() {
     assert_eq!((subject.name.as_str(), subject.revision.as_str(), subject.memory_mib), ("hello", "r1", 256));
     assert_eq!((record.status, record.outcome, record.cold), (200, Outcome::Ok, true));
     assert_eq!((record.request_bytes, record.response_bytes, record.call), (4, 4, id.call));
-    assert!(record.start_us > 0 && record.run_us > 0);
+    let us = Duration::from_micros;
+    assert!(us(record.claim_us) >= claim && us(record.start_us) >= start && record.run_us > 0, "{record:?}");
+    assert!(record.wait_us < record.claim_us, "{record:?}");
+    let sum = record.wait_us + record.claim_us + record.start_us + record.connect_us + record.run_us;
+    assert!(us(sum) <= whole, "{record:?} took {whole:?} in all");
     let told = until("the end is told", || house.controller.instance("i1").filter(|i| i.in_flight == 0)).await;
     assert!(told.port_open && told.first_call_sent && !told.retired);
     until("idle", || (house.controller.demand("uid-hello") == Some((0, 0))).then_some(())).await;

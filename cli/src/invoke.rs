@@ -18,7 +18,8 @@ const MAX_BODY: u64 = 1 << 30;
 
 /// With --cold: how long its instances may take to be gone; calls that run keep them.
 const ASLEEP: Duration = Duration::from_secs(60);
-const LOOK: Duration = Duration::from_millis(100);
+/// Between two looks; each one asks again, because what is told of calls and ports that are over may come later.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// Where a call's time went, in milliseconds, as the activator says it in `Server-Timing`; total is seen from here.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
@@ -55,8 +56,9 @@ pub(crate) async fn run(args: &InvokeArgs) -> Outcome {
 /// Returns once the function has no instance.
 async fn put_to_sleep(target: &Target, namespace: &str, name: &str) -> Result<(), Failure> {
     let begun = Instant::now();
-    let mut asked = false;
     loop {
+        target.put_to_sleep(namespace, name).await?;
+        tokio::time::sleep(LOOK).await;
         let view = target.function(namespace, name).await?;
         let spec = &view.function.spec;
         let warm = view.function.status.as_ref().and_then(|s| s.instances).map_or(0, |i| i.warm);
@@ -67,9 +69,6 @@ async fn put_to_sleep(target: &Target, namespace: &str, name: &str) -> Result<()
         if view.instances.is_empty() && view.ready_instances() == 0 {
             return Ok(());
         }
-        if !std::mem::replace(&mut asked, true) {
-            target.put_to_sleep(namespace, name).await?;
-        }
         if begun.elapsed() > ASLEEP {
             let left: Vec<&str> = view.instances.iter().map(|i| i.name.as_str()).collect();
             return Err(Failure::timed_out(format!(
@@ -78,7 +77,6 @@ async fn put_to_sleep(target: &Target, namespace: &str, name: &str) -> Result<()
                 left.join(", ")
             )));
         }
-        tokio::time::sleep(LOOK).await;
     }
 }
 
@@ -159,7 +157,11 @@ async fn show(args: &InvokeArgs, response: Response<Incoming>, begun: Instant) -
     if args.timing || args.cold {
         say::note(split(timing));
     }
-    verdict(head.status, &head.headers)
+    verdict(head.status, &head.headers)?;
+    if args.cold && timing.cold != Some(true) {
+        return Err(Failure::failed("it was not a cold call: another one woke the function meanwhile"));
+    }
+    Ok(())
 }
 
 fn json(status: StatusCode, headers: &HeaderMap, body: &[u8], timing: Timing) -> serde_json::Value {
@@ -195,7 +197,8 @@ fn server_timing(headers: &HeaderMap) -> Timing {
             _ => {}
         }
     }
-    timing.cold = timing.claim_ms.zip(timing.start_ms).map(|(claim, start)| claim + start > 0.0);
+    // One that was handed out before there was a claim has none.
+    timing.cold = timing.start_ms.map(|start| start + timing.claim_ms.unwrap_or(0.0) > 0.0);
     timing
 }
 

@@ -43,7 +43,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 
 /// Frames that wait for the writer.
 const QUEUE_FRAMES: usize = 256;
-/// Records that wait for the writer, unpacked: 131,072 x 72 B = 9.4 MB.
+/// Records that wait for the writer, unpacked: 131,072 x 80 B = 10.5 MB.
 const QUEUE_RECORDS: u32 = 2 * MAX_FRAME_RECORDS;
 
 /// What became of a frame.

@@ -33,8 +33,8 @@ const MAX_MAIL: usize = 1024;
 /// For how long after the start the instances found are left alone, so that activators can call back first.
 const HOLD: Duration = Duration::from_secs(30);
 
-/// Between two plans of a function for which nothing happens.
-const LEAST_PAUSE: Duration = Duration::from_millis(1);
+/// Until a plan is made again that asked for a moment that is over.
+const LEAST_PAUSE: Duration = Duration::from_millis(100);
 
 /// First pause after a failed effect; it doubles to [`MAX_PAUSE`].
 const MIN_PAUSE: Duration = Duration::from_millis(100);
@@ -587,8 +587,8 @@ impl<F: Fleet> Office<F> {
         if applied.unacknowledged {
             self.unacknowledged.insert(uid.clone());
         }
-        // A plan that asks for this moment again has a fault, which is not to keep everybody else from being planned.
-        self.set_timer(uid, applied.look_again_at.map(|at| at.max(now + LEAST_PAUSE)));
+        let look = applied.look_again_at.map(|at| if at > now { at } else { again(uid, at, now) });
+        self.set_timer(uid, look);
     }
 
     fn set_timer(&mut self, uid: &FunctionUid, at: Option<Moment>) {
@@ -600,6 +600,12 @@ impl<F: Fleet> Office<F> {
             self.due.insert(uid.clone(), at);
         }
     }
+}
+
+/// A plan that asks for this moment again has a fault, which is not to keep everybody else from being planned.
+fn again(uid: &FunctionUid, at: Moment, now: Moment) -> Moment {
+    tracing::warn!(function = %uid, ?at, ?now, "its plan asks for a moment that is over: please report this");
+    now + LEAST_PAUSE
 }
 
 /// How long a call of a function may run.

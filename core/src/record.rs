@@ -259,7 +259,8 @@ mod tests {
     use proptest::prelude::*;
 
     fn any_record() -> impl Strategy<Value = CallRecord> {
-        let times = (any::<i64>(), any::<[u64; 5]>());
+        let maybe = || prop_oneof![Just(0), any::<u64>()];
+        let times = (any::<i64>(), [maybe(), maybe(), maybe(), maybe(), maybe()]);
         let rest = (any::<u64>(), any::<u64>(), any::<u16>(), 0usize..6, any::<bool>());
         (any::<u32>(), any::<u64>(), times, rest).prop_map(|(subject, call, t, r)| CallRecord {
             subject,
@@ -276,6 +277,20 @@ mod tests {
             outcome: Outcome::ALL[r.3],
             cold: r.4,
         })
+    }
+
+    /// As the first version wrote it, and as it reads what has more: not at all.
+    #[test]
+    fn records_of_the_first_version_are_read_and_newer_ones_are_no_older_ones() {
+        let bytes = [0, 1, 0, 10, 20, 0xac, 2, 5, 7, 0xc8, 1, 1];
+        let record = unpack(&bytes, 1).unwrap()[0];
+        assert_eq!((record.wait_us, record.start_us, record.run_us, record.status), (10, 20, 300, 200));
+        assert_eq!((record.claim_us, record.connect_us, record.cold), (0, 0, true));
+        let mut packer = Packer::default();
+        packer.push(&CallRecord { claim_us: 3, connect_us: 4, ..record });
+        let more = packer.finish();
+        assert_eq!(more, [&bytes[..11], &[1 | MORE, 3, 4]].concat());
+        assert!(Outcome::ALL.get(usize::from(more[11] >> 1)).is_none(), "it would be read as another outcome");
     }
 
     proptest! {

@@ -112,7 +112,7 @@ impl Answer {
         self.header("dormouse-reason")
     }
 
-    /// Milliseconds of one part of `Server-Timing` (`wait`, `start`, `run`).
+    /// Milliseconds of one part of `Server-Timing` (`wait`, `claim`, `start`, `connect`, `run`).
     #[must_use]
     pub fn timing(&self, part: &str) -> Option<f64> {
         let metrics = self.header("server-timing").split(',');

@@ -19,5 +19,6 @@ pub mod proc;
 pub mod quantiles;
 pub mod script;
 pub mod team;
+pub mod trouble;
 pub mod usage;
 pub mod wait;

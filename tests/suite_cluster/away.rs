@@ -2,14 +2,13 @@
 
 use crate::activators::{needs_the_node, none_failed};
 use crate::world::{World, function, ok};
-use anyhow::{Context, Result};
+use anyhow::Result;
 use dormouse_core::function::Function;
 use dormouse_tests::cluster::{LIMIT, pod_name};
 use dormouse_tests::journal::Journal;
 use dormouse_tests::load::open;
-use dormouse_tests::proc::{find_beside, signal};
+use dormouse_tests::trouble::Stopped;
 use dormouse_tests::wait::until;
-use nix::sys::signal::Signal;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -40,7 +39,7 @@ pub(crate) async fn the_api_server_goes_and_comes_back(world: World) -> Result<(
                 async move { open(&target, RATE, stop, journal).await }
             });
 
-            let stopped = Stopped::new(find_beside("kube-apiserver")?)?;
+            let stopped = Stopped::api_server()?;
             tokio::time::sleep(away.saturating_sub(LAST)).await;
             let waiting: Vec<_> = (0..10)
                 .map(|number| {
@@ -86,20 +85,4 @@ pub(crate) async fn the_api_server_goes_and_comes_back(world: World) -> Result<(
             world.recorded(&space.name, usize::try_from(report.calls())? + 12).await.map(drop)
         })
         .await
-}
-
-/// A stopped process; it goes on when this is dropped.
-pub(crate) struct Stopped(u32);
-
-impl Stopped {
-    pub(crate) fn new(pid: u32) -> Result<Self> {
-        signal(pid, Signal::SIGSTOP).context("stopping the API server")?;
-        Ok(Self(pid))
-    }
-}
-
-impl Drop for Stopped {
-    fn drop(&mut self) {
-        let _ = signal(self.0, Signal::SIGCONT);
-    }
 }

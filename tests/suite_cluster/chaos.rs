@@ -2,20 +2,18 @@
 //! process at the moment at which it was killed, and in the end everything is as if nothing had been.
 
 use crate::activators::needs_the_node;
-use crate::away::Stopped;
 use crate::world::{World, function};
 use anyhow::{Context, Result};
 use dormouse_tests::checker::Verdict;
 use dormouse_tests::client::Target;
-use dormouse_tests::cluster::{FUNCTION_LABEL, LIMIT, SYSTEM, Space, pod_name};
+use dormouse_tests::cluster::{FUNCTION_LABEL, LIMIT, Space, pod_name};
 use dormouse_tests::journal::{Entry, Journal};
 use dormouse_tests::load::open;
-use dormouse_tests::proc::{find_beside, find_in_pod, signal};
+use dormouse_tests::trouble::{Cordoned, Stopped, kill, kill_controller};
 use dormouse_tests::usage::lately;
 use dormouse_tests::wait::until;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{DeleteParams, EvictParams};
-use nix::sys::signal::Signal;
 use rand::rngs::StdRng;
 use rand::seq::{IndexedRandom, SliceRandom};
 use rand::{RngExt, SeedableRng};
@@ -84,20 +82,21 @@ async fn run(world: &World, space: &Space, seed: u64) -> Result<()> {
     let result = chaos.rounds(if world.long { 8 } else { 1 }).await;
     let kills = chaos.kills;
     stop.cancel();
-    let mut entries = Vec::new();
-    for load in loads {
-        entries.extend(load.entries().await?);
+    let (mut entries, mut failed) = (Vec::new(), Vec::new());
+    for ((name, ..), load) in FUNCTIONS.iter().zip(loads) {
+        let of = load.entries().await?;
+        failed.extend(of.iter().filter(|e| !(200..300).contains(&e.status)).map(|e| (*name, e.clone())));
+        entries.extend(of);
     }
     result?;
-    let failed: Vec<&Entry> = entries.iter().filter(|e| !(200..300).contains(&e.status)).collect();
     crate::say(&format!(
         "    {} calls, {} failed in {} killed processes (seed {seed})",
         entries.len(),
         failed.len(),
         kills.len()
     ));
-    for entry in failed {
-        anyhow::ensure!(explained(entry, &kills), "{entry:?}; kills at {kills:?}");
+    for (name, entry) in failed {
+        anyhow::ensure!(explained(name, &entry, &kills), "{name}: {entry:?}; killed {kills:?}");
     }
     converged(world, space).await?;
     until("the ledger agrees with the callers", LIMIT, || async {
@@ -109,16 +108,24 @@ async fn run(world: &World, space: &Space, seed: u64) -> Result<()> {
     .await
 }
 
-/// It ran, by its caller's clock, when a process was killed.
-fn explained(entry: &Entry, kills: &[Duration]) -> bool {
-    let (from, to) = (entry.due_us, entry.due_us + entry.took_us);
-    // The load begins at most so much after the clock of the kills.
-    let slack = 500_000;
-    let during = |kill: &Duration| {
-        let at = u64::try_from(kill.as_micros()).unwrap_or(u64::MAX);
-        (from.saturating_sub(slack)..=to + slack).contains(&at)
-    };
-    entry.status == 502 && entry.reason == "InstanceDied" && kills.iter().any(during)
+/// A process that was killed.
+#[derive(Debug)]
+struct Killed {
+    function: String,
+    /// Since the loads began.
+    at: Duration,
+}
+
+/// Its instance died, and its caller was told so, when a process of the function was killed.
+fn explained(function: &str, entry: &Entry, kills: &[Killed]) -> bool {
+    let end = Duration::from_micros(entry.due_us + entry.took_us);
+    // The loads begin a little after the clock of the kills, and what breaks is told a little after it did.
+    let near = |killed: &Killed| killed.function == function && end.abs_diff(killed.at) < Duration::from_millis(700);
+    entry.status == 502 && entry.reason == "InstanceDied" && kills.iter().any(near)
+}
+
+fn function_of(pod: &Pod) -> Option<String> {
+    pod.metadata.labels.as_ref()?.get(FUNCTION_LABEL).cloned()
 }
 
 /// Nothing is left but what is to be there.
@@ -129,10 +136,9 @@ async fn converged(world: &World, space: &Space) -> Result<()> {
     }
     until("only warm and parked pods are left", LIMIT, || async {
         let pods = space.cluster.pods(&space.name, "").await?;
-        let of = |p: &Pod| p.metadata.labels.as_ref().and_then(|l| l.get(FUNCTION_LABEL).cloned());
-        let parked = pods.iter().filter(|p| of(p).is_none()).count();
+        let parked = pods.iter().filter(|p| function_of(p).is_none()).count();
         let names: Vec<String> = pods.iter().map(pod_name).collect();
-        let warm = pods.iter().filter(|p| of(p).is_some_and(|f| f == "ready")).count();
+        let warm = pods.iter().filter(|p| function_of(p).is_some_and(|f| f == "ready")).count();
         anyhow::ensure!((parked, warm, pods.len()) == (PARKED as usize, 2, PARKED as usize + 2), "{names:?}");
         Ok(())
     })
@@ -168,8 +174,7 @@ struct Chaos<'a> {
     world: &'a World,
     space: &'a Space,
     rng: StdRng,
-    /// When processes were killed, since the loads began.
-    kills: Vec<Duration>,
+    kills: Vec<Killed>,
     began: Instant,
 }
 
@@ -196,33 +201,27 @@ impl Chaos<'_> {
                 }
             }
             Trouble::Evict => {
-                self.cordon("cordon")?;
-                let evicted = self.evict_all().await;
+                let cordoned = Cordoned::all(&self.space.cluster)?;
+                self.evict_all().await?;
                 tokio::time::sleep(Duration::from_secs(2)).await;
-                self.cordon("uncordon")?;
-                evicted?;
+                drop(cordoned);
             }
             Trouble::Kill => {
+                let api = self.space.api::<Pod>();
                 for pod in self.some().await? {
-                    let uid = pod.metadata.uid.clone().unwrap_or_default();
+                    let at = self.began.elapsed();
                     // It may have ended by itself since.
-                    if let Ok(pid) = find_in_pod(&uid, "dormouse") {
-                        self.kills.push(self.began.elapsed());
-                        signal(pid, Signal::SIGKILL)?;
+                    if kill(&api, &pod, "dormouse").await? {
+                        self.kills.push(Killed { function: function_of(&pod).unwrap_or_default(), at });
                     }
                 }
             }
             Trouble::Away => {
-                let away = Duration::from_secs(if self.world.long { 30 } else { 10 });
-                let stopped = Stopped::new(find_beside("kube-apiserver")?)?;
-                tokio::time::sleep(away).await;
+                let stopped = Stopped::api_server()?;
+                tokio::time::sleep(Duration::from_secs(if self.world.long { 30 } else { 10 })).await;
                 drop(stopped);
             }
-            Trouble::Controller => {
-                let pods = self.world.cluster.pods(SYSTEM, "app.kubernetes.io/component=controller").await?;
-                let uid = pods.first().and_then(|p| p.metadata.uid.clone()).context("no controller")?;
-                signal(find_in_pod(&uid, "dormouse-controller")?, Signal::SIGKILL)?;
-            }
+            Trouble::Controller => kill_controller(&self.world.cluster).await?,
         }
         Ok(())
     }
@@ -239,11 +238,6 @@ impl Chaos<'_> {
             unless_gone(self.space.api::<Pod>().evict(&pod_name(&pod), &EvictParams::default()).await.map(drop))?;
         }
         Ok(())
-    }
-
-    fn cordon(&self, verb: &str) -> Result<String> {
-        let nodes = self.world.cluster.kubectl(&["get", "nodes", "-o", "name"])?;
-        nodes.lines().map(|node| self.world.cluster.kubectl(&[verb, node.trim_start_matches("node/")])).collect()
     }
 }
 

@@ -5,6 +5,7 @@
 use crate::world::{World, function, ok};
 use anyhow::{Context, Result};
 use dormouse_tests::cluster::{LIMIT, Space};
+use dormouse_tests::trouble::{Cordoned, Refusing};
 use dormouse_tests::usage::lately;
 use dormouse_tests::wait::until;
 use serde_json::{Value, json};
@@ -89,38 +90,21 @@ pub(crate) async fn a_full_quota(world: World) -> Result<()> {
 }
 
 pub(crate) async fn a_refusal_of_admission(world: World) -> Result<()> {
-    let policy = |name: &str| {
-        format!(
-            "apiVersion: admissionregistration.k8s.io/v1\nkind: ValidatingAdmissionPolicy\nmetadata: {{name: {name}}}\n\
-             spec:\n  failurePolicy: Fail\n  matchConstraints:\n    resourceRules:\n    - {{apiGroups: [''], apiVersions: \
-             [v1], operations: [CREATE], resources: [pods]}}\n  validations: [{{expression: 'false', message: nothing \
-             starts here}}]\n---\napiVersion: admissionregistration.k8s.io/v1\nkind: ValidatingAdmissionPolicyBinding\n\
-             metadata: {{name: {name}}}\nspec:\n  policyName: {name}\n  validationActions: [Deny]\n  matchResources:\n    \
-             namespaceSelector: {{matchLabels: {{kubernetes.io/metadata.name: {name}}}}}\n"
-        )
-    };
     world
         .alone("admission", |world, space| async move {
-            space.apply(&policy(&space.name))?;
-            let remove = || {
-                let [policy, binding] =
-                    ["policies", "policybindings"].map(|k| format!("validatingadmission{k}/{}", space.name));
-                space.cluster.kubectl(&["delete", "--ignore-not-found", &policy, &binding]).map(drop)
-            };
-            let refuses = until("nothing starts", LIMIT, || async {
+            const WORDS: &str = "nothing starts here";
+            let refusing = Refusing::begin(&space, "CREATE", "pods", WORDS)?;
+            until("nothing starts", LIMIT, || async {
                 let said = space.cluster.kubectl(&["run", "x", "-n", &space.name, "--image=x", "--dry-run=server"]);
-                anyhow::ensure!(said.is_err_and(|e| e.to_string().contains("nothing starts here")), "not refused");
+                anyhow::ensure!(said.is_err_and(|e| e.to_string().contains(WORDS)), "not refused");
+                Ok(())
+            })
+            .await?;
+            let mend = Box::pin(async move {
+                drop(refusing);
                 Ok(())
             });
-            let result = match refuses.await {
-                Ok(()) => {
-                    let words = Told { code: "AdmissionRefused", words: &["nothing starts here"] };
-                    told(&world, &space, &[], words, Box::pin(async { remove() })).await
-                }
-                Err(error) => Err(error),
-            };
-            remove()?;
-            result
+            told(&world, &space, &[], Told { code: "AdmissionRefused", words: &[WORDS] }, mend).await
         })
         .await
 }
@@ -141,15 +125,12 @@ pub(crate) async fn a_missing_secret(world: World) -> Result<()> {
 pub(crate) async fn no_room(world: World) -> Result<()> {
     world
         .alone("room", |world, space| async move {
-            let nodes = space.cluster.kubectl(&["get", "nodes", "-o", "name"])?;
-            let each = |verb: &str| {
-                nodes.lines().try_for_each(|n| space.cluster.kubectl(&[verb, n.trim_start_matches("node/")]).map(drop))
-            };
-            each("cordon")?;
-            let words = Told { code: "Unschedulable", words: &["unschedulable"] };
-            let result = told(&world, &space, &[], words, Box::pin(async { each("uncordon") })).await;
-            each("uncordon")?;
-            result
+            let cordoned = Cordoned::all(&space.cluster)?;
+            let mend = Box::pin(async move {
+                drop(cordoned);
+                Ok(())
+            });
+            told(&world, &space, &[], Told { code: "Unschedulable", words: &["unschedulable"] }, mend).await
         })
         .await
 }

@@ -1,27 +1,30 @@
 //! Warm pools: functions wake in pods that were started ahead.
 
 use crate::activators::{needs_the_node, none_failed};
-use crate::world::{World, function, ok};
+use crate::world::{SAMPLE, World, function, ok};
 use anyhow::{Context, Result};
 use dormouse_core::WarmPool;
+use dormouse_tests::client::Target;
 use dormouse_tests::cluster::{FUNCTION_LABEL, LIMIT, SYSTEM, Space, pod_name};
 use dormouse_tests::journal::Journal;
 use dormouse_tests::load::open;
-use dormouse_tests::proc::{find_in_pod, signal};
+use dormouse_tests::trouble::{Cordoned, Refusing, kill_controller};
 use dormouse_tests::usage::lately;
 use dormouse_tests::wait::until;
 use k8s_openapi::api::core::v1::Pod;
-use kube::Api;
-use kube::api::DeleteParams;
-use nix::sys::signal::Signal;
+use kube::api::{DeleteParams, EvictParams, ListParams, Patch, PatchParams};
 use serde_json::json;
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 const POOL: &str = "small";
 const CLAIMED_FROM: &str = "dormouse.dev/claimed-from";
+
+/// Of a cold call, as metrics tell them.
+const PHASES: [&str; 5] = ["wait", "claim", "start", "connect", "first_byte"];
 
 /// A pool of so many pods that the suite's functions fit into.
 fn pool(size: u32) -> String {
@@ -88,6 +91,7 @@ pub(crate) async fn a_function_wakes_in_a_parked_pod(world: World) -> Result<()>
             .await?;
             anyhow::ensure!(before.contains(&pod_name(&pod)), "it was not one of the parked ones");
             anyhow::ensure!(grafted(&pod).as_deref() == Some("quick"), "{:?}", pod.spec);
+            never_twice(&space, &pod).await?;
             let owners = pod.metadata.owner_references.clone().unwrap_or_default();
             anyhow::ensure!(
                 owners.len() == 1 && owners[0].kind == "Function" && owners[0].name == "quick",
@@ -107,6 +111,17 @@ pub(crate) async fn a_function_wakes_in_a_parked_pod(world: World) -> Result<()>
             Ok(())
         })
         .await
+}
+
+/// Whoever comes late with a graft of the same pod, as a controller that was paused, is refused: its container is there.
+async fn never_twice(space: &Space, pod: &Pod) -> Result<()> {
+    let other = json!({"name": "fn", "image": SAMPLE, "env": [{"name": "K_SERVICE", "value": "other"}]});
+    let body = Patch::Strategic(json!({"spec": {"ephemeralContainers": [other]}}));
+    let pods = space.api::<Pod>();
+    match pods.patch_ephemeral_containers(&pod_name(pod), &PatchParams::default(), &body).await {
+        Err(kube::Error::Api(status)) if status.code == 422 => Ok(()),
+        other => anyhow::bail!("a second graft is not refused: {other:?}"),
+    }
 }
 
 /// The pod has the function's own size, where the cluster does that.
@@ -251,6 +266,86 @@ pub(crate) async fn warm_capacity_is_ready_without_calls(world: World) -> Result
         .await
 }
 
+/// A warm instance that is evicted is missed for no longer than a graft takes, even where nothing new can start.
+pub(crate) async fn an_evicted_warm_instance_is_stood_in_for(world: World) -> Result<()> {
+    world
+        .alone("evicted", |world, space| async move {
+            beside_pool(&space, 1, "ready", &["warmUpConcurrency: 1", "idleTimeoutSeconds: 2"]).await?;
+            let pods = warm(&space, "ready", 1).await?;
+            let lost = pods.first().context("no pod")?;
+            let cordoned = Cordoned::all(&space.cluster)?;
+            space.api::<Pod>().evict(lost, &EvictParams::default()).await?;
+            // It takes calls until its routes are withdrawn.
+            let answer = until("another pod answers", LIMIT, || async {
+                let answer = ok(&world.by_host(&space, "ready", "/")).await?;
+                anyhow::ensure!(answer.header("x-sample-instance") != format!("{lost}/1"), "{answer}");
+                Ok(answer)
+            })
+            .await?;
+            let by = answer.header("x-sample-instance");
+            anyhow::ensure!(by.starts_with(&format!("{POOL}-parked")), "not by a graft: {answer}");
+            drop(cordoned);
+            until("one that is kept ready, and nothing else", LIMIT, || async {
+                let pods: Vec<String> = space.pods("ready").await?.iter().map(pod_name).collect();
+                anyhow::ensure!(pods.len() == 1 && pods[0].starts_with("ready-") && pods[0] != *lost, "{pods:?}");
+                Ok(())
+            })
+            .await
+        })
+        .await
+}
+
+/// Pools that the chart's values name are made in their namespaces, changed with the values, and removed when they are
+/// named no longer.
+pub(crate) async fn the_values_name_warm_pools(world: World) -> Result<()> {
+    world
+        .alone("named", |world, space| async move {
+            let set = |pools: &serde_json::Value| {
+                let pools = format!("warmPools={pools}");
+                world.cluster.helm(&[
+                    "upgrade",
+                    "dormouse",
+                    crate::install::CHART,
+                    "-n",
+                    SYSTEM,
+                    "--reuse-values",
+                    "--set-json",
+                    &pools,
+                ])
+            };
+            let named = |size: u32| {
+                json!([{"namespace": space.name, "name": POOL, "spec": {"size": {"min": size, "max": size},
+                    "resources": {"memory": "128Mi", "cpu": "20m"}}}])
+            };
+            let target = world.by_host(&space, "quick", "/");
+            let used = async {
+                for size in [1, 2] {
+                    set(&named(size))?;
+                    parked(&space, i32::try_from(size)?).await?;
+                }
+                space.apply(&function("quick", &["startCheck: Never", "idleTimeoutSeconds: 2"]))?;
+                space.ready("quick", "True").await?;
+                // The controller was made anew with its values: the activator may not have its routes yet.
+                let answer = until("it answers", LIMIT, || ok(&target)).await?;
+                let by = answer.header("x-sample-instance").to_owned();
+                anyhow::ensure!(by.starts_with(&format!("{POOL}-parked")), "not by a graft: {answer}");
+                space.pods_are("quick", 0).await
+            };
+            let used = used.await;
+            set(&json!([]))?;
+            used?;
+            until("the pool is gone with its pods", LIMIT, || async {
+                let pools = space.api::<WarmPool>().list(&ListParams::default()).await?.items.len();
+                let pods = space.cluster.pods(&space.name, "").await?.len();
+                anyhow::ensure!(pools == 0 && pods == 0, "{pools} pools, {pods} pods");
+                Ok(())
+            })
+            .await?;
+            world.cluster.system_ready().await
+        })
+        .await
+}
+
 /// Waits until so many instances are kept ready, and gives the names of the pods.
 async fn warm(space: &Space, name: &str, n: usize) -> Result<Vec<String>> {
     until(&format!("{n} warm instances of {name}"), LIMIT, || async {
@@ -264,33 +359,11 @@ async fn warm(space: &Space, name: &str, n: usize) -> Result<Vec<String>> {
 
 /// A cluster that refuses grafts: the call is served by the Deployment, the status says why, and the pool is whole.
 pub(crate) async fn a_refused_graft_falls_back(world: World) -> Result<()> {
-    let policy = |namespace: &str| {
-        format!(
-            "apiVersion: admissionregistration.k8s.io/v1\nkind: ValidatingAdmissionPolicy\nmetadata: {{name: {namespace}}}\n\
-             spec:\n  failurePolicy: Fail\n  matchConstraints:\n    resourceRules:\n    - {{apiGroups: [''], apiVersions: [v1], \
-             operations: [UPDATE], resources: [pods/ephemeralcontainers]}}\n  validations: [{{expression: 'false', message: \
-             no grafts here}}]\n---\napiVersion: admissionregistration.k8s.io/v1\nkind: ValidatingAdmissionPolicyBinding\n\
-             metadata: {{name: {namespace}}}\nspec:\n  policyName: {namespace}\n  validationActions: [Deny]\n  matchResources:\n    \
-             namespaceSelector: {{matchLabels: {{kubernetes.io/metadata.name: {namespace}}}}}\n"
-        )
-    };
-    world
-        .alone("refused", |world, space| async move {
-            space.apply(&policy(&space.name))?;
-            let result = refused(&world, &space).await;
-            let names = [
-                format!("validatingadmissionpolicies/{0}", space.name),
-                format!("validatingadmissionpolicybindings/{0}", space.name),
-            ];
-            for name in names {
-                world.cluster.kubectl(&["delete", &name])?;
-            }
-            result
-        })
-        .await
+    world.alone("refused", |world, space| async move { refused(&world, &space).await }).await
 }
 
 async fn refused(world: &World, space: &Space) -> Result<()> {
+    let _refusing = Refusing::begin(space, "UPDATE", "pods/ephemeralcontainers", "no grafts here")?;
     space.apply(&pool(1))?;
     parked(space, 1).await?;
     // The API server reads a new policy some time after it was made.
@@ -349,6 +422,14 @@ pub(crate) async fn a_cold_call_says_where_its_time_went(world: World) -> Result
                 }
                 parked(&space, 1).await?;
             }
+            let pods = world.cluster.pods(SYSTEM, "app.kubernetes.io/component=activator").await?;
+            let ip = pods.first().and_then(|p| p.status.as_ref()?.pod_ip.clone()).context("no activator")?;
+            let metrics = Target::new(SocketAddr::new(ip.parse()?, 9090), "any.example", "/metrics").call(1).await?;
+            for (name, phase) in ["grafted", "made"].into_iter().flat_map(|n| PHASES.map(|phase| (n, phase))) {
+                let labels = format!("namespace=\"{}\",function=\"{name}\",phase=\"{phase}\"", space.name);
+                let line = format!("dormouse_cold_start_duration_seconds_count{{{labels}}} 2\n");
+                anyhow::ensure!(metrics.text().contains(&line), "no {line} in\n{}", metrics.text());
+            }
             space.patch("made", &json!({"spec": {"warmUpConcurrency": 1}})).await?;
             let refused = world.cluster.dormouse(&["invoke", "made", "-n", &space.name, "--cold"]);
             anyhow::ensure!(refused.is_err_and(|e| e.to_string().contains("is kept warm")), "not refused");
@@ -384,10 +465,6 @@ pub(crate) async fn no_kill_leaks_a_claim(world: World) -> Result<()> {
 }
 
 async fn kill_within(world: &World, space: &Space, after: Duration) -> Result<()> {
-    let pods = world.cluster.pods(SYSTEM, "app.kubernetes.io/component=controller").await?;
-    let pod = pods.first().context("no controller")?;
-    let uid = pod.metadata.uid.clone().context("no uid")?;
-    let pid = find_in_pod(&uid, "dormouse-controller")?;
     let calls: Vec<_> = ["left", "right"]
         .map(|name| {
             let target = world.by_host(space, name, "/delay?ms=20");
@@ -395,11 +472,7 @@ async fn kill_within(world: &World, space: &Space, after: Duration) -> Result<()
         })
         .into();
     tokio::time::sleep(after).await;
-    signal(pid, Signal::SIGKILL)?;
-    // In another pod: the kubelet would let each further start of this one wait for longer.
-    let gone = DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() };
-    let system: Api<Pod> = Api::namespaced(world.cluster.client.clone(), SYSTEM);
-    system.delete(&pod_name(pod), &gone).await?;
+    kill_controller(&world.cluster).await?;
     for call in calls {
         let answer = call.await??;
         anyhow::ensure!(answer.status == 200, "{answer}");

@@ -4,7 +4,7 @@ use super::AppendError;
 use dormouse_core::record::{CallRecord, Subject, unpack};
 use dormouse_proto::{WireError, v1};
 
-/// Most records in a frame. Unpacked they take 72 B each: 4.7 MB.
+/// Most records in a frame. Unpacked they take 80 B each: 5.2 MB.
 pub const MAX_FRAME_RECORDS: u32 = 65_536;
 /// Most subjects in a frame.
 pub const MAX_FRAME_SUBJECTS: usize = 16_384;

@@ -129,10 +129,9 @@ impl Store {
         // Also what recovery read from the page cache of a process that died before its fdatasync: a frame that is sent
         // again is acknowledged as a duplicate without another one.
         store.commit().map_err(|e| damaged(dir, e))?;
-        if former {
-            fs::remove_file(dir.join(FORMAT_FILE)).map_err(io)?;
+        if former || !dir.join(FORMAT_FILE).exists() {
+            write(dir, FORMAT_FILE, format!("dormouse-ledger {FORMAT}\n").as_bytes()).map_err(io)?;
         }
-        write_once(dir, FORMAT_FILE, format!("dormouse-ledger {FORMAT}\n").as_bytes()).map_err(io)?;
         // A full disk keeps the space until the next start.
         if !room_made && write_once(dir, BALLAST_FILE, &vec![0x5a; BALLAST]).is_err() {
             tracing::warn!(dir = %dir.display(), "no space for the ledger's ballast file");
@@ -314,10 +313,11 @@ fn filesystem_of(dir: &Path) -> Option<String> {
 
 /// Writes a file that is not there yet, whole or not at all, and syncs it.
 fn write_once(dir: &Path, name: &str, content: &[u8]) -> io::Result<()> {
-    let path = dir.join(name);
-    if path.exists() {
-        return Ok(());
-    }
+    if dir.join(name).exists() { Ok(()) } else { write(dir, name, content) }
+}
+
+/// Writes a file whole or not at all.
+fn write(dir: &Path, name: &str, content: &[u8]) -> io::Result<()> {
     let draft = dir.join(format!("{name}.new"));
     let mut file = File::create(&draft)?;
     let written = file.write_all(content).and_then(|()| file.sync_all());
@@ -325,7 +325,7 @@ fn write_once(dir: &Path, name: &str, content: &[u8]) -> io::Result<()> {
         // Half a file is of no use and holds space.
         let _ = fs::remove_file(&draft);
     }
-    written.and_then(|()| fs::rename(&draft, &path))
+    written.and_then(|()| fs::rename(&draft, dir.join(name)))
 }
 
 /// Has every write to sled's file synced by the kernel (the inode's `S` attribute, kept with the file). sled frees and

@@ -31,7 +31,7 @@ pub struct PricePlan {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct BilledOutcomes {
-    /// The time an instance took to open its port counts as billed time.
+    /// The time until an instance had opened its port counts as billed time.
     pub start: bool,
     /// Calls that the function failed.
     pub function_errors: bool,
@@ -176,7 +176,7 @@ impl Metering {
         if record.outcome == Outcome::Aborted {
             return 0;
         }
-        let start = if self.start { record.start_us } else { 0 };
+        let start = if self.start { record.claim_us.saturating_add(record.start_us) } else { 0 };
         let us = record.run_us.saturating_add(start);
         let step = u64::from(self.step_ms.max(1));
         us.div_ceil(step * 1000).saturating_mul(step).max(u64::from(self.min_ms))
@@ -332,8 +332,9 @@ mod tests {
             call: 1,
             received_at_us: 0,
             wait_us: 7_000_000,
-            claim_us: 8_000_000,
-            start_us,
+            // In two parts.
+            claim_us: start_us / 3,
+            start_us: start_us - start_us / 3,
             connect_us: 9_000_000,
             run_us,
             request_bytes: 0,

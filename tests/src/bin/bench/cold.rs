@@ -70,7 +70,7 @@ struct Stage {
     /// The function's pod, as its controller makes it.
     pod: Value,
     /// What the client measured of the cold calls, and its parts as the activator told them.
-    parts: Vec<(Arm, f64, [f64; PARTS.len()])>,
+    parts: Vec<(Arm, f64, Vec<f64>)>,
 }
 
 async fn measure(space: Space, n: usize) -> Result<()> {
@@ -175,7 +175,8 @@ impl Stage {
         anyhow::ensure!(answer.cold(), "not cold: {:?}", answer.headers);
         let claimed = answer.text().contains(&format!("instance {POOL}-parked"));
         anyhow::ensure!(claimed == (arm == Arm::Grafted), "answered by the wrong pod: {answer}");
-        let parts = PARTS.map(|name| answer.timing(name).unwrap_or(f64::NAN));
+        let part = |name: &&str| answer.timing(name).with_context(|| format!("no {name} in {:?}", answer.headers));
+        let parts = PARTS.iter().map(part).collect::<Result<Vec<f64>>>()?;
         self.parts.push((arm, took.as_secs_f64() * 1e3, parts));
         Ok(took)
     }
@@ -257,7 +258,7 @@ async fn answers(address: SocketAddr, began: Instant) -> Result<()> {
     Ok(())
 }
 
-fn told(times: &[Vec<Duration>], parts: &[(Arm, f64, [f64; PARTS.len()])]) {
+fn told(times: &[Vec<Duration>], parts: &[(Arm, f64, Vec<f64>)]) {
     say("\n| arm | n | min ms | p50 ms | p90 ms | p99 ms | max ms |\n|---|---|---|---|---|---|---|");
     let all: Vec<Times> = times.iter().map(|t| t.iter().copied().collect()).collect();
     for ((_, name), times) in ARMS.iter().zip(&all) {

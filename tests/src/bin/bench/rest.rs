@@ -105,6 +105,8 @@ async fn released(space: Space, n: usize) -> Result<()> {
 async fn one_release(space: &Space, target: Target, name: &str) -> Result<(Duration, Duration)> {
     let answer = target.call(1).await?;
     anyhow::ensure!(answer.status == 200, "{answer}");
+    let claimed = answer.header("x-sample-instance").starts_with("bench-parked");
+    anyhow::ensure!(claimed == (name == "grafted"), "answered by the wrong pod: {answer}");
     let due = Instant::now() + IDLE;
     let pods = space.api::<Pod>();
     let version = pods.list(&ListParams::default().limit(1)).await?.metadata.resource_version;
