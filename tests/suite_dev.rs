@@ -249,8 +249,9 @@ fn calls_around_the_idle_deadline_are_all_answered() {
             callers.spawn(async move {
                 let (mut rng, mut cold) = (StdRng::seed_from_u64(seed + n), 0);
                 for number in 0..each {
-                    let answer = target.call(number).await.unwrap();
-                    assert_eq!(answer.status, 200, "seed {seed}: call {number} of edge{n}: {answer}");
+                    let answer = target.call(number).await;
+                    let good = answer.as_ref().ok().filter(|answer| answer.status == 200);
+                    let Some(answer) = good else { panic!("seed {seed}: call {number} of edge{n}: {answer:?}") };
                     cold += u64::from(answer.cold());
                     tokio::time::sleep(Duration::from_millis(rng.random_range(500..1500))).await;
                 }

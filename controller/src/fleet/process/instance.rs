@@ -356,10 +356,17 @@ impl Shared {
         let mut last = io::Error::from(io::ErrorKind::AddrInUse);
         for _ in 0..TRIES {
             let port = rand::random_range(PORTS);
-            match TcpListener::bind((Ipv4Addr::LOCALHOST, port)).and_then(|l| l.local_addr()) {
-                Ok(address) if self.ports.lock().insert(address.port()) => return Ok(address.port()),
-                Ok(_) => {}
-                Err(e) => last = e,
+            // One that was given is not even tried: who listens there for a moment would take the calls, or the port, of
+            // an instance that is just starting.
+            if !self.ports.lock().insert(port) {
+                continue;
+            }
+            match TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
+                Ok(_) => return Ok(port),
+                Err(e) => {
+                    self.ports.lock().remove(&port);
+                    last = e;
+                }
             }
         }
         Err(last)

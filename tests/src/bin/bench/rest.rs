@@ -13,6 +13,7 @@ use dormouse_tests::proc::{cpu_seconds, find_in_pod, memory};
 use dormouse_tests::quantiles::Times;
 use dormouse_tests::wait::until;
 use futures::{StreamExt, TryStreamExt};
+use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{ListParams, PostParams, WatchEvent, WatchParams};
 use serde_json::json;
@@ -163,14 +164,26 @@ async fn one_scale(space: Space, functions: usize, plan: &Scale) -> Result<()> {
         processes.push(find_in_pod(&uid, program)?);
     }
     processes.push(dormouse_tests::proc::find_beside("kube-apiserver")?);
-    // What was just made is still being told.
-    tokio::time::sleep(Duration::from_secs(5)).await;
+    // Kubernetes makes a ReplicaSet for each of their Deployments, 20 requests a second by default: until it has, a wake
+    // waits in the queue behind them.
+    until("Kubernetes has seen every Deployment", LONG, || async {
+        let list = space.api::<Deployment>().list(&ListParams::default()).await?;
+        let seen = |d: &&Deployment| {
+            let status = d.status.as_ref();
+            status.is_some_and(|s| s.observed_generation == d.metadata.generation && s.conditions.is_some())
+        };
+        let seen = list.items.iter().filter(seen).count();
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        anyhow::ensure!(seen == functions + 1, "{seen} of {functions}");
+        Ok(())
+    })
+    .await?;
     let cpu = || processes.iter().map(|pid| cpu_seconds(&[*pid])).collect::<Result<Vec<f64>>>();
     let before = cpu()?;
     tokio::time::sleep(Duration::from_secs(plan.rest)).await;
     let per_second: Vec<f64> =
         cpu()?.iter().zip(before).map(|(now, then)| (now - then) * 1000.0 / plan.rest.max(1) as f64).collect();
-    let mib = |pid: u32| memory(pid).map(|m| m.resident as f64 / f64::from(1 << 20));
+    let mib = |pid: u32| memory(pid).map(|m| m.resident as f64 / 1024.0);
     let (controller, activator) = (mib(processes[0])?, mib(processes[1])?);
 
     let address = space.cluster.service(SYSTEM, "dormouse-activator").await?;
