@@ -11,12 +11,13 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use parking_lot::Mutex;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
+use tokio::net::TcpSocket;
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
@@ -350,19 +351,25 @@ const PORTS: std::ops::Range<u16> = 10_000..20_000;
 /// Picks before it is given up: one in two taken is far more than a machine has.
 const TRIES: usize = 64;
 
+/// Fails where somebody listens. It is bound and not listened on: an instance of somebody else that is just starting
+/// there would else lose its first call to us.
+fn is_free(port: u16) -> io::Result<()> {
+    let socket = TcpSocket::new_v4()?;
+    socket.set_reuseaddr(true)?;
+    socket.bind((Ipv4Addr::LOCALHOST, port).into())
+}
+
 impl Shared {
     /// A loopback port that is free now and given to no other instance.
     fn free_port(&self) -> io::Result<u16> {
         let mut last = io::Error::from(io::ErrorKind::AddrInUse);
         for _ in 0..TRIES {
             let port = rand::random_range(PORTS);
-            // One that was given is not even tried: who listens there for a moment would take the calls, or the port, of
-            // an instance that is just starting.
             if !self.ports.lock().insert(port) {
                 continue;
             }
-            match TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
-                Ok(_) => return Ok(port),
+            match is_free(port) {
+                Ok(()) => return Ok(port),
                 Err(e) => {
                     self.ports.lock().remove(&port);
                     last = e;
@@ -396,6 +403,20 @@ impl Shared {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_port_is_free_where_nobody_listens() {
+        let free = (0..64).map(|_| rand::random_range(PORTS)).find(|port| is_free(*port).is_ok()).unwrap();
+        let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, free)).unwrap();
+        assert_eq!(is_free(free).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        drop(listener);
+        // A look does not keep anybody from listening, nor does who looks take a call.
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_reuseaddr(true).unwrap();
+        socket.bind((Ipv4Addr::LOCALHOST, free).into()).unwrap();
+        assert!(std::net::TcpStream::connect((Ipv4Addr::LOCALHOST, free)).is_err());
+        std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, free)).unwrap();
+    }
 
     #[test]
     fn restarts_come_at_once_and_then_slower() {
