@@ -270,7 +270,8 @@ pub(crate) async fn warm_capacity_is_ready_without_calls(world: World) -> Result
 pub(crate) async fn an_evicted_warm_instance_is_stood_in_for(world: World) -> Result<()> {
     world
         .alone("evicted", |world, space| async move {
-            beside_pool(&space, 1, "ready", &["warmUpConcurrency: 1", "idleTimeoutSeconds: 2"]).await?;
+            let spec = ["warmUpConcurrency: 1", "idleTimeoutSeconds: 2", "timeoutSeconds: 5"];
+            beside_pool(&space, 1, "ready", &spec).await?;
             let pods = warm(&space, "ready", 1).await?;
             let lost = pods.first().context("no pod")?;
             let cordoned = Cordoned::all(&space.cluster)?;
