@@ -24,14 +24,15 @@ const LOOK: Duration = Duration::from_millis(500);
 /// Where a call's time went, in milliseconds, as the activator says it in `Server-Timing`; total is seen from here.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Timing {
+pub(crate) struct Timing {
     wait_ms: Option<f64>,
     claim_ms: Option<f64>,
     start_ms: Option<f64>,
     connect_ms: Option<f64>,
     run_ms: Option<f64>,
     total_ms: f64,
-    cold: Option<bool>,
+    /// None of a call that was not dispatched.
+    pub(crate) cold: Option<bool>,
 }
 
 pub(crate) async fn run(args: &InvokeArgs) -> Outcome {
@@ -181,7 +182,7 @@ fn json(status: StatusCode, headers: &HeaderMap, body: &[u8], timing: Timing) ->
 }
 
 /// `wait;dur=1.5, claim;dur=9, start;dur=40, connect;dur=0.1, run;dur=3`.
-fn server_timing(headers: &HeaderMap) -> Timing {
+pub(crate) fn server_timing(headers: &HeaderMap) -> Timing {
     let mut timing = Timing::default();
     let values = headers.get_all("server-timing").iter().filter_map(|v| v.to_str().ok());
     for entry in values.flat_map(|v| v.split(',')) {
@@ -288,6 +289,14 @@ mod tests {
         let said = "cold: wait 1.500 ms, claim 9.000 ms, start 40.000 ms, connect 0.125 ms, run to first byte 3.250 ms";
         assert!(split(timing).starts_with(said));
         assert_eq!(server_timing(&HeaderMap::new()).cold, None);
+        let read = |text| {
+            headers.insert("server-timing", HeaderValue::from_static(text));
+            server_timing(&headers)
+        };
+        let [before, nameless, wrong] =
+            ["wait;dur=1.5, start;dur=203.125, run;dur=0.8, art;dur=1", "start", "start;dur=x"].map(read);
+        assert_eq!((before.start_ms, before.run_ms, before.claim_ms), (Some(203.125), Some(0.8), None));
+        assert_eq!((before.cold, nameless.start_ms, wrong.start_ms), (Some(true), None, None));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! the same.
 
 use crate::exit::{Failure, Outcome};
+use crate::invoke::server_timing;
 use crate::say;
 use crate::target::door::Door;
 use bytes::Bytes;
@@ -205,7 +206,7 @@ impl Selftest<'_> {
             return Err(Failure::failed(format!("GET {path}: {status} {}: {body}", header("dormouse-reason"))));
         }
         let timing = header("server-timing");
-        if !["claim", "start"].iter().filter_map(|part| duration(timing, part)).any(|ms| ms > 0.0) {
+        if server_timing(&headers).cold != Some(true) {
             return Err(Failure::failed(format!("GET {path}: not a cold call; Server-Timing: {timing:?}")));
         }
         let request_id = header("dormouse-request-id").to_owned();
@@ -273,25 +274,4 @@ impl Selftest<'_> {
 
 fn passed(what: &str, began: Instant, seen: &str) {
     say::out(format_args!("ok  {what} ({:.1} s): {seen}", began.elapsed().as_secs_f64()));
-}
-
-/// A duration of a Server-Timing header in milliseconds.
-fn duration(timing: &str, name: &str) -> Option<f64> {
-    let entry = timing.split(',').map(str::trim).find(|entry| entry.split(';').next() == Some(name))?;
-    entry.split(';').find_map(|part| part.trim().strip_prefix("dur="))?.parse().ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::duration;
-
-    #[test]
-    fn server_timing_is_read_by_name() {
-        let timing = "wait;dur=1.5, start;dur=203.125, run;dur=0.8";
-        assert_eq!(duration(timing, "start"), Some(203.125));
-        assert_eq!(duration(timing, "run"), Some(0.8));
-        assert_eq!(duration(timing, "art"), None);
-        assert_eq!(duration("start", "start"), None);
-        assert_eq!(duration("start;dur=x", "start"), None);
-    }
 }

@@ -303,6 +303,17 @@ pub fn is_gone(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == 404)
 }
 
+/// What is gone already is as good as deleted.
+///
+/// # Errors
+/// Any other error.
+pub fn unless_gone<T>(result: kube::Result<T>) -> Result<()> {
+    match result {
+        Err(error) if !is_gone(&error) => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
 /// A pod's own name.
 #[must_use]
 pub fn pod_name(pod: &Pod) -> String {

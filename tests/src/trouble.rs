@@ -1,6 +1,6 @@
 //! What goes wrong with a cluster, brought about: undone when it is dropped, whatever becomes of the test.
 
-use crate::cluster::{Cluster, SYSTEM, Space, pod_name};
+use crate::cluster::{Cluster, SYSTEM, Space, pod_name, unless_gone};
 use crate::proc::{find_beside, find_in_pod, signal};
 use anyhow::{Context, Result};
 use k8s_openapi::api::core::v1::Pod;
@@ -101,8 +101,7 @@ impl Drop for Refusing {
 pub async fn kill_controller(cluster: &Cluster) -> Result<()> {
     let pods = cluster.pods(SYSTEM, "app.kubernetes.io/component=controller").await?;
     let pod = pods.iter().find(|p| p.metadata.deletion_timestamp.is_none()).context("no controller")?;
-    kill(&Api::namespaced(cluster.client.clone(), SYSTEM), pod, "dormouse-controller").await?;
-    Ok(())
+    kill(&Api::namespaced(cluster.client.clone(), SYSTEM), pod, "dormouse-controller").await.map(drop)
 }
 
 /// `kill -9` of a program in a pod, which is then deleted for the same reason. `false` when it had ended before.
@@ -113,8 +112,6 @@ pub async fn kill(pods: &Api<Pod>, pod: &Pod, program: &str) -> Result<bool> {
     let uid = pod.metadata.uid.clone().context("no uid")?;
     let killed = find_in_pod(&uid, program).is_ok_and(|pid| signal(pid, Signal::SIGKILL).is_ok());
     let gone = DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() };
-    match pods.delete(&pod_name(pod), &gone).await {
-        Err(error) if !crate::cluster::is_gone(&error) => Err(error.into()),
-        _ => Ok(killed),
-    }
+    unless_gone(pods.delete(&pod_name(pod), &gone).await)?;
+    Ok(killed)
 }

@@ -6,7 +6,7 @@ use crate::world::{World, function};
 use anyhow::{Context, Result};
 use dormouse_tests::checker::Verdict;
 use dormouse_tests::client::Target;
-use dormouse_tests::cluster::{FUNCTION_LABEL, LIMIT, Space, pod_name};
+use dormouse_tests::cluster::{FUNCTION_LABEL, LIMIT, Space, pod_name, unless_gone};
 use dormouse_tests::journal::{Entry, Journal};
 use dormouse_tests::load::open;
 use dormouse_tests::trouble::{Cordoned, Stopped, kill, kill_controller};
@@ -209,7 +209,7 @@ impl Chaos<'_> {
             Trouble::Delete => {
                 for pod in self.some().await? {
                     let gone = self.space.api::<Pod>().delete(&pod_name(&pod), &DeleteParams::default()).await;
-                    unless_gone(gone.map(drop))?;
+                    unless_gone(gone)?;
                 }
             }
             Trouble::Evict => {
@@ -247,15 +247,8 @@ impl Chaos<'_> {
 
     async fn evict_all(&self) -> Result<()> {
         for pod in self.space.cluster.pods(&self.space.name, FUNCTION_LABEL).await? {
-            unless_gone(self.space.api::<Pod>().evict(&pod_name(&pod), &EvictParams::default()).await.map(drop))?;
+            unless_gone(self.space.api::<Pod>().evict(&pod_name(&pod), &EvictParams::default()).await)?;
         }
         Ok(())
-    }
-}
-
-fn unless_gone(result: kube::Result<()>) -> Result<()> {
-    match result {
-        Err(error) if !dormouse_tests::cluster::is_gone(&error) => Err(error.into()),
-        _ => Ok(()),
     }
 }

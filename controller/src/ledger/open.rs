@@ -129,9 +129,8 @@ impl Store {
         // Also what recovery read from the page cache of a process that died before its fdatasync: a frame that is sent
         // again is acknowledged as a duplicate without another one.
         store.commit().map_err(|e| damaged(dir, e))?;
-        if former || !dir.join(FORMAT_FILE).exists() {
-            write(dir, FORMAT_FILE, format!("dormouse-ledger {FORMAT}\n").as_bytes()).map_err(io)?;
-        }
+        let put = if former { write } else { write_once };
+        put(dir, FORMAT_FILE, format!("dormouse-ledger {FORMAT}\n").as_bytes()).map_err(io)?;
         // A full disk keeps the space until the next start.
         if !room_made && write_once(dir, BALLAST_FILE, &vec![0x5a; BALLAST]).is_err() {
             tracing::warn!(dir = %dir.display(), "no space for the ledger's ballast file");

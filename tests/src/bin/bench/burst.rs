@@ -80,23 +80,32 @@ pub(crate) async fn storm(plan: Storm) -> Result<()> {
     cluster.in_namespace("storm", |space| one_storm(space, plan)).await
 }
 
+/// Memory and cpu of each instance.
+const SIZE: (&str, &str) = ("16Mi", "1m");
+
 fn function(name: &str, concurrency: u32) -> String {
+    let (memory, cpu) = SIZE;
     format!(
         "apiVersion: dormouse.dev/v1alpha1\nkind: Function\nmetadata: {{name: {name}}}\nspec:\n  image: dormouse/sample:0.1.0\n  \
-         resources: {{memory: 16Mi, cpu: 1m}}\n  startCheck: Never\n  idleTimeoutSeconds: 5\n  concurrency: {concurrency}\n  \
+         resources: {{memory: {memory}, cpu: {cpu}}}\n  startCheck: Never\n  idleTimeoutSeconds: 5\n  concurrency: {concurrency}\n  \
          queue: {{maxWaitSeconds: {MAX_WAIT}}}\n"
     )
 }
 
-/// A pool that is full.
-async fn pool(space: &Space, size: u32) -> Result<()> {
+/// A pool that is full, of pods with this memory and cpu.
+pub(crate) async fn pool(space: &Space, size: u32, (memory, cpu): (&str, &str)) -> Result<()> {
     if size == 0 {
         return Ok(());
     }
     space.apply(&format!(
         "apiVersion: dormouse.dev/v1alpha1\nkind: WarmPool\nmetadata: {{name: bench}}\nspec:\n  \
-         size: {{min: {size}, max: {size}}}\n  resources: {{memory: 16Mi, cpu: 1m}}\n"
+         size: {{min: {size}, max: {size}}}\n  resources: {{memory: {memory}, cpu: {cpu}}}\n"
     ))?;
+    full(space, size).await
+}
+
+/// Waits until it is full.
+pub(crate) async fn full(space: &Space, size: u32) -> Result<()> {
     until("the pool is full", LIMIT, || async {
         let status = space.api::<WarmPool>().get("bench").await?.status.unwrap_or_default();
         anyhow::ensure!(u32::try_from(status.parked)? == size, "{} parked", status.parked);
@@ -111,7 +120,7 @@ fn answered(answers: &[Result<Answer, CallError>]) -> (usize, Times) {
 }
 
 async fn one_burst(space: Space, calls: u64, concurrency: u32, size: u32) -> Result<()> {
-    pool(&space, size).await?;
+    pool(&space, size, SIZE).await?;
     space.apply(&function("burst", concurrency))?;
     space.ready("burst", "True").await?;
     let activator = space.cluster.service(SYSTEM, "dormouse-activator").await?;
@@ -159,7 +168,7 @@ fn runs(pod: &Pod) -> bool {
 }
 
 async fn one_storm(space: Space, plan: Storm) -> Result<()> {
-    pool(&space, plan.pool).await?;
+    pool(&space, plan.pool, SIZE).await?;
     for n in 0..plan.functions {
         space.apply(&function(&format!("f{n}"), 80))?;
     }

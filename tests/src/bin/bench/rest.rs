@@ -3,9 +3,9 @@
 //! `bench release`: from the end of a function's idle time until its pod is gone. `bench scale`: what many idle functions
 //! cost, and whether one among them wakes as fast as one among few.
 
+use crate::burst::{full, pool};
 use crate::say;
 use anyhow::{Context, Result};
-use dormouse_core::WarmPool;
 use dormouse_core::function::Function;
 use dormouse_tests::client::Target;
 use dormouse_tests::cluster::{Cluster, FUNCTION_LABEL, LIMIT, SYSTEM, Space};
@@ -70,10 +70,7 @@ pub(crate) async fn release(plan: Release) -> Result<()> {
 
 async fn released(space: Space, n: usize) -> Result<()> {
     let activator = space.cluster.service(SYSTEM, "dormouse-activator").await?;
-    space.apply(
-        "apiVersion: dormouse.dev/v1alpha1\nkind: WarmPool\nmetadata: {name: bench}\nspec:\n  \
-         size: {min: 1, max: 1}\n  resources: {memory: 32Mi, cpu: 10m}\n",
-    )?;
+    pool(&space, 1, ("32Mi", "10m")).await?;
     for (name, memory) in [("made", "33Mi"), ("grafted", "32Mi")] {
         make(&space, manifest(name, IDLE.as_secs(), memory)).await?;
         space.ready(name, "True").await?;
@@ -84,12 +81,7 @@ async fn released(space: Space, n: usize) -> Result<()> {
     for (name, what) in [("made", "pod of a Deployment"), ("grafted", "claimed pod")] {
         let (mut ending, mut gone) = (Times::default(), Times::default());
         for sample in 0..n {
-            until("a parked pod", LIMIT, || async {
-                let status = space.api::<WarmPool>().get("bench").await?.status.unwrap_or_default();
-                anyhow::ensure!(status.parked == 1, "{} parked", status.parked);
-                Ok(())
-            })
-            .await?;
+            full(&space, 1).await?;
             let (first, second) = one_release(&space, to(activator, &space, name), name)
                 .await
                 .with_context(|| format!("sample {sample} of {name}"))?;
