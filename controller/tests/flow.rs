@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Asked, House, calls, function, instance, next, on_instance, with_token, workload};
+use common::{Asked, House, calls, function, instance, next, on_instance, pool, with_token, workload};
 use dormouse_controller::fleet::{Event, Phase};
 use dormouse_core::function::{Function, State};
 use dormouse_core::revision::Revision;
@@ -71,6 +71,28 @@ async fn a_waiting_call_becomes_an_instance_and_silence_ends_it() {
     house.see(Event::WorkloadGone("f".into(), Revision::of(&function().spec))).await;
     assert_eq!(routes.message().await.unwrap().unwrap().removed, ["f"]);
     assert_eq!(house.metrics("hello"), [""; 0], "the series go with the function");
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_written_while_a_claimed_pod_starts_but_for_long() {
+    for opens in [true, false] {
+        let mut house = House::new().await;
+        let demand = house.report().await;
+        house.see(Event::Function(function())).await;
+        for event in pool() {
+            house.see(event).await;
+        }
+        house.see(workload(0)).await;
+        house.see(Event::Synced).await;
+        assert_eq!(house.asked().await, Asked::Report(Some(State::Idle)));
+        demand.send(calls(1, 0)).await.unwrap();
+        assert_eq!(house.asked().await, Asked::Graft("parked".into()));
+        if opens {
+            demand.send(on_instance(1)).await.unwrap();
+        }
+        let told = if opens { State::Active } else { State::Waking };
+        assert_eq!(house.asked().await, Asked::Report(Some(told)));
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -3,7 +3,7 @@
 
 use dormouse_controller::doors::Doors;
 use dormouse_controller::fleet::{
-    Event, Fleet, FleetError, FunctionUid, Instance, InstanceId, Note, Phase, Target, Victim, Workload,
+    Event, Fleet, FleetError, FunctionUid, Instance, InstanceId, Note, Parked, Phase, PoolKey, Target, Victim, Workload,
 };
 use dormouse_controller::ledger::{Filesystem, LedgerDoor};
 use dormouse_controller::metrics::Metrics;
@@ -39,6 +39,7 @@ pub enum Asked {
     Prepare,
     Scale(u32, Vec<String>),
     Retire(String),
+    Graft(String),
     Remove,
     Report(Option<State>),
     Release,
@@ -65,6 +66,9 @@ impl Fleet for Scripted {
     }
     async fn retire(&self, _: &Target, instance: &Victim, _: Duration) -> Result<(), FleetError> {
         self.ask(Asked::Retire(instance.name.clone())).await
+    }
+    async fn graft(&self, _: &Arc<Function>, _: &Target, pod: &Parked, _: u64) -> Result<(), FleetError> {
+        self.ask(Asked::Graft(pod.name.clone())).await
     }
     async fn remove(&self, _: &Target) -> Result<(), FleetError> {
         self.ask(Asked::Remove).await
@@ -194,6 +198,23 @@ pub fn instance(phase: Phase) -> Instance {
         memory_mib: 256,
         cpu_millis: 100,
     }
+}
+
+/// A warm pool and the one pod that is parked in it, with the id of [`instance`].
+pub fn pool() -> [Event; 2] {
+    let pool = PoolKey { namespace: "default".into(), name: "small".into() };
+    let parked = Parked {
+        id: InstanceId::from("i"),
+        name: "parked".into(),
+        pool: pool.clone(),
+        ip: "10.0.0.1".parse().unwrap(),
+        size: (512, 500),
+    };
+    let object = json!({
+        "apiVersion": "dormouse.dev/v1alpha1", "kind": "WarmPool",
+        "metadata": {"name": pool.name, "namespace": pool.namespace, "uid": "p"}, "spec": {}
+    });
+    [Event::Pool(Arc::new(serde_json::from_value(object).unwrap())), Event::Parked(parked)]
 }
 
 pub fn workload(replicas: u32) -> Event {
