@@ -2,6 +2,7 @@
 
 use super::exact::Exact;
 use crate::record::{CallRecord, Outcome};
+use crate::usage::{Class, Time};
 use rust_decimal::Decimal;
 use serde_json::{Map, Value};
 
@@ -45,7 +46,7 @@ pub struct BilledOutcomes {
 
 /// How a call's time becomes billed time: the part of a plan that is applied when a record enters the ledger, because
 /// rounding up is not linear and cannot be done on sums.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Metering {
     /// See [`PricePlan::step_ms`].
     pub step_ms: u32,
@@ -132,10 +133,11 @@ impl PricePlan {
         Metering { step_ms: self.step_ms, min_ms: self.min_ms, start: self.bill.start }
     }
 
-    /// Whether calls that ended so are billed.
+    /// Whether calls of a class are billed.
     #[must_use]
-    pub fn bills(&self, outcome: Outcome) -> bool {
-        match outcome {
+    pub fn bills(&self, class: Class) -> bool {
+        match class.outcome {
+            _ if class.excused => false,
             Outcome::Ok => true,
             Outcome::FunctionError => self.bill.function_errors,
             Outcome::PlatformError => self.bill.platform_errors,
@@ -145,20 +147,20 @@ impl PricePlan {
         }
     }
 
-    /// What one call costs, unrounded (to at most 28 digits; [`Decimal::MAX`] for times beyond all sense).
+    /// What one call costs on an instance of this memory in MiB and cpu in thousandths, unrounded (to at most 28 digits;
+    /// [`Decimal::MAX`] for times beyond all sense).
     #[must_use]
-    pub fn price_of(&self, record: &CallRecord, memory_mib: u32) -> Decimal {
-        self.cost_of(record, memory_mib, &self.metering()).nearest().unwrap_or(Decimal::MAX)
+    pub fn price_of(&self, record: &CallRecord, size: (u32, u32)) -> Decimal {
+        self.cost_of(record, size).nearest().unwrap_or(Decimal::MAX)
     }
 
-    /// What one call costs, exactly, when its time is metered as told.
+    /// The same, exactly.
     #[must_use]
-    pub fn cost_of(&self, record: &CallRecord, memory_mib: u32, metering: &Metering) -> Exact {
-        if !self.bills(record.outcome) {
+    pub fn cost_of(&self, record: &CallRecord, size: (u32, u32)) -> Exact {
+        if !self.bills(Class::of(record)) {
             return Exact::default();
         }
-        let mib_ms = u128::from(metering.billed_ms(record)) * u128::from(memory_mib);
-        self.cost(1, mib_ms)
+        self.cost(1, Time::of(self.metering().billed_ms(record), size).mib_ms)
     }
 
     /// What billed calls and MiB-milliseconds cost, exactly.
@@ -169,14 +171,14 @@ impl PricePlan {
 }
 
 impl Metering {
-    /// Billed milliseconds of one call: run time, and start time if the plan says so, rounded up to a step, at least
-    /// the minimum. Waiting for a free slot is never billed; an aborted call is billed 0.
+    /// Billed milliseconds of one call: run time, and if the plan says so the start of its instance when it was the first
+    /// call there, rounded up to a step, at least the minimum. Waiting for a free slot is never billed; an aborted call is billed 0.
     #[must_use]
     pub fn billed_ms(&self, record: &CallRecord) -> u64 {
         if record.outcome == Outcome::Aborted {
             return 0;
         }
-        let start = if self.start { record.claim_us.saturating_add(record.start_us) } else { 0 };
+        let start = if self.start && record.first { record.claim_us.saturating_add(record.start_us) } else { 0 };
         let us = record.run_us.saturating_add(start);
         let step = u64::from(self.step_ms.max(1));
         us.div_ceil(step * 1000).saturating_mul(step).max(u64::from(self.min_ms))
@@ -342,6 +344,9 @@ mod tests {
             status: 200,
             outcome,
             cold: start_us > 0,
+            first: start_us > 0,
+            warm_slots: 0,
+            key: 0,
         }
     }
 
@@ -401,6 +406,7 @@ mod tests {
         let r = record(Outcome::Ok, 30_500, 100_001);
         assert_eq!(m(1, 0, false).billed_ms(&r), 101);
         assert_eq!(m(1, 0, true).billed_ms(&r), 131);
+        assert_eq!(m(1, 0, true).billed_ms(&CallRecord { first: false, ..r }), 101, "once per instance");
         assert_eq!(m(100, 0, false).billed_ms(&r), 200);
         assert_eq!(m(100, 0, true).billed_ms(&r), 200);
         assert_eq!(m(1, 1000, false).billed_ms(&r), 1000);
@@ -413,9 +419,9 @@ mod tests {
     fn one_call_of_the_article_costs() {
         let plan = PricePlan::default();
         // 0.0000002 + 0.05 GB-seconds x 0.00003
-        assert_eq!(plan.price_of(&record(Outcome::Ok, 5, 100_000), 512).to_string(), "0.0000017");
-        assert_eq!(plan.price_of(&record(Outcome::PlatformError, 5, 100_000), 512), Decimal::ZERO);
-        assert_eq!(plan.price_of(&record(Outcome::Aborted, 5, 100_000), 512), Decimal::ZERO);
-        assert!(plan.price_of(&record(Outcome::Ok, 5, u64::MAX), u32::MAX) > Decimal::ZERO);
+        assert_eq!(plan.price_of(&record(Outcome::Ok, 5, 100_000), (512, 100)).to_string(), "0.0000017");
+        assert_eq!(plan.price_of(&record(Outcome::PlatformError, 5, 100_000), (512, 100)), Decimal::ZERO);
+        assert_eq!(plan.price_of(&record(Outcome::Aborted, 5, 100_000), (512, 100)), Decimal::ZERO);
+        assert!(plan.price_of(&record(Outcome::Ok, 5, u64::MAX), (u32::MAX, 0)) > Decimal::ZERO);
     }
 }

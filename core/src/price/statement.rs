@@ -74,7 +74,7 @@ impl PricePlan {
         let billed = usage.billed(self);
         let lines = [
             (Item::Calls, Exact::whole(u128::from(billed.calls)), self.per_call),
-            (Item::Compute, Exact::gb_seconds(billed.mib_ms), self.per_gb_second),
+            (Item::Compute, Exact::gb_seconds(billed.time.mib_ms), self.per_gb_second),
         ];
         let mut total = Decimal::new(0, self.minor_digits);
         let mut priced = Vec::with_capacity(lines.len());
@@ -129,6 +129,9 @@ mod tests {
             status: 200,
             outcome,
             cold: true,
+            first: false,
+            warm_slots: 0,
+            key: 0,
         }
     }
 
@@ -136,7 +139,7 @@ mod tests {
     fn the_bill_of_the_article() {
         let plan = PricePlan::default();
         let mut one = UsageSum::default();
-        one.add(&record(100_000, Outcome::Ok), 512, &plan.metering());
+        one.add(&record(100_000, Outcome::Ok), (512, 100), &[plan.metering()]);
         let mut all = UsageSum::default();
         for bit in 0..24 {
             // 15,000,000 calls by doubling: each power of two is the sum before it, twice.
@@ -170,7 +173,7 @@ mod tests {
         let plan = PricePlan { per_call: decimal("0.001"), per_gb_second: Decimal::ONE, ..PricePlan::default() };
         let mut sum = UsageSum::default();
         for _ in 0..5 {
-            sum.add(&record(1_000, Outcome::Ok), 1024, &plan.metering());
+            sum.add(&record(1_000, Outcome::Ok), (1024, 100), &[plan.metering()]);
         }
         assert_eq!(plan.statement(&sum).unwrap().total.to_string(), "0.00");
     }
@@ -182,7 +185,7 @@ mod tests {
     fn sum(calls: &[(u64, u32, usize)], plan: &PricePlan) -> UsageSum {
         let mut sum = UsageSum::default();
         for &(run_us, memory, outcome) in calls {
-            sum.add(&record(run_us, Outcome::ALL[outcome]), memory, &plan.metering());
+            sum.add(&record(run_us, Outcome::ALL[outcome]), (memory, 100), &[plan.metering()]);
         }
         sum
     }
@@ -203,10 +206,10 @@ mod tests {
         fn the_sum_of_single_prices_is_the_unrounded_total(calls in calls()) {
             let plan = PricePlan::default();
             let single: Decimal = calls.iter()
-                .map(|&(run_us, memory, outcome)| plan.price_of(&record(run_us, Outcome::ALL[outcome]), memory))
+                .map(|&(run_us, memory, outcome)| plan.price_of(&record(run_us, Outcome::ALL[outcome]), (memory, 100)))
                 .sum();
             let billed = sum(&calls, &plan).billed(&plan);
-            prop_assert_eq!(plan.cost(billed.calls, billed.mib_ms).nearest().unwrap(), single.normalize());
+            prop_assert_eq!(plan.cost(billed.calls, billed.time.mib_ms).nearest().unwrap(), single.normalize());
         }
     }
 }
