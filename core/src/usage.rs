@@ -45,10 +45,10 @@ pub struct Warm {
     pub mib_ms: u128,
     /// The same x thousandths of a cpu.
     pub mcpu_ms: u128,
-    /// Microseconds that calls held slots of warm instances x MiB / slots of the instance.
-    pub used_mib_us: u128,
+    /// Milliseconds that calls held slots of warm instances x MiB / slots of the instance, rounded down with each call.
+    pub used_mib_ms: u128,
     /// The same x thousandths of a cpu / slots.
-    pub used_mcpu_us: u128,
+    pub used_mcpu_ms: u128,
 }
 
 /// Sums over calls. Times in microseconds.
@@ -133,15 +133,15 @@ impl Warm {
     pub fn merge(&mut self, other: &Self) {
         self.mib_ms = self.mib_ms.saturating_add(other.mib_ms);
         self.mcpu_ms = self.mcpu_ms.saturating_add(other.mcpu_ms);
-        self.used_mib_us = self.used_mib_us.saturating_add(other.used_mib_us);
-        self.used_mcpu_us = self.used_mcpu_us.saturating_add(other.used_mcpu_us);
+        self.used_mib_ms = self.used_mib_ms.saturating_add(other.used_mib_ms);
+        self.used_mcpu_ms = self.used_mcpu_ms.saturating_add(other.used_mcpu_ms);
     }
 
     /// What was used, in MiB-milliseconds and in thousandths of a cpu x milliseconds: never more than there was. The
     /// rest was idle.
     #[must_use]
     pub fn used(&self) -> (u128, u128) {
-        ((self.used_mib_us / 1000).min(self.mib_ms), (self.used_mcpu_us / 1000).min(self.mcpu_ms))
+        (self.used_mib_ms.min(self.mib_ms), self.used_mcpu_ms.min(self.mcpu_ms))
     }
 
     /// A call counts in the hour in which it came, and may run on into the next one. Within its hour it used no more
@@ -149,8 +149,8 @@ impl Warm {
     /// up to those of the whole.
     #[must_use]
     pub fn bounded(self) -> Self {
-        let (mib_ms, mcpu_ms) = self.used();
-        Self { used_mib_us: mib_ms * 1000, used_mcpu_us: mcpu_ms * 1000, ..self }
+        let (used_mib_ms, used_mcpu_ms) = self.used();
+        Self { used_mib_ms, used_mcpu_ms, ..self }
     }
 }
 
@@ -190,8 +190,9 @@ impl UsageSum {
         self.request_bytes = self.request_bytes.saturating_add(u128::from(record.request_bytes));
         self.response_bytes = self.response_bytes.saturating_add(u128::from(record.response_bytes));
         if record.warm_slots != 0 {
-            let part = |of: u32| u128::from(record.run_us) * u128::from(of) / u128::from(record.warm_slots);
-            let used = Warm { used_mib_us: part(size.0), used_mcpu_us: part(size.1), ..Warm::default() };
+            let slots = 1000 * u128::from(record.warm_slots);
+            let part = |of: u32| u128::from(record.run_us) * u128::from(of) / slots;
+            let used = Warm { used_mib_ms: part(size.0), used_mcpu_ms: part(size.1), ..Warm::default() };
             self.warm.merge(&used);
         }
     }
@@ -292,7 +293,7 @@ mod tests {
                 .collect();
             classes.sort_by_key(|sum| sum.class);
             let [wait_us, claim_us, start_us, connect_us, run_us, request_bytes, response_bytes] = rest.map(u128::from);
-            let [mib_ms, mcpu_ms, used_mib_us, used_mcpu_us] = warm.map(u128::from);
+            let [mib_ms, mcpu_ms, used_mib_ms, used_mcpu_ms] = warm.map(u128::from);
             UsageSum {
                 classes,
                 cold: u64::from(cold),
@@ -303,7 +304,7 @@ mod tests {
                 run_us,
                 request_bytes,
                 response_bytes,
-                warm: Warm { mib_ms, mcpu_ms, used_mib_us, used_mcpu_us },
+                warm: Warm { mib_ms, mcpu_ms, used_mib_ms, used_mcpu_ms },
             }
         })
     }
@@ -351,7 +352,7 @@ mod tests {
         assert_eq!(sum.warm.bounded(), sum.warm);
         sum.add(&call(1, 9_000_000), (512, 100), &RULES);
         assert_eq!(sum.warm.used(), (1000 * 512, 1000 * 100), "it ran on beyond the time of this row");
-        assert_eq!(sum.warm.bounded().used_mib_us, 1_000_000 * 512);
+        assert_eq!(sum.warm.bounded().used_mib_ms, 1_000 * 512);
     }
 
     #[test]
