@@ -7,7 +7,7 @@
 
 #![expect(clippy::print_stdout, reason = "the rates are read by people and by the benchmark script")]
 
-use dormouse_controller::ledger::{AppendOutcome, Frame, Ledger, month_hours};
+use dormouse_controller::ledger::{AppendOutcome, Frame, Ledger, Place, month_hours};
 use dormouse_core::price::PricePlan;
 use dormouse_core::record::{CallRecord, Outcome, Packer, Subject};
 use dormouse_tests::env::Env;
@@ -38,6 +38,7 @@ fn subject() -> Subject {
         tenant: "shop".to_owned(),
         memory_mib: 512,
         cpu_millis: 500,
+        instance: "5b0e3c1a-0000-4000-8000-000000000002".to_owned(),
     }
 }
 
@@ -61,6 +62,9 @@ fn frame(activator: u64, numbers: Range<u64>, hours: &Range<u32>, n: u64) -> Fra
             status: 200,
             outcome: Outcome::Ok,
             cold: false,
+            first: false,
+            warm_slots: 0,
+            key: 0,
         });
     }
     let (count, records) = (packer.count(), packer.finish());
@@ -124,16 +128,16 @@ async fn run(n: u64, amounts: [&str; 4]) {
     let dir = tempfile::tempdir().expect("folder");
     let hours = month_hours(MONTH.0, MONTH.1).expect("month");
     let state = dir.path().join(".dormouse/ledger");
-    let ledger = Ledger::open(&state, PricePlan::default()).expect("opens");
+    let ledger = Ledger::open(Place::folder(&state), PricePlan::default()).await.expect("opens");
     let rate = feed(&ledger, n, &hours).await;
     let size = ledger.health().size_on_disk;
     println!("{n} records durable at {rate:.0} records/s, {:.1} B each on disk", size as f64 / n as f64);
     // What counts is what is on the disk: closed and opened again.
     drop(ledger);
     let opened = Instant::now();
-    let ledger = Ledger::open(&state, PricePlan::default()).expect("opens again");
+    let ledger = Ledger::open(Place::folder(&state), PricePlan::default()).await.expect("opens again");
     println!("opened again in {:.1} s", opened.elapsed().as_secs_f64());
-    let usage = ledger.tenant_usage("shop", hours).expect("usage");
+    let usage = ledger.tenant_usage("shop", hours).await.expect("usage");
     assert_eq!(usage.calls(), n);
     let statement = ledger.plan().statement(&usage).expect("statement");
     let saving = statement.saving(350.into()).expect("saving");

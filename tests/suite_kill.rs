@@ -6,7 +6,7 @@
 #![expect(clippy::print_stdout, reason = "a suite tells its seed and what it counted")]
 
 use anyhow::{Context, Result};
-use dormouse_controller::ledger::Ledger;
+use dormouse_controller::ledger::{Ledger, Place};
 use dormouse_core::price::PricePlan;
 use dormouse_tests::checker::Verdict;
 use dormouse_tests::env::Env;
@@ -126,7 +126,7 @@ async fn agree(pair: &mut Pair, journal: &Journal) -> Result<()> {
     anyhow::ensure!(counted >= verdict.recorded, "usage counts {counted}, recorded are {}", verdict.recorded);
 
     let folder = pair.end().await?;
-    let ledger = tokio::task::spawn_blocking(move || Ledger::open(&folder, PricePlan::default())).await??;
+    let ledger = Ledger::open(Place::folder(folder), PricePlan::default()).await?;
     let conservation = ledger.verify().await?;
     println!("{conservation:?}");
     let query = dormouse_controller::ledger::RecordsQuery {
@@ -135,7 +135,7 @@ async fn agree(pair: &mut Pair, journal: &Journal) -> Result<()> {
         after: None,
         limit: 1_000_000,
     };
-    let page = tokio::task::spawn_blocking(move || ledger.records(&query)).await??;
+    let page = ledger.records(&query).await?;
     let ids: Vec<String> = page.rows.iter().map(|r| r.request_id.to_string()).collect();
     let verdict = Verdict::of(&entries, &ids);
     anyhow::ensure!(verdict.good(), "after both ended: {verdict}");

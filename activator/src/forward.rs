@@ -23,7 +23,7 @@ use crate::{
     wire::Peer,
 };
 use bytes::Bytes;
-use dormouse_core::record::Outcome;
+use dormouse_core::record::{Outcome, key_of};
 use http::{
     HeaderName, Request, Response, StatusCode, Version,
     header::{HOST, UPGRADE},
@@ -46,6 +46,8 @@ pub(crate) struct Hangup;
 const MAX_PASSES: usize = 5;
 
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+/// By which a caller says that attempts are of one piece of work.
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// Serves one call.
 pub(crate) async fn serve(
@@ -62,7 +64,8 @@ pub(crate) async fn serve(
     let context = trace::enter(request.headers_mut(), shared.outlets.sampling);
     let trail = Trail::begin(&shared, peer.addr, &request, (id, at_us, at), context);
     let (trace, grpc) = (context.trace, asker.grpc);
-    let received = Received { call: call_no, at_us, at, trace, trail: trail.clone(), grpc, seen: None };
+    let key = request.headers().get(IDEMPOTENCY_KEY).map_or(0, |value| key_of(value.as_bytes()));
+    let received = Received { call: call_no, at_us, at, trace, trail: trail.clone(), grpc, key, seen: None };
     let mut func = None;
     match call(&shared, &peer, request, received, &mut func).await {
         Ok(Answer { mut head, body }) => {

@@ -35,6 +35,8 @@ pub(crate) struct Received {
     pub(crate) trail: Option<Arc<Trail>>,
     /// It is a call of gRPC.
     pub(crate) grpc: bool,
+    /// Hash of its `Idempotency-Key`; 0 without one.
+    pub(crate) key: u64,
     /// For who watches calls go by: method and path.
     pub(crate) seen: Option<(http::Method, String)>,
 }
@@ -186,6 +188,9 @@ impl Meter {
             status: self.status,
             outcome,
             cold: !seat.turn.start.is_zero(),
+            first: seat.first && !seat.turn.start.is_zero(),
+            warm_slots: seat.instance().warm_slots.load(Relaxed),
+            key: received.key,
         };
         let subject = &seat.instance().subject;
         let written = self.shared.spool.append(subject, &record, reservation);

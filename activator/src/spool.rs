@@ -30,7 +30,7 @@ use std::{
 };
 use tokio::sync::Notify;
 
-/// Most that one record can take: its subject (five names of at most 253 bytes and JSON around them), itself (91 bytes)
+/// Most that one record can take: its subject (six names of at most 253 bytes and JSON around them), itself (129 bytes)
 /// and the header of a new segment (36 bytes); rounded up.
 const RESERVED_BYTES: u64 = 2048;
 /// Largest segment. An eighth of the bound when that is less, so that trimming frees room long before the bound.

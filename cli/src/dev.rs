@@ -119,7 +119,7 @@ impl Dev {
         ledger: LedgerDoor,
     ) -> Result<Self, Failure> {
         let program = std::env::current_exe()?;
-        let console = Console::new(plan, &ledger);
+        let console = Console::new(plan, &ledger).await;
         let mark = state.mark()?;
         let (keeper, left) = Keeper::start(&program, &mark).await?;
         let (seen, lines) = mpsc::channel(LINES);

@@ -3,6 +3,7 @@
 use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use dormouse_controller::fleet::kubernetes::wall::Policies;
+use dormouse_controller::ledger::Place;
 use dormouse_controller::reconcile::build::network_policy::Platform;
 use dormouse_core::price::PricePlan;
 use dormouse_core::warm_pool::{WarmPool, WarmPoolSpec};
@@ -56,6 +57,10 @@ pub(crate) struct Run {
     /// Folder of the ledger.
     #[arg(long, env = "DORMOUSE_LEDGER_DIR", default_value = "/var/lib/dormouse")]
     pub(crate) ledger_dir: PathBuf,
+    /// File that holds the URL of a PostgreSQL database (postgres://user:password@host/name?sslmode=require) in which the
+    /// ledger is kept, instead of a folder. Without it the URL itself is read from DORMOUSE_LEDGER_URL.
+    #[arg(long, env = "DORMOUSE_LEDGER_URL_FILE")]
+    ledger_url_file: Option<PathBuf>,
     /// File that holds the token which activators share. Without it the token itself is read from DORMOUSE_TOKEN.
     #[arg(long, env = "DORMOUSE_TOKEN_FILE")]
     token_file: Option<PathBuf>,
@@ -145,6 +150,18 @@ impl Run {
                 .context("no token: name its file with --token-file, or set DORMOUSE_TOKEN")?,
         };
         Token::new(&text).context("the token is empty")
+    }
+
+    /// Where the ledger is.
+    pub(crate) fn ledger(&self) -> anyhow::Result<Place> {
+        let (url, from) = match &self.ledger_url_file {
+            Some(file) => (read(file)?, file.display().to_string()),
+            None => match std::env::var("DORMOUSE_LEDGER_URL") {
+                Ok(url) if !url.is_empty() => (url, "DORMOUSE_LEDGER_URL".to_owned()),
+                _ => return Ok(Place::folder(&self.ledger_dir)),
+            },
+        };
+        Place::postgres(&url).with_context(|| format!("what {from} holds"))
     }
 
     /// The price plan.

@@ -6,7 +6,7 @@ use anyhow::Context;
 use args::{Cli, Command, Kind, Run};
 use clap::Parser;
 use dormouse_controller::fleet::kubernetes::{Kubernetes, Options};
-use dormouse_controller::ledger::{Filesystem, LedgerDoor};
+use dormouse_controller::ledger::LedgerDoor;
 use dormouse_controller::reconcile::build::deployment::PodRules;
 use dormouse_controller::reconcile::plan::Urls;
 use dormouse_controller::{Config, Controller};
@@ -63,7 +63,7 @@ async fn run(args: Run, logs: LogFilter) -> anyhow::Result<()> {
         token: token.clone(),
         usage_token: Some(token),
         beside_usage: None,
-        ledger: LedgerDoor::new(&args.ledger_dir, plan, Filesystem::Checked),
+        ledger: LedgerDoor::new(args.ledger()?, plan),
         urls: Urls { domain: args.domain.clone(), activator: args.activator_url()? },
         health: health.clone(),
     };

@@ -14,7 +14,7 @@ mod views;
 #[cfg(test)]
 mod tests;
 
-use crate::ledger::{Ledger, LedgerDoor, ReadError, RecordsQuery, UsageQuery, month_hours};
+use crate::ledger::{Ledger, LedgerDoor, RecordsQuery, UsageQuery, month_hours};
 use axum::Router;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
@@ -28,7 +28,7 @@ use jiff::Timestamp;
 use params::Params;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use views::{Format, PricesView, RecordsView, StatementView, UsageView};
 
 /// Questions that read the disk at once. Each holds one page in memory: 10,000 rows x about 500 B = 5 MB.
@@ -89,19 +89,13 @@ pub fn with(api: Router, beside: Option<Router>, token: Option<Token>) -> Router
 }
 
 impl Api {
-    /// Asks the ledger, on a thread that may block.
-    async fn ask<T: Send + 'static>(
-        &self,
-        question: impl FnOnce(&Ledger) -> Result<T, ReadError> + Send + 'static,
-    ) -> Result<T, ApiError> {
+    /// The ledger, when it is this question's turn: for as long as the turn is held.
+    async fn turn(&self) -> Result<(Ledger, OwnedSemaphorePermit), ApiError> {
         let ledger = self.door.ledger().map_err(ApiError::Unavailable)?;
-        let turn = tokio::time::timeout(TURN, Arc::clone(&self.turns).acquire_owned()).await;
-        let Ok(Ok(turn)) = turn else { return Err(ApiError::Busy) };
-        let answer = tokio::task::spawn_blocking(move || {
-            let _turn = turn;
-            question(&ledger)
-        });
-        Ok(answer.await.map_err(|_| ApiError::Internal)??)
+        match tokio::time::timeout(TURN, Arc::clone(&self.turns).acquire_owned()).await {
+            Ok(Ok(turn)) => Ok((ledger, turn)),
+            _ => Err(ApiError::Busy),
+        }
     }
 }
 
@@ -118,7 +112,8 @@ async fn usage(State(api): State<Api>, headers: HeaderMap, pairs: Pairs) -> Resu
     let limit = params.limit();
     params.done()?;
     let query = UsageQuery { hours: hours.clone(), granularity, group_by, filter, after, limit };
-    let page = api.ask(move |ledger| ledger.usage(&query)).await?;
+    let (ledger, _turn) = api.turn().await?;
+    let page = ledger.usage(&query).await?;
     let next = page.next.as_ref().map(|key| cursor.usage(key));
     let names = params::group_names(group_by);
     let view = UsageView::new(&hours, granularity, names, api.door.plan(), &page.rows, next);
@@ -135,7 +130,8 @@ async fn records(State(api): State<Api>, headers: HeaderMap, pairs: Pairs) -> Re
     let limit = params.limit();
     params.done()?;
     let query = RecordsQuery { times_us: times_us.clone(), filter, after, limit };
-    let page = api.ask(move |ledger| ledger.records(&query)).await?;
+    let (ledger, _turn) = api.turn().await?;
+    let page = ledger.records(&query).await?;
     let next = page.next.as_ref().map(|key| cursor.records(key));
     let view = RecordsView::new(&times_us, api.door.plan(), &page.rows, next);
     Ok(views::answer(format, &view))
@@ -160,8 +156,8 @@ async fn statement(
     }
     params.done()?;
     let hours = month.ok_or(ApiError::Internal)?;
-    let asked = (tenant.clone(), hours.clone());
-    let usage = api.ask(move |ledger| ledger.tenant_usage(&asked.0, asked.1)).await?;
+    let (ledger, _turn) = api.turn().await?;
+    let usage = ledger.tenant_usage(&tenant, hours.clone()).await?;
     let view = StatementView::new(tenant, period, &hours, api.door.plan(), &usage, fixed, Timestamp::now())?;
     Ok(views::answer(format, &view))
 }

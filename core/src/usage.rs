@@ -17,13 +17,14 @@ pub struct Time {
 /// Which calls a sum is of: what decides whether and how they are billed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Class {
-    /// How they ended.
-    pub outcome: Outcome,
-    /// They ran on instances that were kept warm.
-    pub warm: bool,
+    // In the order in which their numbers count.
     /// They failed by the platform's fault and carried an `Idempotency-Key`: the caller's next attempt is the one that
     /// is billed, whatever the plan says.
     pub excused: bool,
+    /// They ran on instances that were kept warm.
+    pub warm: bool,
+    /// How they ended.
+    pub outcome: Outcome,
 }
 
 /// The calls of one class.
@@ -319,6 +320,7 @@ mod tests {
     fn every_class_has_its_number() {
         let classes: Vec<_> = (0..24).map(|n| Class::from_number(n).unwrap()).collect();
         assert_eq!(classes.iter().map(|c| c.number()).collect::<Vec<_>>(), (0..24).collect::<Vec<_>>());
+        assert!(classes.is_sorted());
         assert_eq!((Class::from_number(24), Class::from_number(255)), (None, None));
     }
 
@@ -357,8 +359,13 @@ mod tests {
 
     #[test]
     fn an_attempt_with_a_key_that_the_platform_failed_is_billed_by_no_plan() {
-        let everything =
-            BilledOutcomes { start: true, function_errors: true, timeouts: true, platform_errors: true, client_gone: true };
+        let everything = BilledOutcomes {
+            start: true,
+            function_errors: true,
+            timeouts: true,
+            platform_errors: true,
+            client_gone: true,
+        };
         let plan = PricePlan { bill: everything, ..PricePlan::default() };
         let class = |outcome, excused| Class { outcome, warm: false, excused };
         assert!(plan.bills(class(Outcome::PlatformError, false)));

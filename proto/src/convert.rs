@@ -34,6 +34,7 @@ impl From<&Subject> for v1::Subject {
             tenant: s.tenant.clone(),
             memory_mib: s.memory_mib,
             cpu_millis: s.cpu_millis,
+            instance: s.instance.clone(),
         }
     }
 }
@@ -50,6 +51,7 @@ impl TryFrom<v1::Subject> for Subject {
             tenant: named("tenant", s.tenant)?,
             memory_mib: s.memory_mib,
             cpu_millis: s.cpu_millis,
+            instance: named("instance", s.instance)?,
         })
     }
 }

@@ -14,6 +14,7 @@ fn subject(name: &str) -> Arc<Subject> {
         tenant: "ns".into(),
         memory_mib: 256,
         cpu_millis: 100,
+        instance: "i1".into(),
     })
 }
 
@@ -32,6 +33,9 @@ fn record(call: u64) -> CallRecord {
         status: 200,
         outcome: Outcome::Ok,
         cold: true,
+        first: true,
+        warm_slots: 0,
+        key: 0,
     }
 }
 

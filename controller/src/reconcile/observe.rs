@@ -8,7 +8,7 @@ use dormouse_core::scale::{MAX_INSTANCES, Policy, Scaler};
 use dormouse_core::valid::{Fault, ValidFunction};
 use dormouse_core::warm::Starts;
 use jiff::Timestamp;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -332,6 +332,17 @@ impl Observed {
                 },
             },
         });
+    }
+
+    /// The instances that are kept warm: of those that take calls of the serving revision the oldest, as many as the floor
+    /// has. Claimed pods are there for calls only.
+    #[must_use]
+    pub fn warm(&self) -> BTreeSet<&InstanceId> {
+        let serving = |i: &InstanceSeen| self.serving.as_ref() == Some(&i.seen.revision);
+        let kept = |i: &InstanceSeen| serving(i) && i.is_open() && i.claimed.is_none() && !i.is_spent() && !i.condemned;
+        let mut warm: Vec<_> = self.instances.iter().filter(|(_, i)| kept(i)).map(|(id, i)| (i.since, id)).collect();
+        warm.sort_unstable();
+        warm.into_iter().map(|(_, id)| id).take(self.floor.instances as usize).collect()
     }
 
     /// Whether an instance is in the function's namespace, as far as that is known: what a pod says of itself is not

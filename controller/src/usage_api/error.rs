@@ -43,7 +43,7 @@ impl From<ReadError> for ApiError {
             ReadError::UnknownTenant(_) => Self::NotFound(error.to_string()),
             ReadError::TooLarge(_) => Self::TooLarge,
             ReadError::Closed(why) => Self::Unavailable(why),
-            ReadError::Store(_) | ReadError::Corrupt(_) | ReadError::Outgrown => {
+            ReadError::Store(_) | ReadError::Corrupt(_) => {
                 tracing::error!(error = ?error, "the ledger could not be read");
                 Self::Internal
             }

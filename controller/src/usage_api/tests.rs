@@ -1,7 +1,7 @@
 //! The API over its router, and the file that describes it held against what it does.
 
 use super::*;
-use crate::ledger::{Filesystem, Frame};
+use crate::ledger::{Frame, Place};
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use dormouse_core::price::PricePlan;
@@ -22,8 +22,8 @@ struct Fixture {
 
 async fn fixture(token: Option<&str>) -> Fixture {
     let dir = tempfile::tempdir().unwrap();
-    let door = LedgerDoor::new(dir.path(), PricePlan::default(), Filesystem::Checked);
-    let ledger = door.open().unwrap();
+    let door = LedgerDoor::new(Place::folder(dir.path()), PricePlan::default());
+    let ledger = door.open().await.unwrap();
     let subject = |name: &str| Subject {
         function_uid: format!("uid-{name}"),
         namespace: "shop".to_owned(),
@@ -32,6 +32,7 @@ async fn fixture(token: Option<&str>) -> Fixture {
         tenant: "acme".to_owned(),
         memory_mib: 512,
         cpu_millis: 100,
+        instance: format!("i-{name}"),
     };
     let mut packer = Packer::default();
     for call in 0..100u64 {
@@ -49,6 +50,9 @@ async fn fixture(token: Option<&str>) -> Fixture {
             status: 200,
             outcome: if call == 99 { Outcome::PlatformError } else { Outcome::Ok },
             cold: call == 0,
+            first: call == 0,
+            warm_slots: 0,
+            key: 0,
         });
     }
     let records = packer.finish();

@@ -9,7 +9,7 @@ use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use dormouse_core::price::{Exact, PricePlan};
 use dormouse_core::record::Outcome;
-use dormouse_core::usage::UsageSum;
+use dormouse_core::usage::{Class, UsageSum};
 use jiff::Timestamp;
 use rust_decimal::Decimal;
 use serde::Serialize;
@@ -136,6 +136,8 @@ row! {
         cold_calls: u64,
         billed_ms: u128,
         gb_seconds: Exact,
+        warm_gb_seconds: Exact,
+        warm_used_gb_seconds: Exact,
         wait_us: u128,
         claim_us: u128,
         start_us: u128,
@@ -150,8 +152,10 @@ row! {
 impl UsageRowView {
     fn new(row: &UsageRow, plan: &PricePlan) -> Self {
         let billed = row.usage.billed(plan);
-        let calls = |outcome| row.usage.of(outcome).calls;
+        let calls = |outcome| row.usage.ended(outcome);
         let group = row.group.clone();
+        let mut time = billed.time;
+        time.merge(&billed.warm_time);
         Self {
             start: hour_text(row.hours.start),
             end: hour_text(row.hours.end),
@@ -168,8 +172,10 @@ impl UsageRowView {
             client_gone: calls(Outcome::ClientGone),
             aborted: calls(Outcome::Aborted),
             cold_calls: row.usage.cold,
-            billed_ms: billed.billed_ms,
-            gb_seconds: Exact::gb_seconds(billed.mib_ms),
+            billed_ms: time.ms,
+            gb_seconds: Exact::gb_seconds(time.mib_ms),
+            warm_gb_seconds: Exact::gb_seconds(row.usage.warm.mib_ms),
+            warm_used_gb_seconds: Exact::gb_seconds(row.usage.warm.used().0),
             wait_us: row.usage.wait_us,
             claim_us: row.usage.claim_us,
             start_us: row.usage.start_us,
@@ -177,7 +183,7 @@ impl UsageRowView {
             run_us: row.usage.run_us,
             request_bytes: row.usage.request_bytes,
             response_bytes: row.usage.response_bytes,
-            cost: plan.cost(billed.calls, billed.mib_ms),
+            cost: plan.cost(billed.calls, time.mib_ms),
         }
     }
 }
@@ -246,6 +252,7 @@ row! {
         function: String,
         function_uid: String,
         revision: String,
+        instance: String,
         memory_mib: u32,
         cpu_millis: u32,
         wait_us: u64,
@@ -258,6 +265,9 @@ row! {
         status: u16,
         outcome: &'static str,
         cold: bool,
+        first: bool,
+        warm: bool,
+        idempotency_key: Option<String>,
         billed: bool,
         billed_ms: u64,
         cost: Exact,
@@ -266,8 +276,8 @@ row! {
 
 impl RecordView {
     fn new(row: &RecordRow, plan: &PricePlan) -> Self {
-        let RecordRow { key, request_id, subject, record, metering } = row;
-        let billed = plan.bills(record.outcome);
+        let RecordRow { key, request_id, subject, record } = row;
+        let billed = plan.bills(Class::of(record));
         Self {
             request_id: request_id.to_string(),
             activator: format!("{:016x}", key.activator),
@@ -279,6 +289,7 @@ impl RecordView {
             function: subject.name.clone(),
             function_uid: subject.function_uid.clone(),
             revision: subject.revision.clone(),
+            instance: subject.instance.clone(),
             memory_mib: subject.memory_mib,
             cpu_millis: subject.cpu_millis,
             wait_us: record.wait_us,
@@ -291,9 +302,12 @@ impl RecordView {
             status: record.status,
             outcome: record.outcome.name(),
             cold: record.cold,
+            first: record.first,
+            warm: record.warm_slots != 0,
+            idempotency_key: (record.key != 0).then(|| format!("{:016x}", record.key)),
             billed,
-            billed_ms: if billed { metering.billed_ms(record) } else { 0 },
-            cost: plan.cost_of(record, subject.memory_mib, metering),
+            billed_ms: if billed { plan.metering().billed_ms(record) } else { 0 },
+            cost: plan.cost_of(record, (subject.memory_mib, subject.cpu_millis)),
         }
     }
 }

@@ -5,7 +5,7 @@ use dormouse_controller::doors::Doors;
 use dormouse_controller::fleet::{
     Event, Fleet, FleetError, FunctionUid, Instance, InstanceId, Note, Parked, Phase, PoolKey, Target, Victim, Workload,
 };
-use dormouse_controller::ledger::{Filesystem, LedgerDoor};
+use dormouse_controller::ledger::{LedgerDoor, Place};
 use dormouse_controller::metrics::Metrics;
 use dormouse_controller::office::{Office, Parts};
 use dormouse_controller::reconcile::plan::Urls;
@@ -111,7 +111,7 @@ impl House {
         });
         tokio::spawn(office.run(stop.clone()));
         // Never opened: waking does not depend on it.
-        let ledger = LedgerDoor::new(folder.path(), PricePlan::default(), Filesystem::Checked);
+        let ledger = LedgerDoor::new(Place::folder(folder.path()), PricePlan::default());
         let doors = Doors { token: Token::new("secret").unwrap(), routes, post, ledger, stop: stop.clone() };
         let (client, server) = tokio::io::duplex(1 << 16);
         let incoming = tokio_stream::once(Ok::<_, std::io::Error>(server));

@@ -6,7 +6,7 @@
 use anyhow::{Context, Result};
 use clap::Parser;
 use dormouse_controller::fleet::process::{Config as Fleet, Local, Processes, command, leftover};
-use dormouse_controller::ledger::{Filesystem, LedgerDoor};
+use dormouse_controller::ledger::{LedgerDoor, Place};
 use dormouse_controller::reconcile::plan::Urls;
 use dormouse_controller::{Config, Controller};
 use dormouse_core::function::Function;
@@ -81,7 +81,7 @@ async fn main() -> Result<()> {
         token: token.clone(),
         usage_token: Some(token),
         beside_usage: None,
-        ledger: LedgerDoor::new(&args.ledger_dir, PricePlan::default(), Filesystem::Checked),
+        ledger: LedgerDoor::new(Place::folder(&args.ledger_dir), PricePlan::default()),
         urls: Urls { domain: "localhost".into(), activator: "http://localhost".into() },
         health: Health::default(),
     };

@@ -1,27 +1,12 @@
 //! Values of the ledger's tree as bytes: varints, texts with their length, and sums.
 
+use super::super::FunctionId;
 use super::CorruptValue;
 use dormouse_core::price::Metering;
-use dormouse_core::record::{Outcome, Subject};
-use dormouse_core::usage::{OutcomeSum, UsageSum};
+use dormouse_core::usage::{Class, ClassSum, Time, UsageSum, Warm};
 
 /// Version of [`encode_sum`]'s layout.
-const SUM_VERSION: u8 = 2;
-/// The one before, without the last two of the times.
-const SUM_BEFORE: u8 = 1;
-
-/// What rollups are kept by: a subject without what changes from revision to revision.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct FunctionId {
-    /// The Function's uid.
-    pub uid: String,
-    /// Its namespace.
-    pub namespace: String,
-    /// Its name.
-    pub name: String,
-    /// Who pays.
-    pub tenant: String,
-}
+const SUM_VERSION: u8 = 1;
 
 /// A subject as the dictionary keeps it: its function by number.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,34 +15,22 @@ pub(super) struct StoredSubject {
     pub(super) memory_mib: u32,
     pub(super) cpu_millis: u32,
     pub(super) revision: String,
+    pub(super) instance: String,
 }
 
-impl FunctionId {
-    /// The function of a subject.
-    #[must_use]
-    pub fn of(subject: &Subject) -> Self {
-        Self {
-            uid: subject.function_uid.clone(),
-            namespace: subject.namespace.clone(),
-            name: subject.name.clone(),
-            tenant: subject.tenant.clone(),
-        }
+pub(super) fn encode_function(function: &FunctionId) -> Vec<u8> {
+    let mut out = Vec::new();
+    for text in [&function.uid, &function.namespace, &function.name, &function.tenant] {
+        put_text(&mut out, text);
     }
+    out
+}
 
-    pub(super) fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::new();
-        for text in [&self.uid, &self.namespace, &self.name, &self.tenant] {
-            put_text(&mut out, text);
-        }
-        out
-    }
-
-    pub(super) fn decode(bytes: &[u8]) -> Result<Self, CorruptValue> {
-        let mut reader = Reader { bytes, what: "function" };
-        let [uid, namespace, name, tenant] = [reader.text()?, reader.text()?, reader.text()?, reader.text()?];
-        reader.end()?;
-        Ok(Self { uid, namespace, name, tenant })
-    }
+pub(super) fn decode_function(bytes: &[u8]) -> Result<FunctionId, CorruptValue> {
+    let mut reader = Reader { bytes, what: "function" };
+    let [uid, namespace, name, tenant] = [reader.text()?, reader.text()?, reader.text()?, reader.text()?];
+    reader.end()?;
+    Ok(FunctionId { uid, namespace, name, tenant })
 }
 
 impl StoredSubject {
@@ -67,31 +40,43 @@ impl StoredSubject {
             put(&mut out, u128::from(number));
         }
         put_text(&mut out, &self.revision);
+        put_text(&mut out, &self.instance);
         out
     }
 
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, CorruptValue> {
         let mut reader = Reader { bytes, what: "subject" };
         let [function, memory_mib, cpu_millis] = [reader.number()?, reader.number()?, reader.number()?];
-        let revision = reader.text()?;
+        let [revision, instance] = [reader.text()?, reader.text()?];
         reader.end()?;
-        Ok(Self { function, memory_mib, cpu_millis, revision })
+        Ok(Self { function, memory_mib, cpu_millis, revision, instance })
     }
 }
 
-/// A sum: outcomes without calls take no bytes. Typically 27 to 52 bytes.
+/// A sum, layout version first. Typically 40 to 70 bytes: one or two classes by one or two rules.
 pub(super) fn encode_sum(sum: &UsageSum) -> Vec<u8> {
-    let UsageSum { by_outcome, cold, wait_us, claim_us, start_us, connect_us, run_us, request_bytes, response_bytes } =
-        sum;
+    let UsageSum { classes, cold, wait_us, claim_us, start_us, connect_us, run_us, .. } = sum;
+    let UsageSum { request_bytes, response_bytes, warm, .. } = sum;
     let mut out = vec![SUM_VERSION];
     put(&mut out, u128::from(*cold));
-    for number in [wait_us, start_us, run_us, request_bytes, response_bytes, claim_us, connect_us] {
+    for number in [wait_us, claim_us, start_us, connect_us, run_us, request_bytes, response_bytes] {
         put(&mut out, *number);
     }
-    for (number, outcome) in by_outcome.iter().enumerate().filter(|(_, o)| o.calls > 0) {
-        out.push(number as u8);
-        for number in [u128::from(outcome.calls), outcome.billed_ms, outcome.mib_ms] {
-            put(&mut out, number);
+    let Warm { mib_ms, mcpu_ms, used_mib_ms, used_mcpu_ms } = warm;
+    if *warm == Warm::default() {
+        out.push(0);
+    } else {
+        out.push(1);
+        [mib_ms, mcpu_ms, used_mib_ms, used_mcpu_ms].into_iter().for_each(|number| put(&mut out, *number));
+    }
+    for ClassSum { class, calls, times } in classes {
+        out.push(class.number());
+        put(&mut out, u128::from(*calls));
+        put(&mut out, times.len() as u128);
+        for (rule, time) in times {
+            let Metering { step_ms, min_ms, start } = rule;
+            [*step_ms, *min_ms, u32::from(*start)].into_iter().for_each(|number| put(&mut out, u128::from(number)));
+            [time.ms, time.mib_ms, time.mcpu_ms].into_iter().for_each(|number| put(&mut out, number));
         }
     }
     out
@@ -99,40 +84,29 @@ pub(super) fn encode_sum(sum: &UsageSum) -> Vec<u8> {
 
 /// Reads [`encode_sum`]'s bytes.
 pub(super) fn decode_sum(bytes: &[u8]) -> Result<UsageSum, CorruptValue> {
-    let mut reader = Reader { bytes, what: "rollup" };
-    let times = match reader.byte()? {
-        SUM_VERSION => 7,
-        SUM_BEFORE => 5,
-        _ => return Err(CorruptValue("rollup")),
-    };
+    let mut reader = Reader { bytes, what: "sum" };
+    if reader.byte()? != SUM_VERSION {
+        return Err(CorruptValue("sum"));
+    }
     let mut sum = UsageSum { cold: reader.number()?, ..UsageSum::default() };
     let UsageSum { wait_us, claim_us, start_us, connect_us, run_us, request_bytes, response_bytes, .. } = &mut sum;
-    let slots = [wait_us, start_us, run_us, request_bytes, response_bytes, claim_us, connect_us];
-    for slot in slots.into_iter().take(times) {
+    for slot in [wait_us, claim_us, start_us, connect_us, run_us, request_bytes, response_bytes] {
         *slot = reader.take()?;
     }
-    while !reader.bytes.is_empty() {
-        let number = usize::from(reader.byte()?);
-        let slot = sum.by_outcome.get_mut(number).filter(|_| number < Outcome::ALL.len());
-        *slot.ok_or(CorruptValue("rollup"))? =
-            OutcomeSum { calls: reader.number()?, billed_ms: reader.take()?, mib_ms: reader.take()? };
-    }
-    Ok(sum)
-}
-
-/// A metering rule: nine bytes.
-pub(super) fn encode_rule(rule: &Metering) -> Vec<u8> {
-    [&rule.step_ms.to_be_bytes()[..], &rule.min_ms.to_be_bytes(), &[u8::from(rule.start)]].concat()
-}
-
-/// Reads [`encode_rule`]'s bytes.
-pub(super) fn decode_rule(bytes: &[u8]) -> Result<Metering, CorruptValue> {
-    match bytes.split_first_chunk::<4>().map(|(step, rest)| (step, rest.split_first_chunk::<4>())) {
-        Some((step, Some((min, &[start @ (0 | 1)])))) => {
-            Ok(Metering { step_ms: u32::from_be_bytes(*step), min_ms: u32::from_be_bytes(*min), start: start == 1 })
+    if reader.flag()? {
+        let Warm { mib_ms, mcpu_ms, used_mib_ms, used_mcpu_ms } = &mut sum.warm;
+        for slot in [mib_ms, mcpu_ms, used_mib_ms, used_mcpu_ms] {
+            *slot = reader.take()?;
         }
-        _ => Err(CorruptValue("metering rule")),
     }
+    while !reader.bytes.is_empty() {
+        let class = Class::from_number(reader.byte()?).ok_or(CorruptValue("sum"))?;
+        let (calls, count) = (reader.number()?, reader.number::<u8>()?);
+        let times = (0..count).map(|_| reader.time()).collect::<Result<_, _>>()?;
+        sum.classes.push(ClassSum { class, calls, times });
+    }
+    let sorted = |sum: &UsageSum| sum.classes.is_sorted_by(|a, b| a.class < b.class);
+    if sorted(&sum) { Ok(sum) } else { Err(CorruptValue("sum")) }
 }
 
 fn put(out: &mut Vec<u8>, mut value: u128) {
@@ -158,6 +132,18 @@ impl Reader<'_> {
         let (&byte, rest) = self.bytes.split_first().ok_or(CorruptValue(self.what))?;
         self.bytes = rest;
         Ok(byte)
+    }
+
+    fn flag(&mut self) -> Result<bool, CorruptValue> {
+        match self.byte()? {
+            byte @ (0 | 1) => Ok(byte == 1),
+            _ => Err(CorruptValue(self.what)),
+        }
+    }
+
+    fn time(&mut self) -> Result<(Metering, Time), CorruptValue> {
+        let rule = Metering { step_ms: self.number()?, min_ms: self.number()?, start: self.flag()? };
+        Ok((rule, Time { ms: self.take()?, mib_ms: self.take()?, mcpu_ms: self.take()? }))
     }
 
     fn take(&mut self) -> Result<u128, CorruptValue> {
@@ -199,44 +185,46 @@ mod tests {
     use proptest::prelude::*;
 
     fn any_sum() -> impl Strategy<Value = UsageSum> {
-        let outcome = (1u64.., any::<u128>(), any::<u128>());
-        let outcome = outcome.prop_map(|(calls, billed_ms, mib_ms)| OutcomeSum { calls, billed_ms, mib_ms });
-        let outcomes = prop::collection::vec(prop::option::of(outcome), 6);
-        (outcomes, any::<u64>(), any::<[u128; 7]>()).prop_map(|(outcomes, cold, rest)| {
+        let rule = (any::<u32>(), any::<u32>(), any::<bool>());
+        let rule = rule.prop_map(|(step_ms, min_ms, start)| Metering { step_ms, min_ms, start });
+        let time = any::<[u128; 3]>().prop_map(|[ms, mib_ms, mcpu_ms]| Time { ms, mib_ms, mcpu_ms });
+        let times = prop::collection::btree_map(rule, time, 0..4).prop_map(|times| times.into_iter().collect());
+        let class = (0u8..24).prop_map(|number| Class::from_number(number).unwrap());
+        let classes = prop::collection::btree_map(class, (any::<u64>(), times), 0..5);
+        (classes, any::<u64>(), any::<[u128; 7]>(), any::<[u64; 4]>()).prop_map(|(classes, cold, rest, warm)| {
             let [wait_us, claim_us, start_us, connect_us, run_us, request_bytes, response_bytes] = rest;
-            let times = UsageSum { wait_us, claim_us, start_us, connect_us, run_us, ..UsageSum::default() };
-            let mut sum = UsageSum { cold, request_bytes, response_bytes, ..times };
-            for (slot, outcome) in sum.by_outcome.iter_mut().zip(outcomes) {
-                *slot = outcome.unwrap_or_default();
+            let [mib_ms, mcpu_ms, used_mib_ms, used_mcpu_ms] = warm.map(u128::from);
+            let sum = |(class, (calls, times))| ClassSum { class, calls, times };
+            UsageSum {
+                classes: classes.into_iter().map(sum).collect(),
+                cold,
+                wait_us,
+                claim_us,
+                start_us,
+                connect_us,
+                run_us,
+                request_bytes,
+                response_bytes,
+                warm: Warm { mib_ms, mcpu_ms, used_mib_ms, used_mcpu_ms },
             }
-            sum
         })
-    }
-
-    #[test]
-    fn sums_of_the_version_before_are_read() {
-        let times = UsageSum { wait_us: 1, start_us: 2, run_us: 3, ..UsageSum::default() };
-        let mut sum = UsageSum { cold: 7, request_bytes: 4, response_bytes: 5, ..times };
-        sum.by_outcome[0] = OutcomeSum { calls: 6, billed_ms: 8, mib_ms: 9 };
-        assert_eq!(decode_sum(&[SUM_BEFORE, 7, 1, 2, 3, 4, 5, 0, 6, 8, 9]), Ok(sum));
     }
 
     proptest! {
         #[test]
-        fn values_read_back(sum in any_sum(), texts in any::<[String; 4]>(), numbers in any::<[u32; 3]>(), start in any::<bool>()) {
+        fn values_read_back(sum in any_sum(), texts in any::<[String; 4]>(), numbers in any::<[u32; 3]>()) {
             prop_assert_eq!(decode_sum(&encode_sum(&sum)), Ok(sum));
             let [uid, namespace, name, tenant] = texts;
-            let subject = StoredSubject { function: numbers[0], memory_mib: numbers[1], cpu_millis: numbers[2], revision: uid.clone() };
+            let [function, memory_mib, cpu_millis] = numbers;
+            let subject = StoredSubject { function, memory_mib, cpu_millis, revision: uid.clone(), instance: name.clone() };
             prop_assert_eq!(StoredSubject::decode(&subject.encode()), Ok(subject));
             let function = FunctionId { uid, namespace, name, tenant };
-            prop_assert_eq!(FunctionId::decode(&function.encode()), Ok(function));
-            let rule = Metering { step_ms: numbers[0], min_ms: numbers[1], start };
-            prop_assert_eq!(decode_rule(&encode_rule(&rule)), Ok(rule));
+            prop_assert_eq!(decode_function(&encode_function(&function)), Ok(function));
         }
 
         #[test]
         fn any_bytes_are_refused_or_read_without_panic(bytes in prop::collection::vec(any::<u8>(), 0..60)) {
-            let _ = (decode_sum(&bytes).is_ok(), FunctionId::decode(&bytes).is_ok(), StoredSubject::decode(&bytes).is_ok(), decode_rule(&bytes).is_ok());
+            let _ = (decode_sum(&bytes).is_ok(), decode_function(&bytes).is_ok(), StoredSubject::decode(&bytes).is_ok());
         }
     }
 }

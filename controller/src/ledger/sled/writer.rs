@@ -1,13 +1,14 @@
 //! The one thread that writes: takes what waits, applies it, makes it durable, then answers everyone.
 
+use super::super::frame::Checked;
+use super::super::{Appended, Conservation, ReadError};
+use super::Failure;
 use super::apply::Applier;
-use super::frame::Checked;
 use super::open::panic_text;
-use super::verify::{self, Conservation};
-use super::{Appended, Failure, ReadError};
+use super::verify;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 
 /// Records of one group, that is of one fdatasync.
 const MAX_GROUP: usize = 65_536;
@@ -18,8 +19,8 @@ const SMALL_GROUP: usize = 2_048;
 
 /// What the writer is asked for.
 pub(super) enum Command {
-    /// Apply a frame. The room is given back when it is done.
-    Append { frame: Checked, room: OwnedSemaphorePermit, done: oneshot::Sender<Appended> },
+    /// Apply a frame.
+    Append { frame: Checked, done: oneshot::Sender<Appended> },
     /// Compare everything, with no write in between.
     Verify { done: oneshot::Sender<Result<Conservation, ReadError>> },
 }
@@ -75,12 +76,13 @@ fn write_group(group: Vec<Command>, applier: &mut Applier) -> Result<(), ReadErr
     let mut checks = Vec::new();
     for command in group {
         match command {
-            Command::Append { frame, room, done } => answers.push((applier.apply(&frame)?, done, room)),
+            Command::Append { frame, done } => answers.push((applier.apply(&frame)?, done, frame)),
             Command::Verify { done } => checks.push(done),
         }
     }
     applier.commit()?;
-    for (appended, done, _room) in answers {
+    // With its frame goes the room that it held.
+    for (appended, done, _frame) in answers {
         // Who no longer waits will send the frame again and be told of a duplicate.
         let _ = done.send(appended);
     }

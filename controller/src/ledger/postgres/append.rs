@@ -1,0 +1,112 @@
+//! A frame as one transaction.
+
+use super::names::Known;
+use super::rows::{self, Sums};
+use super::{PostgresStore, Trouble, signed};
+use crate::ledger::frame::Checked;
+use crate::ledger::times::{hour_of, minute_of};
+use crate::ledger::{AppendOutcome, Appended, Level};
+use deadpool_postgres::Transaction;
+use dormouse_core::record::CallRecord;
+use std::collections::{BTreeSet, HashSet};
+use tokio_postgres::Client;
+
+/// Applies what is new of a frame.
+pub(super) async fn frame(store: &PostgresStore, frame: &Checked) -> Result<Appended, Trouble> {
+    let mut client = store.pool.client().await?;
+    let subjects = subjects(store, &client, frame).await?;
+    partitions(store, &client, frame).await?;
+    let step = client.transaction().await?;
+    let watermark = lock(&step, frame).await?;
+    let last = frame.first_seq + (frame.records.len() as u64 - 1);
+    if last <= watermark {
+        return Ok(Appended { watermark, outcome: AppendOutcome::Duplicate });
+    }
+    if frame.first_seq > watermark + 1 {
+        return Ok(Appended { watermark, outcome: AppendOutcome::Gap });
+    }
+    // The overlap is smaller than the frame: last > watermark.
+    let known = (watermark + 1 - frame.first_seq) as usize;
+    let new = new_records(&step, &frame.records[known..], &subjects).await?;
+    rows::write_records(&step, (frame.activator, frame.epoch, watermark + 1), &new).await?;
+    let mut sums = Sums::default();
+    for (record, known) in &new {
+        let at = record.received_at_us;
+        for (level, time) in [(Level::Minute, minute_of(at)), (Level::Hour, hour_of(at))] {
+            sums.entry((level, known.function, time)).or_default().add(record, known.size, &store.rules);
+        }
+    }
+    rows::add_sums(&step, &sums).await?;
+    let set = step.prepare_cached("UPDATE epoch SET watermark = $3 WHERE activator = $1 AND epoch = $2").await?;
+    step.execute(&set, &[&signed(frame.activator), &i64::from(frame.epoch), &(last as i64)]).await?;
+    step.commit().await?;
+    Ok(Appended { watermark: last, outcome: AppendOutcome::Applied })
+}
+
+/// What the frame's subject numbers mean; only of those that a record names.
+async fn subjects(store: &PostgresStore, client: &Client, frame: &Checked) -> Result<Vec<Option<Known>>, Trouble> {
+    let mut known = vec![None; frame.subjects.len()];
+    for record in &frame.records {
+        let at = record.subject as usize;
+        if known[at].is_none() {
+            known[at] = Some(store.names.of(client, &frame.subjects[at]).await?);
+        }
+    }
+    Ok(known)
+}
+
+/// Makes sure that each day of the frame has its partition.
+async fn partitions(store: &PostgresStore, client: &Client, frame: &Checked) -> Result<(), Trouble> {
+    let days: BTreeSet<i32> = frame.records.iter().map(|r| day_of(r.received_at_us)).collect();
+    let missing: Vec<i32> = days.into_iter().filter(|day| !store.days.lock().contains(day)).collect();
+    for day in missing {
+        let date = |day: i32| rows::date(day).to_string();
+        let name = date(day).replace('-', "_");
+        let (from, to) = (date(day), date(day + 1));
+        let made = format!(
+            "CREATE TABLE IF NOT EXISTS record_{name} PARTITION OF record FOR VALUES FROM ('{from}') TO ('{to}')"
+        );
+        match client.batch_execute(&made).await {
+            // Another process makes the same one at this moment.
+            Err(e) if e.code() == Some(&tokio_postgres::error::SqlState::UNIQUE_VIOLATION) => {}
+            made => made?,
+        }
+        store.days.lock().insert(day);
+    }
+    Ok(())
+}
+
+/// The day of a record, days since 1970 UTC.
+fn day_of(received_at_us: i64) -> i32 {
+    i32::try_from(hour_of(received_at_us) / 24).unwrap_or(i32::MAX)
+}
+
+/// The epoch's watermark; nobody else moves it until the transaction is over.
+async fn lock(step: &Transaction<'_>, frame: &Checked) -> Result<u64, Trouble> {
+    let (activator, epoch) = (signed(frame.activator), i64::from(frame.epoch));
+    let new = step.prepare_cached("INSERT INTO epoch VALUES ($1, $2, 0) ON CONFLICT DO NOTHING").await?;
+    step.execute(&new, &[&activator, &epoch]).await?;
+    let read = "SELECT watermark FROM epoch WHERE activator = $1 AND epoch = $2 FOR UPDATE";
+    let row = step.query_one(&step.prepare_cached(read).await?, &[&activator, &epoch]).await?;
+    Ok(row.get::<_, i64>(0).unsigned_abs())
+}
+
+/// The records with their subjects; of those that say that they were the first on an instance, only one for each is.
+async fn new_records(
+    step: &Transaction<'_>,
+    records: &[CallRecord],
+    subjects: &[Option<Known>],
+) -> Result<Vec<(CallRecord, Known)>, Trouble> {
+    let start = step.prepare_cached("UPDATE subject SET started = true WHERE id = $1 AND NOT started").await?;
+    let mut seen = HashSet::new();
+    let mut new = Vec::with_capacity(records.len());
+    for record in records {
+        let known = subjects[record.subject as usize].ok_or(Trouble::Corrupt("subject"))?;
+        let mut record = *record;
+        if record.first {
+            record.first = seen.insert(known.subject) && step.execute(&start, &[&known.subject]).await? == 1;
+        }
+        new.push((record, known));
+    }
+    Ok(new)
+}

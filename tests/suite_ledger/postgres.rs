@@ -1,0 +1,75 @@
+//! In PostgreSQL: one server for all tests, a database for each.
+
+use crate::conformance::conformance;
+use dormouse_controller::ledger::{Ledger, Place};
+use dormouse_core::price::PricePlan;
+use dormouse_tests::postgres::Postgres;
+use std::sync::Arc;
+use tokio::sync::Mutex;
+
+/// The server of the tests that run now: it ends with the last of them.
+static SERVER: Mutex<std::sync::Weak<Postgres>> = Mutex::const_new(std::sync::Weak::new());
+
+struct Home {
+    server: Arc<Postgres>,
+    url: String,
+}
+
+impl Home {
+    fn place(&self) -> Place {
+        Place::postgres(&self.url).unwrap()
+    }
+
+    fn database(&self) -> &str {
+        self.url.rsplit('/').next().unwrap().split('?').next().unwrap()
+    }
+}
+
+async fn home() -> Home {
+    let mut running = SERVER.lock().await;
+    let server = match running.upgrade() {
+        Some(server) => server,
+        None => Arc::new(Postgres::start().await.unwrap()),
+    };
+    *running = Arc::downgrade(&server);
+    let url = server.database().unwrap();
+    Home { server, url }
+}
+
+conformance!(home());
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_newer_schema_is_left_alone() {
+    let home = home().await;
+    drop(crate::data::open(&home.place()).await);
+    let sql = |statement: &str| home.server.sql(home.database(), statement).unwrap();
+    sql("UPDATE dormouse.schema_version SET version = 99");
+    let error = Ledger::open(home.place(), PricePlan::default()).await.unwrap_err().to_string();
+    assert!(error.contains("version 99") && error.contains("127.0.0.1"), "{error}");
+    assert_eq!(sql("SELECT version FROM dormouse.schema_version"), "99");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_writers_of_one_epoch_apply_each_record_once() {
+    let home = home().await;
+    let ledgers = [crate::data::open(&home.place()).await, crate::data::open(&home.place()).await];
+    let writers: Vec<_> = ledgers
+        .iter()
+        .cloned()
+        .map(|ledger| {
+            tokio::spawn(async move {
+                for first in (1..1_000).step_by(50) {
+                    ledger.append(crate::data::frame(1, first..first + 60)).await.unwrap();
+                }
+            })
+        })
+        .collect();
+    for writer in writers {
+        writer.await.unwrap();
+    }
+    let check = ledgers[0].verify().await.unwrap();
+    assert!(check.holds() && check.by_record == 1_010, "{check:?}");
+    assert_eq!(crate::data::found(&ledgers[1]).await, crate::data::expected(1..1_011));
+    let people = home.server.sql(home.database(), "SELECT sum(calls) FROM dormouse.usage_by_hour").unwrap();
+    assert_eq!(people, "1010");
+}
