@@ -311,7 +311,7 @@ impl Reader {
         let read = match value {
             Value::String(text) => decimal(text, digits, QUANTITY_BELOW),
             Value::Number(number) if number.is_u64() => decimal(&number.to_string(), digits, QUANTITY_BELOW),
-            _ => Err("must be a whole number, or a decimal in quotes".to_owned()),
+            _ => Err("must be a whole number, or digits in quotes, as in \"6000000000\"".to_owned()),
         };
         read.map_err(|problem| self.fault(path, problem)).ok()
     }
