@@ -284,7 +284,9 @@ pub(crate) struct UsageArgs {
 Examples:
   dormouse bill
   dormouse bill --month 2026-11 --tenant shop -o csv
-  dormouse bill --fixed-server 350")]
+  dormouse bill --fixed-server 350
+  dormouse bill --as lambda
+  dormouse bill --explain compute -o csv > calls.csv")]
 pub(crate) struct BillArgs {
     /// Tenant [default: `default`]
     #[arg(long, default_value = "default")]
@@ -295,6 +297,12 @@ pub(crate) struct BillArgs {
     /// What a server that is always on would cost, to compare with
     #[arg(long, value_name = "PRICE")]
     pub(crate) fixed_server: Option<String>,
+    /// Price the same usage by another plan: lambda, alibaba-fc, article, or one of your own
+    #[arg(long = "as", value_name = "PLAN")]
+    pub(crate) as_plan: Option<String>,
+    /// List the calls behind a line, and check that they add up to it: calls, compute, cpu, ...
+    #[arg(long, value_name = "LINE", conflicts_with = "fixed_server")]
+    pub(crate) explain: Option<String>,
     /// Output
     #[arg(short, long, value_enum, default_value_t)]
     pub(crate) output: BillFormat,

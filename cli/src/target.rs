@@ -7,7 +7,7 @@ use crate::args::WhereArgs;
 use crate::dev::state::{self, DevFile};
 use crate::exit::Failure;
 use crate::view::View;
-use door::Door;
+pub(crate) use door::Door;
 use http::Method;
 use std::path::{Path, PathBuf};
 

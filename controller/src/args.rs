@@ -3,7 +3,7 @@
 use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use dormouse_controller::fleet::kubernetes::wall::Policies;
-use dormouse_controller::ledger::Place;
+use dormouse_controller::ledger::{Place, Plans};
 use dormouse_controller::reconcile::build::network_policy::Platform;
 use dormouse_core::price::PricePlan;
 use dormouse_core::warm_pool::{WarmPool, WarmPoolSpec};
@@ -67,6 +67,10 @@ pub(crate) struct Run {
     /// The price plan (YAML). Default: CNY 0.0000002 per call and 0.00003 per GB-second.
     #[arg(long, env = "DORMOUSE_PRICE_PLAN")]
     price_plan: Option<PathBuf>,
+    /// Other price plans that usage can be priced by, besides those that come with Dormouse (YAML, a file each; separated
+    /// by commas).
+    #[arg(long, env = "DORMOUSE_OTHER_PRICE_PLANS", value_delimiter = ',')]
+    other_price_plans: Vec<PathBuf>,
     /// Domain below which functions have their names: NAME.NAMESPACE.DOMAIN.
     #[arg(long, env = "DORMOUSE_DOMAIN", default_value = "dormouse.local")]
     pub(crate) domain: String,
@@ -164,12 +168,12 @@ impl Run {
         Place::postgres(&url).with_context(|| format!("what {from} holds"))
     }
 
-    /// The price plan.
-    pub(crate) fn price_plan(&self) -> anyhow::Result<PricePlan> {
-        let Some(file) = &self.price_plan else { return Ok(PricePlan::default()) };
-        let value: serde_json::Value =
-            serde_saphyr::from_str(&read(file)?).with_context(|| format!("{} is no YAML", file.display()))?;
-        PricePlan::from_value(&value).with_context(|| format!("price plan {}", file.display()))
+    /// The price plan in force, those that are named beside it, and those that come with Dormouse.
+    pub(crate) fn price_plans(&self) -> anyhow::Result<Plans> {
+        let in_force = self.price_plan.as_deref().map_or_else(|| Ok(PricePlan::default()), price_plan)?;
+        let mut others = self.other_price_plans.iter().map(|file| price_plan(file)).collect::<Result<Vec<_>, _>>()?;
+        others.extend(PricePlan::shipped());
+        Ok(Plans::new(in_force, others))
     }
 
     /// The warm pools to make.
@@ -194,6 +198,12 @@ impl Run {
         }
         Ok(url.to_owned())
     }
+}
+
+fn price_plan(file: &Path) -> anyhow::Result<PricePlan> {
+    let value: serde_json::Value =
+        serde_saphyr::from_str(&read(file)?).with_context(|| format!("{} is no YAML", file.display()))?;
+    PricePlan::from_value(&value).with_context(|| format!("price plan {}", file.display()))
 }
 
 fn read(file: &Path) -> anyhow::Result<String> {

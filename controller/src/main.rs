@@ -44,7 +44,7 @@ fn main() -> anyhow::Result<()> {
 
 async fn run(args: Run, logs: LogFilter) -> anyhow::Result<()> {
     let stop = shutdown::on_signal()?;
-    let (token, plan, health) = (args.token()?, args.price_plan()?, Health::default());
+    let (token, plans, health) = (args.token()?, args.price_plans()?, Health::default());
     let client = kube::Client::try_default().await.context("no cluster: not in a pod, and KUBECONFIG names none")?;
     let reporter = std::env::var("POD_NAME").or_else(|_| std::env::var("HOSTNAME"));
     let options = Options {
@@ -63,7 +63,7 @@ async fn run(args: Run, logs: LogFilter) -> anyhow::Result<()> {
         token: token.clone(),
         usage_token: Some(token),
         beside_usage: None,
-        ledger: LedgerDoor::new(args.ledger()?, plan),
+        ledger: LedgerDoor::new(args.ledger()?, plans),
         urls: Urls { domain: args.domain.clone(), activator: args.activator_url()? },
         health: health.clone(),
     };

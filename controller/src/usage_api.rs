@@ -110,13 +110,14 @@ async fn usage(State(api): State<Api>, headers: HeaderMap, pairs: Pairs) -> Resu
     let cursor = Cursor::new(&params);
     let after = params.usage_cursor(&cursor);
     let limit = params.limit();
+    let plan = params.plan(api.door.plans());
     params.done()?;
     let query = UsageQuery { hours: hours.clone(), granularity, group_by, filter, after, limit };
     let (ledger, _turn) = api.turn().await?;
     let page = ledger.usage(&query).await?;
     let next = page.next.as_ref().map(|key| cursor.usage(key));
     let names = params::group_names(group_by);
-    let view = UsageView::new(&hours, granularity, names, api.door.plan(), &page.rows, next);
+    let view = UsageView::new(&hours, granularity, names, plan, &page.rows, next);
     Ok(views::answer(format, &view))
 }
 
@@ -128,12 +129,13 @@ async fn records(State(api): State<Api>, headers: HeaderMap, pairs: Pairs) -> Re
     let cursor = Cursor::new(&params);
     let after = params.records_cursor(&cursor);
     let limit = params.limit();
+    let plan = params.plan(api.door.plans());
     params.done()?;
     let query = RecordsQuery { times_us: times_us.clone(), filter, after, limit };
     let (ledger, _turn) = api.turn().await?;
     let page = ledger.records(&query).await?;
     let next = page.next.as_ref().map(|key| cursor.records(key));
-    let view = RecordsView::new(&times_us, api.door.plan(), &page.rows, next);
+    let view = RecordsView::new(&times_us, plan, &page.rows, next);
     Ok(views::answer(format, &view))
 }
 
@@ -150,6 +152,7 @@ async fn statement(
         return Err(ApiError::BadRequest(params.faults()));
     };
     let fixed = params.fixed_server();
+    let plan = params.plan(api.door.plans());
     let month = times::month(&period).and_then(|(year, month)| month_hours(year, month));
     if month.is_none() {
         params.fault("period", "must be a month from 1970-01 to 9998-12, as in 2026-11");
@@ -158,15 +161,18 @@ async fn statement(
     let hours = month.ok_or(ApiError::Internal)?;
     let (ledger, _turn) = api.turn().await?;
     let usage = ledger.tenant_usage(&tenant, hours.clone()).await?;
-    let view = StatementView::new(tenant, period, &hours, api.door.plan(), &usage, fixed, Timestamp::now())?;
+    let view = StatementView::new(tenant, period, &hours, plan, &usage, fixed, Timestamp::now())?;
     Ok(views::answer(format, &view))
 }
 
 async fn prices(State(api): State<Api>, headers: HeaderMap, pairs: Pairs) -> Result<Response, ApiError> {
     let mut params = Params::new(pairs, &params::PRICES)?;
     let format = Format::of(&mut params, &headers);
+    let plans = api.door.plans();
+    let plan = params.plan(plans);
     params.done()?;
-    Ok(views::answer(format, &PricesView::new(api.door.plan())))
+    let others = plans.all().map(|other| other.name.clone()).filter(|name| *name != plan.name).collect();
+    Ok(views::answer(format, &PricesView::new(plan, others)))
 }
 
 async fn openapi() -> Response {

@@ -6,6 +6,8 @@ use crate::record::{CallRecord, Outcome};
 /// Time of calls as one metering rule counts it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Time {
+    /// Calls whose time it is.
+    pub calls: u64,
     /// Billed milliseconds.
     pub ms: u128,
     /// Billed milliseconds x configured MiB.
@@ -92,15 +94,16 @@ pub struct Billed {
 }
 
 impl Time {
-    /// So many milliseconds with this memory in MiB and cpu in thousandths.
+    /// One call's milliseconds with this memory in MiB and cpu in thousandths.
     #[must_use]
     pub fn of(ms: u64, (memory_mib, cpu_millis): (u32, u32)) -> Self {
         let ms = u128::from(ms);
-        Self { ms, mib_ms: ms * u128::from(memory_mib), mcpu_ms: ms * u128::from(cpu_millis) }
+        Self { calls: 1, ms, mib_ms: ms * u128::from(memory_mib), mcpu_ms: ms * u128::from(cpu_millis) }
     }
 
     /// Adds another. Saturates: 2^128 MiB-milliseconds are out of reach.
     pub fn merge(&mut self, other: &Self) {
+        self.calls = self.calls.saturating_add(other.calls);
         self.ms = self.ms.saturating_add(other.ms);
         self.mib_ms = self.mib_ms.saturating_add(other.mib_ms);
         self.mcpu_ms = self.mcpu_ms.saturating_add(other.mcpu_ms);
@@ -252,10 +255,9 @@ impl UsageSum {
         for sum in self.classes.iter().filter(|sum| plan.bills(sum.class)) {
             billed.calls = billed.calls.saturating_add(sum.calls);
             let times = if sum.class.warm { &mut billed.warm_time } else { &mut billed.time };
-            match sum.time(&rule) {
-                Some(time) => times.merge(time),
-                None => billed.unmetered = billed.unmetered.saturating_add(sum.calls),
-            }
+            let known = sum.time(&rule).copied().unwrap_or_default();
+            times.merge(&known);
+            billed.unmetered = billed.unmetered.saturating_add(sum.calls.saturating_sub(known.calls));
         }
         billed
     }
@@ -271,9 +273,9 @@ mod tests {
         [Metering { step_ms: 1, min_ms: 0, start: false }, Metering { step_ms: 100, min_ms: 0, start: true }];
 
     fn any_time() -> impl Strategy<Value = Time> {
-        any::<[u64; 3]>().prop_map(|n| {
+        (any::<u32>(), any::<[u64; 3]>()).prop_map(|(calls, n)| {
             let [ms, mib_ms, mcpu_ms] = n.map(u128::from);
-            Time { ms, mib_ms, mcpu_ms }
+            Time { calls: u64::from(calls), ms, mib_ms, mcpu_ms }
         })
     }
 
@@ -286,10 +288,11 @@ mod tests {
         (classes, any::<u32>(), any::<[u64; 7]>(), any::<[u64; 4]>()).prop_map(|(classes, cold, rest, warm)| {
             let mut classes: Vec<_> = classes
                 .into_iter()
-                .map(|(number, (calls, times))| ClassSum {
-                    class: Class::from_number(number).unwrap(),
-                    calls: u64::from(calls),
-                    times,
+                .map(|(number, (calls, mut times)): (u8, (u32, Vec<(Metering, Time)>))| {
+                    let calls = u64::from(calls);
+                    // No rule has counted more calls than came.
+                    times.iter_mut().for_each(|(_, time)| time.calls = time.calls.min(calls));
+                    ClassSum { class: Class::from_number(number).unwrap(), calls, times }
                 })
                 .collect();
             classes.sort_by_key(|sum| sum.class);
@@ -377,10 +380,11 @@ mod tests {
     fn a_rule_that_was_not_in_use_is_told_as_unmetered() {
         let plan = PricePlan { step_ms: 7, ..PricePlan::default() };
         let class = Class { outcome: Outcome::Ok, warm: false, excused: false };
-        let times = vec![(RULES[0], Time { ms: 5, mib_ms: 6, mcpu_ms: 7 })];
+        let times = vec![(RULES[0], Time { calls: 1, ms: 5, mib_ms: 6, mcpu_ms: 7 })];
         let sum = UsageSum { classes: vec![ClassSum { class, calls: 3, times }], ..UsageSum::default() };
         let billed = sum.billed(&plan);
         assert_eq!((billed.calls, billed.unmetered, billed.time), (3, 3, Time::default()));
+        assert_eq!(sum.billed(&PricePlan::default()).unmetered, 2, "one of them came when it was in use");
     }
 
     proptest! {

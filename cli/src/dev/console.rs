@@ -104,7 +104,7 @@ async fn this_month(plan: &PricePlan, ledger: &LedgerDoor) -> Option<Exact> {
     };
     let page = ledger.ledger().ok()?.usage(&query).await.ok()?;
     let billed = page.rows.first()?.usage.billed(plan);
-    Some(plan.cost(billed.calls, billed.time.mib_ms))
+    Some(plan.cost(&billed, &page.rows.first()?.usage.warm))
 }
 
 /// The status that the caller was given, or why there is none.

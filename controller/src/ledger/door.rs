@@ -135,6 +135,12 @@ impl LedgerDoor {
         self.inner.plans.in_force()
     }
 
+    /// All plans that usage can be priced by.
+    #[must_use]
+    pub fn plans(&self) -> &Plans {
+        &self.inner.plans
+    }
+
     /// Why records are not taken or not safe, if so.
     #[must_use]
     pub fn problem(&self) -> Option<String> {

@@ -3,13 +3,14 @@
 use super::cursor::Cursor;
 use super::error::{ApiError, Fault};
 use super::{Pairs, times};
-use crate::ledger::{Filter, Granularity, GroupBy, MAX_DAYS, RecordKey, RowKey};
+use crate::ledger::{Filter, Granularity, GroupBy, MAX_DAYS, Plans, RecordKey, RowKey};
+use dormouse_core::price::PricePlan;
 use jiff::{Timestamp, ToSpan};
 use rust_decimal::Decimal;
 use std::ops::Range;
 
 /// What `/v1/usage` knows.
-pub(super) const USAGE: [&str; 11] = [
+pub(super) const USAGE: [&str; 12] = [
     "from",
     "to",
     "granularity",
@@ -21,13 +22,15 @@ pub(super) const USAGE: [&str; 11] = [
     "cursor",
     "limit",
     "format",
+    "as",
 ];
 /// What `/v1/records` knows.
-pub(super) const RECORDS: [&str; 8] = ["from", "to", "tenant", "namespace", "function", "cursor", "limit", "format"];
+pub(super) const RECORDS: [&str; 9] =
+    ["from", "to", "tenant", "namespace", "function", "cursor", "limit", "format", "as"];
 /// What `/v1/statements` knows.
-pub(super) const STATEMENT: [&str; 2] = ["fixed_server", "format"];
+pub(super) const STATEMENT: [&str; 3] = ["fixed_server", "format", "as"];
 /// What `/v1/prices` knows.
-pub(super) const PRICES: [&str; 1] = ["format"];
+pub(super) const PRICES: [&str; 2] = ["format", "as"];
 
 /// Most rows of a page, and how many when nothing is said.
 const MAX_LIMIT: usize = 10_000;
@@ -233,6 +236,16 @@ impl Params {
         if !good {
             self.fault("cursor", "must be the next_cursor of an answer to the same question");
         }
+    }
+
+    /// The price plan to price by.
+    pub(super) fn plan<'a>(&mut self, plans: &'a Plans) -> &'a PricePlan {
+        let Some(name) = self.one("as") else { return plans.in_force() };
+        plans.named(&name).unwrap_or_else(|| {
+            let known: Vec<&str> = plans.all().map(|plan| plan.name.as_str()).collect();
+            self.fault("as", &format!("must be the name of a price plan: {}", known.join(", ")));
+            plans.in_force()
+        })
     }
 
     /// The fixed price to compare with.

@@ -198,7 +198,7 @@ async fn a_closed_ledger_is_said_and_prices_are_still_told() {
     assert_eq!(status, 503);
     assert!(body.contains("LedgerUnavailable") && body.contains("the disk is gone"), "{body}");
     assert!(headers.contains_key(header::RETRY_AFTER));
-    assert_eq!(f.json("/v1/prices").await["per_call"], "0.0000002");
+    assert_eq!(f.json("/v1/prices").await["prices"][0]["unit_price"], "0.0000002");
 }
 
 #[tokio::test]

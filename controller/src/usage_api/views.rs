@@ -7,7 +7,7 @@ use crate::ledger::{Granularity, RecordRow, UsageRow};
 use axum::Json;
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
-use dormouse_core::price::{Exact, PricePlan};
+use dormouse_core::price::{BilledOutcomes, Exact, Item, PricePlan};
 use dormouse_core::record::Outcome;
 use dormouse_core::usage::{Class, UsageSum};
 use jiff::Timestamp;
@@ -136,6 +136,7 @@ row! {
         cold_calls: u64,
         billed_ms: u128,
         gb_seconds: Exact,
+        vcpu_seconds: Exact,
         warm_gb_seconds: Exact,
         warm_used_gb_seconds: Exact,
         wait_us: u128,
@@ -156,6 +157,7 @@ impl UsageRowView {
         let group = row.group.clone();
         let mut time = billed.time;
         time.merge(&billed.warm_time);
+        let memory = |mib_ms| plan.memory_unit.gb_seconds(mib_ms);
         Self {
             start: hour_text(row.hours.start),
             end: hour_text(row.hours.end),
@@ -173,9 +175,10 @@ impl UsageRowView {
             aborted: calls(Outcome::Aborted),
             cold_calls: row.usage.cold,
             billed_ms: time.ms,
-            gb_seconds: Exact::gb_seconds(time.mib_ms),
-            warm_gb_seconds: Exact::gb_seconds(row.usage.warm.mib_ms),
-            warm_used_gb_seconds: Exact::gb_seconds(row.usage.warm.used().0),
+            gb_seconds: memory(time.mib_ms),
+            vcpu_seconds: Exact::vcpu_seconds(time.mcpu_ms),
+            warm_gb_seconds: memory(row.usage.warm.mib_ms),
+            warm_used_gb_seconds: memory(row.usage.warm.used().0),
             wait_us: row.usage.wait_us,
             claim_us: row.usage.claim_us,
             start_us: row.usage.start_us,
@@ -183,7 +186,7 @@ impl UsageRowView {
             run_us: row.usage.run_us,
             request_bytes: row.usage.request_bytes,
             response_bytes: row.usage.response_bytes,
-            cost: plan.cost(billed.calls, time.mib_ms),
+            cost: plan.cost(&billed, &row.usage.warm),
         }
     }
 }
@@ -355,6 +358,7 @@ row! {
     /// One line of a statement.
     LineView {
         item: &'static str,
+        tier: u32,
         quantity: Exact,
         unit: &'static str,
         unit_price: Decimal,
@@ -382,6 +386,7 @@ pub(super) struct StatementView {
     currency: String,
     calls: u64,
     billed_calls: u64,
+    unmetered_calls: u64,
     lines: Vec<LineView>,
     total: Decimal,
     comparison: Option<ComparisonView>,
@@ -407,8 +412,9 @@ impl StatementView {
         };
         let line = |line: &dormouse_core::price::Line| LineView {
             item: line.item.name(),
+            tier: line.tier,
             quantity: line.quantity,
-            unit: line.item.unit(),
+            unit: line.unit,
             unit_price: line.unit_price,
             amount: line.amount,
         };
@@ -422,6 +428,7 @@ impl StatementView {
             currency: plan.currency.clone(),
             calls: usage.calls(),
             billed_calls: usage.billed(plan).calls,
+            unmetered_calls: statement.unmetered,
             lines: statement.lines.iter().map(line).collect(),
             total: statement.total,
             comparison,
@@ -432,8 +439,11 @@ impl StatementView {
 impl Table for StatementView {
     fn table(&self) -> Vec<Vec<String>> {
         let mut table = table(LineView::COLUMNS, &self.lines, LineView::cells);
-        let [item, total] = ["total".to_owned(), self.total.to_string()];
-        table.push(vec![item, String::new(), String::new(), String::new(), total]);
+        let mut last = vec![String::new(); LineView::COLUMNS.len()];
+        if let [item, .., amount] = last.as_mut_slice() {
+            (*item, *amount) = ("total".to_owned(), self.total.to_string());
+        }
+        table.push(last);
         table
     }
 }
@@ -448,49 +458,88 @@ struct BillView {
     client_gone: bool,
 }
 
-/// Answer of `/v1/prices`.
+row! {
+    /// One price; tier 0 is free.
+    PriceView {
+        item: &'static str,
+        tier: u32,
+        up_to: Option<String>,
+        unit: &'static str,
+        unit_price: Decimal,
+    }
+}
+
+/// Answer of `/v1/prices`: the plan that statements are priced by, and the names of the others.
 #[derive(Serialize)]
 pub(super) struct PricesView {
     plan: String,
     currency: String,
     minor_digits: u32,
-    per_call: Decimal,
-    per_gb_second: Decimal,
+    source: Option<String>,
+    date: Option<String>,
     step_ms: u32,
     min_ms: u32,
     bill: BillView,
+    prices: Vec<PriceView>,
+    others: Vec<String>,
 }
 
 impl PricesView {
-    pub(super) fn new(plan: &PricePlan) -> Self {
+    pub(super) fn new(plan: &PricePlan, others: Vec<String>) -> Self {
+        let BilledOutcomes { start, function_errors, timeouts, platform_errors, client_gone } = plan.bill;
         Self {
             plan: plan.name.clone(),
             currency: plan.currency.clone(),
             minor_digits: plan.minor_digits,
-            per_call: plan.per_call,
-            per_gb_second: plan.per_gb_second,
+            source: plan.source.clone(),
+            date: plan.date.map(|date| date.to_string()),
             step_ms: plan.step_ms,
             min_ms: plan.min_ms,
-            bill: BillView {
-                start: plan.bill.start,
-                function_errors: plan.bill.function_errors,
-                timeouts: plan.bill.timeouts,
-                platform_errors: plan.bill.platform_errors,
-                client_gone: plan.bill.client_gone,
-            },
+            bill: BillView { start, function_errors, timeouts, platform_errors, client_gone },
+            prices: prices(plan),
+            others,
         }
     }
 }
 
 impl Table for PricesView {
-    /// The prices as items, one a line.
     fn table(&self) -> Vec<Vec<String>> {
-        let row = |item: &str, unit: &str, price: Decimal| {
-            vec![item.to_owned(), unit.to_owned(), price.to_string(), self.currency.clone(), self.plan.clone()]
-        };
-        let head = ["item", "unit", "unit_price", "currency", "plan"].map(str::to_owned).to_vec();
-        vec![head, row("calls", "call", self.per_call), row("compute", "GB-second", self.per_gb_second)]
+        table(PriceView::COLUMNS, &self.prices, PriceView::cells)
     }
+}
+
+/// Every price of a plan that is not that of something else.
+fn prices(plan: &PricePlan) -> Vec<PriceView> {
+    let (free, warm) = (&plan.free, &plan.warm);
+    let mut rows = Vec::new();
+    let mut row = |item: Item, tier: u32, up_to: Option<Decimal>, unit_price: Decimal| {
+        let up_to = up_to.map(|end| end.to_string());
+        rows.push(PriceView { item: item.name(), tier, up_to, unit: item.unit(plan.memory_unit), unit_price });
+    };
+    let tiered = [
+        (Item::Calls, &plan.per_call, free.calls),
+        (Item::Compute, &plan.per_gb_second, free.gb_seconds),
+        (Item::Cpu, &plan.per_vcpu_second, free.vcpu_seconds),
+    ];
+    for (item, tiers, free) in tiered {
+        if !free.is_zero() {
+            row(item, 0, Some(free), Decimal::ZERO);
+        }
+        (1..).zip(tiers.all()).for_each(|(number, tier)| row(item, number, tier.up_to, tier.price));
+    }
+    let plain = [
+        (Item::WarmCallsCompute, warm.calls_per_gb_second),
+        (Item::WarmCallsCpu, warm.calls_per_vcpu_second),
+        (Item::WarmUsed, Some(warm.per_gb_second_used)),
+        (Item::WarmIdle, Some(warm.per_gb_second_idle)),
+        (Item::WarmCpuUsed, Some(warm.per_vcpu_second_used)),
+        (Item::WarmCpuIdle, Some(warm.per_vcpu_second_idle)),
+    ];
+    plain
+        .into_iter()
+        .filter_map(|(item, price)| Some((item, price?)))
+        .for_each(|(item, price)| row(item, 1, None, price));
+    rows
 }
 
 #[cfg(test)]

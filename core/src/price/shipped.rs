@@ -65,7 +65,7 @@ mod tests {
 
     fn month(plan: &PricePlan, calls: u64, gb_seconds: u128) -> UsageSum {
         let class = Class { outcome: Outcome::Ok, warm: false, excused: false };
-        let time = Time { ms: 0, mib_ms: gb_seconds * 1024 * 1000, mcpu_ms: 0 };
+        let time = Time { calls, mib_ms: gb_seconds * 1024 * 1000, ..Time::default() };
         let classes = vec![ClassSum { class, calls, times: vec![(plan.metering(), time)] }];
         UsageSum { classes, ..UsageSum::default() }
     }

@@ -10,6 +10,7 @@ use deadpool_postgres::Transaction;
 use dormouse_core::record::CallRecord;
 use std::collections::{BTreeSet, HashSet};
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 
 /// Applies what is new of a frame.
 pub(super) async fn frame(store: &PostgresStore, frame: &Checked) -> Result<Appended, Trouble> {
@@ -68,7 +69,7 @@ async fn partitions(store: &PostgresStore, client: &Client, frame: &Checked) -> 
         );
         match client.batch_execute(&made).await {
             // Another process makes the same one at this moment.
-            Err(e) if e.code() == Some(&tokio_postgres::error::SqlState::UNIQUE_VIOLATION) => {}
+            Err(e) if [Some(&SqlState::DUPLICATE_TABLE), Some(&SqlState::UNIQUE_VIOLATION)].contains(&e.code()) => {}
             made => made?,
         }
         store.days.lock().insert(day);

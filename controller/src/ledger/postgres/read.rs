@@ -110,7 +110,7 @@ fn class(row: &Row, sum: &mut UsageSum) -> Result<(), Trouble> {
         of.calls = n(18);
     } else {
         let [ms, mib_ms, mcpu_ms] = [19, 20, 21].map(|at| u128::from(n(at)));
-        of.times.push((rule, Time { ms, mib_ms, mcpu_ms }));
+        of.times.push((rule, Time { calls: n(18), ms, mib_ms, mcpu_ms }));
     }
     Ok(())
 }

@@ -169,7 +169,7 @@ pub(super) async fn add_sums(step: &Transaction<'_>, sums: &Sums) -> Result<(), 
             };
             row((0, 0, false), [number(class.calls), 0, 0, 0]);
             for (rule, time) in &class.times {
-                let times = [0, number(time.ms), number(time.mib_ms), number(time.mcpu_ms)];
+                let times = [number(time.calls), number(time.ms), number(time.mib_ms), number(time.mcpu_ms)];
                 row((rule.step_ms, rule.min_ms, rule.start), times);
             }
         }

@@ -76,7 +76,9 @@ pub(super) fn encode_sum(sum: &UsageSum) -> Vec<u8> {
         for (rule, time) in times {
             let Metering { step_ms, min_ms, start } = rule;
             [*step_ms, *min_ms, u32::from(*start)].into_iter().for_each(|number| put(&mut out, u128::from(number)));
-            [time.ms, time.mib_ms, time.mcpu_ms].into_iter().for_each(|number| put(&mut out, number));
+            [u128::from(time.calls), time.ms, time.mib_ms, time.mcpu_ms]
+                .into_iter()
+                .for_each(|number| put(&mut out, number));
         }
     }
     out
@@ -143,7 +145,8 @@ impl Reader<'_> {
 
     fn time(&mut self) -> Result<(Metering, Time), CorruptValue> {
         let rule = Metering { step_ms: self.number()?, min_ms: self.number()?, start: self.flag()? };
-        Ok((rule, Time { ms: self.take()?, mib_ms: self.take()?, mcpu_ms: self.take()? }))
+        let calls = self.number()?;
+        Ok((rule, Time { calls, ms: self.take()?, mib_ms: self.take()?, mcpu_ms: self.take()? }))
     }
 
     fn take(&mut self) -> Result<u128, CorruptValue> {
@@ -187,7 +190,8 @@ mod tests {
     fn any_sum() -> impl Strategy<Value = UsageSum> {
         let rule = (any::<u32>(), any::<u32>(), any::<bool>());
         let rule = rule.prop_map(|(step_ms, min_ms, start)| Metering { step_ms, min_ms, start });
-        let time = any::<[u128; 3]>().prop_map(|[ms, mib_ms, mcpu_ms]| Time { ms, mib_ms, mcpu_ms });
+        let time = (any::<u64>(), any::<[u128; 3]>());
+        let time = time.prop_map(|(calls, [ms, mib_ms, mcpu_ms])| Time { calls, ms, mib_ms, mcpu_ms });
         let times = prop::collection::btree_map(rule, time, 0..4).prop_map(|times| times.into_iter().collect());
         let class = (0u8..24).prop_map(|number| Class::from_number(number).unwrap());
         let classes = prop::collection::btree_map(class, (any::<u64>(), times), 0..5);

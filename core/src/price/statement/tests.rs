@@ -22,13 +22,14 @@ fn plan(changes: &Value) -> PricePlan {
 /// Usage of so many calls with this time, and of warm instances.
 fn usage(plan: &PricePlan, calls: u64, time: Time, warm: Warm) -> UsageSum {
     let class = Class { outcome: Outcome::Ok, warm: false, excused: false };
-    let classes = vec![ClassSum { class, calls, times: vec![(plan.metering(), time)] }];
+    let times = vec![(plan.metering(), Time { calls, ..time })];
+    let classes = vec![ClassSum { class, calls, times }];
     UsageSum { classes, warm, ..UsageSum::default() }
 }
 
 fn seconds(seconds: u128, memory_mib: u128, mcpu: u128) -> Time {
     let ms = seconds * 1000;
-    Time { ms, mib_ms: ms * memory_mib, mcpu_ms: ms * mcpu }
+    Time { ms, mib_ms: ms * memory_mib, mcpu_ms: ms * mcpu, ..Time::default() }
 }
 
 type Row = (&'static str, u32, String, String, String);
@@ -97,7 +98,7 @@ fn a_fixed_price_may_be_lower_and_must_be_above_zero() {
 fn what_rounding_leaves_over_is_a_line() {
     // 0.005 and 0.005 are 0.00 each, and 0.01 together.
     let dear = plan(&json!({"perCall": "0.001", "perGbSecond": "1"}));
-    let time = Time { ms: 5, mib_ms: 5 * 1024, mcpu_ms: 0 };
+    let time = Time { ms: 5, mib_ms: 5 * 1024, ..Time::default() };
     let statement = dear.statement(&usage(&dear, 5, time, Warm::default())).unwrap();
     let lines = [
         row("calls", 1, "5", "0.001", "0.00"),
@@ -108,7 +109,7 @@ fn what_rounding_leaves_over_is_a_line() {
     assert_eq!(statement.lines[2].unit, "adjustment");
     assert_eq!(statement.total.to_string(), "0.01");
     // 0.015 and 0.015 are 0.02 each, and 0.03 together.
-    let time = Time { ms: 15, mib_ms: 15 * 1024, mcpu_ms: 0 };
+    let time = Time { ms: 15, mib_ms: 15 * 1024, ..Time::default() };
     let statement = dear.statement(&usage(&dear, 15, time, Warm::default())).unwrap();
     assert_eq!(rows(&statement)[2], row("rounding", 1, "1", "-0.01", "-0.01"));
     assert_eq!(statement.total.to_string(), "0.03");
@@ -228,7 +229,7 @@ fn calls_whose_time_is_not_known_are_told() {
 #[test]
 fn what_is_too_large_is_said() {
     let dear = plan(&json!({"perGbSecond": "999.999999999999"}));
-    let time = Time { ms: 0, mib_ms: u128::MAX, mcpu_ms: 0 };
+    let time = Time { mib_ms: u128::MAX, ..Time::default() };
     assert_eq!(dear.statement(&usage(&dear, u64::MAX, time, Warm::default())), Err(TooLarge));
 }
 
