@@ -14,6 +14,7 @@ pub mod reconcile;
 pub mod routes;
 pub mod shares;
 pub mod usage_api;
+pub mod warm_meter;
 
 use doors::Doors;
 use dormouse_daemon::{Health, Token};
@@ -29,6 +30,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use warm_meter::WarmMeter;
 
 /// Readiness check: records are taken.
 pub const LEDGER_CHECK: &str = "ledger";
@@ -62,6 +64,7 @@ pub struct Controller<F> {
     office: Office<F>,
     post: tokio::sync::mpsc::Sender<office::Mail>,
     routes: Routes,
+    warm_meter: WarmMeter,
     grpc: TcpListener,
     usage: TcpListener,
     config: Config,
@@ -100,6 +103,7 @@ impl<F: Fleet> Controller<F> {
         let routes = Routes::default();
         config.health.expect(LEDGER_CHECK);
         config.ledger.register(registry);
+        let warm_meter = WarmMeter::default();
         let (office, post) = Office::new(Parts {
             fleet,
             events,
@@ -107,8 +111,9 @@ impl<F: Fleet> Controller<F> {
             urls: config.urls.clone(),
             health: config.health.clone(),
             metrics: Metrics::register(registry),
+            warm_meter: warm_meter.clone(),
         });
-        Ok(Self { office, post, routes, grpc, usage, config })
+        Ok(Self { office, post, routes, warm_meter, grpc, usage, config })
     }
 
     /// Where activators call.
@@ -132,11 +137,13 @@ impl<F: Fleet> Controller<F> {
     /// # Errors
     /// When a server breaks or the fleet ends.
     pub async fn run(self, stop: CancellationToken) -> Result<(), ControllerError> {
-        let Self { office, post, routes, grpc, usage, config } = self;
+        let Self { office, post, routes, warm_meter, grpc, usage, config } = self;
         let Config { token, usage_token, beside_usage, ledger, health, .. } = config;
         let all = stop.child_token();
         let keeper = tokio::spawn(ledger.clone().keep_open(all.clone()));
         let teller = tokio::spawn(tell_ledger(ledger.clone(), health, all.clone()));
+        let metered = CancellationToken::new();
+        let meter = tokio::spawn(warm_meter.run(ledger.clone(), metered.clone()));
         let mut office = tokio::spawn(office.run(all.clone()));
         let doors = Doors { token, routes, post, ledger: ledger.clone(), stop: all.clone() };
         let doors = doors::serve(grpc, doors);
@@ -149,6 +156,9 @@ impl<F: Fleet> Controller<F> {
             ended = doors => Err(ControllerError::Ended("gRPC", ended.err().map_or("stopped".into(), |e| e.to_string()))),
             ended = api => Err(ControllerError::Ended("usage API", ended.err().map_or("stopped".into(), |e| e.to_string()))),
         };
+        // While the ledger is open.
+        metered.cancel();
+        let _ = meter.await;
         all.cancel();
         let _ = tokio::join!(keeper, teller);
         if !office.is_finished() {

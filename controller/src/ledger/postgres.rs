@@ -16,7 +16,9 @@ pub use connect::PostgresError;
 use super::fold::Fold;
 use super::frame::Checked;
 use super::store::{Scan, Store};
-use super::{AppendError, Appended, Conservation, FunctionId, Health, Level, Page, ReadError, RecordKey, RecordRow};
+use super::{
+    AppendError, Appended, Conservation, FunctionId, Health, Level, Page, ReadError, RecordKey, RecordRow, WarmSpan,
+};
 use connect::Pool;
 use dormouse_core::price::Metering;
 use names::Names;
@@ -134,6 +136,11 @@ impl Store for PostgresStore {
     async fn append(&self, frame: Checked) -> Result<Appended, AppendError> {
         let appended = append::frame(self, &frame).await;
         self.went(appended).map_err(AppendError::Closed)
+    }
+
+    async fn keep_warm(&self, spans: Vec<WarmSpan>) -> Result<(), AppendError> {
+        let kept = append::keep_warm(self, &spans).await;
+        self.went(kept).map_err(AppendError::Closed)
     }
 
     async fn functions(&self) -> Result<Vec<(u32, FunctionId)>, ReadError> {

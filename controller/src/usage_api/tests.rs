@@ -141,8 +141,11 @@ async fn the_statement_beside_a_fixed_server() {
     assert!(body.contains("nobody"), "{body}");
     let (_, _, csv) = f.get("/v1/statements/acme/2026-11?format=csv", &[]).await;
     let lines: Vec<_> = csv.lines().collect();
-    assert_eq!(lines[0], "item,quantity,unit,unit_price,amount");
-    assert_eq!(lines[1..], ["calls,99,call,0.0000002,0.00", "compute,4.95,GB-second,0.00003,0.00", "total,,,,0.00"]);
+    assert_eq!(lines[0], "item,tier,quantity,unit,unit_price,amount");
+    assert_eq!(
+        lines[1..],
+        ["calls,1,99,call,0.0000002,0.00", "compute,1,4.95,GB-second,0.00003,0.00", "total,,,,,0.00"]
+    );
 }
 
 #[tokio::test]
