@@ -154,27 +154,6 @@ impl Run {
         Token::new(&text).context("the token is empty")
     }
 
-    /// Who may ask the usage API what.
-    pub(crate) fn usage_guard(&self, operator: Token, client: &kube::Client) -> anyhow::Result<Guard> {
-        let guard = Guard::token(operator);
-        Ok(match self.audiences()? {
-            audiences if audiences.is_empty() => guard,
-            audiences => guard.reviewed_by(Arc::new(ApiServer::new(client.clone(), audiences))),
-        })
-    }
-
-    /// The audiences that are named, at most [`MAX_AUDIENCES`].
-    fn audiences(&self) -> anyhow::Result<Vec<String>> {
-        let named: Vec<String> = self.usage_audiences.iter().filter(|name| !name.is_empty()).cloned().collect();
-        let good = |name: &String| name.len() <= MAX_AUDIENCE && name.bytes().all(|b| b.is_ascii_graphic());
-        if named.len() > MAX_AUDIENCES || !named.iter().all(good) {
-            bail!(
-                "--usage-audiences takes at most {MAX_AUDIENCES} names of at most {MAX_AUDIENCE} characters without space"
-            );
-        }
-        Ok(named)
-    }
-
     /// The price plan.
     pub(crate) fn price_plan(&self) -> anyhow::Result<PricePlan> {
         let Some(file) = &self.price_plan else { return Ok(PricePlan::default()) };
@@ -204,6 +183,27 @@ impl Run {
             bail!("--activator-url {url:?} is no http URL");
         }
         Ok(url.to_owned())
+    }
+
+    /// Who may ask the usage API what.
+    pub(crate) fn usage_guard(&self, operator: Token, client: &kube::Client) -> anyhow::Result<Guard> {
+        let guard = Guard::token(operator);
+        Ok(match self.audiences()? {
+            audiences if audiences.is_empty() => guard,
+            audiences => guard.reviewed_by(Arc::new(ApiServer::new(client.clone(), audiences))),
+        })
+    }
+
+    /// The audiences that are named, at most [`MAX_AUDIENCES`].
+    fn audiences(&self) -> anyhow::Result<Vec<String>> {
+        let named: Vec<String> = self.usage_audiences.iter().filter(|name| !name.is_empty()).cloned().collect();
+        let good = |name: &String| name.len() <= MAX_AUDIENCE && name.bytes().all(|b| b.is_ascii_graphic());
+        if named.len() > MAX_AUDIENCES || !named.iter().all(good) {
+            bail!(
+                "--usage-audiences takes at most {MAX_AUDIENCES} names of at most {MAX_AUDIENCE} characters without space"
+            );
+        }
+        Ok(named)
     }
 }
 

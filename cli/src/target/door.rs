@@ -78,7 +78,7 @@ impl Door {
         dormouse_daemon::install_tls_provider();
         let mut config = kube::Config::new(address(url)?);
         // A refusal is told as it is, at once.
-        (config.auth_info, config.default_retry) = (user, false);
+        (config.auth_info, config.default_retry, config.connect_timeout) = (user, false, Some(CONNECT));
         let client = kube::Client::try_from(config);
         let client = client.map_err(|e| Failure::failed(format!("{url} cannot be asked: {e}")))?;
         Ok(Self { place: Place::Client(client), token: None })
@@ -187,9 +187,15 @@ where
     Ok((status, body.map_err(|e| Failure::failed(format!("the answer broke off: {e}")))?.to_bytes()))
 }
 
-/// What the client says, with its reasons.
+/// What the client says, with its reasons, each once: some of its errors repeat what is below them.
 fn unreached(error: kube::Error) -> Failure {
-    Failure::failed(format!("cannot reach the usage API: {:#}", anyhow::Error::from(error)))
+    let mut said = "cannot reach the usage API".to_owned();
+    for reason in anyhow::Error::from(error).chain().map(ToString::to_string) {
+        if !said.contains(&reason) {
+            said = format!("{said}: {reason}");
+        }
+    }
+    Failure::failed(said)
 }
 
 fn broken(error: hyper::Error) -> Failure {
@@ -266,5 +272,26 @@ mod tests {
         assert!(Door::at("https://fn.example.com", None).err().unwrap().message().contains("only http://"));
         assert!(Door::usage("http://10.96.0.7", None).is_ok());
         assert!(Door::usage("ftp://10.96.0.7", None).is_err());
+    }
+
+    #[tokio::test]
+    async fn a_kubeconfigs_token_is_shown_and_a_refusal_told() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let shown = async |headers: http::HeaderMap| headers[AUTHORIZATION].to_str().unwrap().to_owned();
+        let refusal = async || (StatusCode::FORBIDDEN, r#"{"message": "alice lacks the right"}"#);
+        let router = axum::Router::new().route("/v1/usage", axum::routing::get(shown));
+        let router = router.route("/v1/records", axum::routing::get(refusal));
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("token");
+        std::fs::write(&file, "from-a-file").unwrap();
+        let user = AuthInfo { token_file: file.to_str().map(str::to_owned), ..AuthInfo::default() };
+        let door = Door::showing(&url, user).unwrap();
+        assert_eq!(door.get("/v1/usage?limit=1").await.unwrap(), "Bearer from-a-file");
+        let refused = door.get("/v1/records").await.unwrap_err();
+        assert!(refused.message().contains("alice lacks the right"), "{}", refused.message());
+        let given = Door::usage(&url, Some("given".into())).unwrap();
+        assert_eq!(given.get("/v1/usage").await.unwrap(), "Bearer given");
     }
 }

@@ -99,7 +99,12 @@ fn question(user: &User, namespace: Option<&str>) -> SubjectAccessReviewSpec {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use axum::http::{Request, Response, StatusCode};
+    use kube::client::Body;
+    use parking_lot::Mutex;
     use serde_json::{Value, json};
+    use std::collections::VecDeque;
+    use std::sync::Arc;
 
     fn status(value: Value) -> Option<User> {
         user(serde_json::from_value(value).unwrap(), &["dormouse-usage".to_owned()])
@@ -144,5 +149,60 @@ mod tests {
         assert_eq!(asked, whole);
         let everywhere = serde_json::to_value(question(&user, None)).unwrap();
         assert!(everywhere["resourceAttributes"].get("namespace").is_none());
+    }
+
+    /// An API server that gives these answers in turn, and what it was asked: path and body.
+    fn server(answers: &[(u16, Value)]) -> (ApiServer, Arc<Mutex<Vec<(String, Value)>>>) {
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let answers = Arc::new(Mutex::new(answers.iter().cloned().collect::<VecDeque<_>>()));
+        let noted = asked.clone();
+        let service = tower::service_fn(move |request: Request<Body>| {
+            let (answers, noted) = (answers.clone(), noted.clone());
+            async move {
+                let to = format!("{} {}", request.method(), request.uri().path());
+                let body = request.into_body().collect_bytes().await?;
+                noted.lock().push((to, serde_json::from_slice(&body)?));
+                let (status, answer) = answers.lock().pop_front().unwrap();
+                let answer = Body::from(serde_json::to_vec(&answer)?);
+                Ok::<_, tower::BoxError>(Response::builder().status(status).body(answer)?)
+            }
+        });
+        (ApiServer::new(Client::new(service, "default"), vec!["dormouse-usage".to_owned()]), asked)
+    }
+
+    #[tokio::test]
+    async fn the_api_server_is_asked_in_its_own_words() {
+        let known = json!({"authenticated": true, "audiences": ["dormouse-usage"], "user": {"username": "alice"}});
+        let (server, asked) = server(&[
+            (201, json!({"metadata": {}, "spec": {"token": "t"}, "status": known})),
+            (201, json!({"metadata": {}, "spec": {}, "status": {"allowed": true}})),
+            (201, json!({"metadata": {}, "spec": {}, "status": {"allowed": false, "evaluationError": "no such role"}})),
+            (201, json!({"metadata": {}, "spec": {}, "status": {"allowed": true, "denied": true}})),
+            (201, json!({"metadata": {}, "spec": {}})),
+        ]);
+        let alice = server.identify("t").await.unwrap().unwrap();
+        for allowed in [true, false, false, false] {
+            assert_eq!(server.allows(&alice, Some("shop")).await.unwrap(), allowed);
+        }
+        let asked = asked.lock();
+        let (to, body) = &asked[0];
+        assert_eq!(to, "POST /apis/authentication.k8s.io/v1/tokenreviews");
+        assert_eq!(body["spec"], json!({"audiences": ["dormouse-usage"], "token": "t"}));
+        let (to, body) = &asked[1];
+        assert_eq!(to, "POST /apis/authorization.k8s.io/v1/subjectaccessreviews");
+        assert_eq!(
+            (&body["spec"]["user"], &body["spec"]["resourceAttributes"]["namespace"]),
+            (&"alice".into(), &"shop".into())
+        );
+    }
+
+    #[tokio::test]
+    async fn an_api_server_that_refuses_us_is_no_answer() {
+        let status = json!({"kind": "Status", "status": "Failure", "message": "may not create tokenreviews", "reason": "Forbidden", "code": 403});
+        let code = StatusCode::FORBIDDEN.as_u16();
+        let (server, _) = server(&[(code, status.clone()), (code, status)]);
+        let why = server.identify("t").await.unwrap_err();
+        assert!(why.0.contains("may not create tokenreviews"), "{why}");
+        assert!(server.allows(&User::default(), None).await.is_err());
     }
 }
