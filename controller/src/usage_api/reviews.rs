@@ -10,13 +10,14 @@ pub use kubernetes::ApiServer;
 
 use cache::Cache;
 use futures::future::BoxFuture;
+use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 /// How long a yes is believed, from before it was asked for: so long a revoked token or right still works here. Over this
 /// time a program that asks all the time costs one review of each kind.
@@ -32,6 +33,8 @@ const ANSWER: Duration = Duration::from_secs(5);
 const AT_ONCE: usize = 16;
 /// How long a review waits for its turn.
 const TURN: Duration = Duration::from_secs(2);
+/// Between two lines in the log that say that nobody could be asked.
+const COMPLAINT: Duration = Duration::from_secs(10);
 /// Tokens known at once: 1,024 x about 1 KiB (a user with its groups) = 1 MiB.
 const MAX_TOKENS: usize = 1024;
 /// Rights known at once: 4,096 x about 250 B (the user is shared) = 1 MiB, and 4 MiB more where each has another user.
@@ -75,6 +78,8 @@ pub trait Reviewer: Debug + Send + Sync {
 pub(super) struct Reviews {
     reviewer: Arc<dyn Reviewer>,
     turns: Semaphore,
+    /// When it was last said that nobody could be asked.
+    complained: Mutex<Option<Instant>>,
     /// By the checksum of the token, so that no token is kept.
     users: Cache<[u8; 32], Option<Arc<User>>>,
     /// By the whole user: one who left a group is another one.
@@ -84,7 +89,7 @@ pub(super) struct Reviews {
 impl Reviews {
     pub(super) fn new(reviewer: Arc<dyn Reviewer>) -> Self {
         let (users, rights) = (Cache::new(MAX_TOKENS), Cache::new(MAX_RIGHTS));
-        Self { reviewer, turns: Semaphore::new(AT_ONCE), users, rights }
+        Self { reviewer, turns: Semaphore::new(AT_ONCE), complained: Mutex::new(None), users, rights }
     }
 
     /// Whose token this is.
@@ -93,8 +98,9 @@ impl Reviews {
             let user = self.asked(self.reviewer.identify(token)).await;
             match &user {
                 Ok(Some(user)) => tracing::debug!(user = user.name, "a token is known"),
-                Ok(None) => tracing::info!("a token was refused: it is nobody's, not valid, or not meant for us"),
-                Err(why) => tracing::warn!(%why, "whose token it is could not be asked"),
+                // Anyone can send as many of them as he likes: they are counted, not logged.
+                Ok(None) => tracing::debug!("a token was refused: it is nobody's, not valid, or not meant for us"),
+                Err(_) => {}
             }
             user.map(|user| user.map(Arc::new))
         };
@@ -106,10 +112,8 @@ impl Reviews {
         let place = namespace.unwrap_or("all namespaces");
         let ask = async {
             let allowed = self.asked(self.reviewer.allows(user, namespace)).await;
-            match &allowed {
-                Ok(true) => {}
-                Ok(false) => tracing::info!(user = user.name, place, "refused: may not get functions/usage there"),
-                Err(why) => tracing::warn!(%why, user = user.name, place, "the right to see usage could not be asked"),
+            if allowed == Ok(false) {
+                tracing::info!(user = user.name, place, "refused: may not get functions/usage there");
             }
             allowed
         };
@@ -117,10 +121,21 @@ impl Reviews {
     }
 
     async fn asked<T>(&self, review: BoxFuture<'_, Result<T, Unasked>>) -> Result<T, Unasked> {
-        let Ok(Ok(_turn)) = timeout(TURN, self.turns.acquire()).await else {
-            return Err(Unasked(format!("{AT_ONCE} reviews are under way")));
+        let answer = match timeout(TURN, self.turns.acquire()).await {
+            Ok(Ok(_turn)) => timeout(ANSWER, review).await.unwrap_or_else(|_| {
+                Err(Unasked(format!("the API server did not answer within {} s", ANSWER.as_secs())))
+            }),
+            _ => Err(Unasked(format!("{AT_ONCE} reviews are under way"))),
         };
-        let late = || Unasked(format!("the API server did not answer within {} s", ANSWER.as_secs()));
-        timeout(ANSWER, review).await.unwrap_or_else(|_| Err(late()))
+        answer.inspect_err(|why| self.complain(why))
+    }
+
+    /// Says that questions are answered with 503, and why: once in a while, however many there are.
+    fn complain(&self, why: &Unasked) {
+        let mut last = self.complained.lock();
+        if last.is_none_or(|last| last.elapsed() >= COMPLAINT) {
+            *last = Some(Instant::now());
+            tracing::warn!(%why, "Kubernetes could not be asked who may see usage: such questions are answered with 503");
+        }
     }
 }

@@ -1,7 +1,6 @@
 //! What is remembered, for how long, how much, and how often a reviewer is asked.
 
 use super::*;
-use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use tokio::sync::Notify;
 use tokio::time::{advance, sleep};
