@@ -151,9 +151,12 @@ mod tests {
         assert!(everywhere["resourceAttributes"].get("namespace").is_none());
     }
 
-    /// An API server that gives these answers in turn, and what it was asked: path and body.
-    fn server(answers: &[(u16, Value)]) -> (ApiServer, Arc<Mutex<Vec<(String, Value)>>>) {
-        let asked = Arc::new(Mutex::new(Vec::new()));
+    /// What was asked: method and path, body.
+    type Asked = Arc<Mutex<Vec<(String, Value)>>>;
+
+    /// An API server that gives these answers in turn.
+    fn server(answers: &[(u16, Value)]) -> (ApiServer, Asked) {
+        let asked = Asked::default();
         let answers = Arc::new(Mutex::new(answers.iter().cloned().collect::<VecDeque<_>>()));
         let noted = asked.clone();
         let service = tower::service_fn(move |request: Request<Body>| {
