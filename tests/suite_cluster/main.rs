@@ -19,6 +19,7 @@ mod install;
 mod restarts;
 mod revisions;
 mod told;
+mod usage_api;
 mod wall;
 mod warm;
 mod world;
@@ -65,6 +66,8 @@ async fn all(wanted: &[String]) -> Result<usize> {
         wall::a_function_reaches_only_the_traffic_port,
         calls::every_call_is_recorded_and_counted,
         calls::what_is_no_function_is_not_found,
+        usage_api::rights_decide_who_reads_what,
+        usage_api::a_token_that_is_over_is_refused,
         faults::bad_manifests_are_refused_with_our_words,
         faults::a_broken_image_is_told_and_mended,
         faults::a_crashing_function_is_told,

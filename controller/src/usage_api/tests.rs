@@ -1,11 +1,14 @@
 //! The API over its router, and the file that describes it held against what it does.
 
+mod access;
+
 use super::*;
 use crate::ledger::{Frame, Place};
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use dormouse_core::price::PricePlan;
 use dormouse_core::record::{CallRecord, Outcome, Packer, Subject};
+use dormouse_daemon::Token;
 use http_body_util::BodyExt;
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -60,7 +63,8 @@ async fn fixture(token: Option<&str>) -> Fixture {
     let subjects = vec![subject("cart"), subject("pay")];
     let frame = Frame { activator: 7, epoch: 1, first_seq: 1, count: 100, subjects, records, crc32c };
     ledger.append(frame).await.unwrap();
-    Fixture { router: router(door.clone(), token.and_then(Token::new)), door, _dir: dir }
+    let guard = token.and_then(Token::new).map_or_else(Guard::open, Guard::token);
+    Fixture { router: router(door.clone(), guard), door, _dir: dir }
 }
 
 impl Fixture {
