@@ -13,10 +13,13 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// How often the time of instances that go on is told: what a bill shows is at most this old.
 const TICK: Duration = Duration::from_secs(60);
+/// What has begun or is over waits that long for others that do as well.
+const GATHER: Duration = Duration::from_secs(1);
 /// Pause after the ledger did not take it.
 const PAUSE: Duration = Duration::from_secs(5);
 /// Spans in one write: a row of three levels each, far below what a transaction holds.
@@ -41,6 +44,8 @@ pub struct Change {
 struct Meter {
     open: HashMap<FunctionUid, BTreeMap<InstanceId, (Subject, i64)>>,
     ended: Vec<WarmSpan>,
+    /// Some are open of which nothing was told.
+    begun: bool,
 }
 
 impl Meter {
@@ -55,6 +60,7 @@ impl Meter {
             }
         }
         if !now.is_empty() {
+            self.begun = true;
             self.open.insert(change.function, now);
         }
     }
@@ -81,6 +87,7 @@ impl Meter {
     /// The ledger has everything up to then. What has ended since is behind the `ended` that it was told.
     fn told(&mut self, ended: usize, now_us: i64) {
         self.ended.drain(..ended.min(self.ended.len()));
+        self.begun = false;
         for (_, from_us) in self.open.values_mut().flat_map(BTreeMap::values_mut) {
             *from_us = (*from_us).max(now_us);
         }
@@ -95,28 +102,42 @@ impl Meter {
 #[derive(Clone, Debug, Default)]
 pub struct WarmMeter {
     meter: Arc<Mutex<Meter>>,
-    /// Something is warm that was not before.
-    begun: Arc<Notify>,
+    /// What is kept warm has changed.
+    changed: Arc<Notify>,
 }
 
 impl WarmMeter {
     /// What of a function is kept warm has changed.
     pub fn see(&self, change: Change) {
         self.meter.lock().see(change);
-        self.begun.notify_one();
+        self.changed.notify_one();
     }
 
     /// Tells the ledger until it is stopped, and then once more. While nothing is warm there is no timer.
     pub async fn run(self, ledger: LedgerDoor, stop: CancellationToken) {
-        let mut pause = TICK;
+        let mut tick = Instant::now() + TICK;
+        // Not before that: the ledger did not take it.
+        let mut closed_until = Instant::now();
         loop {
-            let idle = self.meter.lock().is_empty();
+            let (idle, soon) = {
+                let meter = self.meter.lock();
+                (meter.is_empty(), meter.begun || !meter.ended.is_empty())
+            };
+            // What has begun or is over is told soon: the bill shows it, and a controller that ends here loses little.
+            let due = if soon { tick.min(Instant::now() + GATHER) } else { tick }.max(closed_until);
             tokio::select! {
                 () = stop.cancelled() => break,
-                () = self.begun.notified(), if idle => {}
-                () = tokio::time::sleep(pause), if !idle => {
-                    pause = if self.tell(&ledger, now_us()).await { TICK } else { PAUSE };
+                () = self.changed.notified() => {}
+                () = tokio::time::sleep_until(due), if !idle => {
+                    if self.tell(&ledger, now_us()).await {
+                        tick = Instant::now() + TICK;
+                    } else {
+                        closed_until = Instant::now() + PAUSE;
+                    }
                 }
+            }
+            if idle {
+                tick = Instant::now() + TICK;
             }
         }
         if !self.tell(&ledger, now_us()).await {

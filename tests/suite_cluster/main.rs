@@ -98,6 +98,7 @@ async fn all(wanted: &[String]) -> Result<usize> {
         warm::a_refused_graft_falls_back,
         warm::warm_capacity_is_ready_without_calls,
         warm::an_evicted_warm_instance_is_stood_in_for,
+        warm::warm_time_is_metered_once,
         warm::the_values_name_warm_pools,
         warm::a_cold_call_says_where_its_time_went,
         warm::no_kill_leaks_a_claim,
