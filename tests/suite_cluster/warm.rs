@@ -332,7 +332,7 @@ pub(crate) async fn warm_time_is_metered_once(world: World) -> Result<()> {
             let gone = Timestamp::now();
             let possible: i64 = started.iter().map(|at| millis(*at, gone)).sum();
             let metered = metered(certain).await?;
-            println!("    {metered} ms metered: at least {certain}, at most {possible}");
+            crate::say(&format!("    {metered} ms metered: at least {certain}, at most {possible}"));
             anyhow::ensure!(metered <= possible as f64, "{metered} ms of at most {possible}");
             Ok(())
         })
