@@ -1,12 +1,11 @@
 //! A PostgreSQL server for a test: the distribution's own programs, in a folder that goes with it.
 
 use crate::ports;
-use crate::wait::until;
 use anyhow::{Context, Result, ensure};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Where distributions put the programs, the newest version last.
 const FOLDERS: &str = "/usr/lib/postgresql";
@@ -53,13 +52,27 @@ impl Postgres {
     /// # Errors
     /// When it does not start.
     pub async fn run(&mut self) -> Result<()> {
-        let log = std::fs::File::create(self.folder.path().join("log"))?;
+        let began = Instant::now();
+        loop {
+            if self.process.as_mut().is_none_or(|process| !matches!(process.try_wait(), Ok(None))) {
+                // After a kill it refuses to start until the last of its former processes has noticed.
+                self.process = Some(self.spawn()?);
+            }
+            match self.sql("postgres", "SELECT 1") {
+                Ok(_) => return Ok(()),
+                Err(error) => ensure!(began.elapsed() < PATIENCE, "PostgreSQL does not answer: {error}"),
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    fn spawn(&self) -> Result<Child> {
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.folder.path().join("log"))?;
         let mut server = command(&self.programs.join("postgres"), self.folder.path());
         server.arg("-D").arg(self.folder.path().join("data"));
         server.args(["-c", "listen_addresses=127.0.0.1", "-c", &format!("port={}", self.port)]);
         server.arg("-c").arg(format!("unix_socket_directories={}", self.folder.path().display()));
-        self.process = Some(server.stdout(Stdio::null()).stderr(log).spawn().context("postgres")?);
-        until("PostgreSQL answers", PATIENCE, || async { self.sql("postgres", "SELECT 1").map(drop) }).await
+        server.stdout(Stdio::null()).stderr(log).spawn().context("postgres")
     }
 
     /// Ends all of it at once, as a crash does.

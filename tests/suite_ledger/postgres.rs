@@ -1,7 +1,7 @@
 //! In PostgreSQL: one server for all tests, a database for each.
 
 use crate::conformance::conformance;
-use dormouse_controller::ledger::{Ledger, Place};
+use dormouse_controller::ledger::{AppendError, Ledger, Place};
 use dormouse_core::price::PricePlan;
 use dormouse_tests::postgres::Postgres;
 use std::sync::Arc;
@@ -47,6 +47,32 @@ async fn a_newer_schema_is_left_alone() {
     let error = Ledger::open(home.place(), PricePlan::default()).await.unwrap_err().to_string();
     assert!(error.contains("version 99") && error.contains("127.0.0.1"), "{error}");
     assert_eq!(sql("SELECT version FROM dormouse.schema_version"), "99");
+}
+
+/// While the database is away frames are refused and stay with who sends them; when it is back they are applied once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_goes_and_comes_back_is_gone_on_with() {
+    let mut server = Postgres::start().await.unwrap();
+    let place = Place::postgres(&server.database().unwrap()).unwrap();
+    let ledger = crate::data::open(&place).await;
+    ledger.append(crate::data::frame(1, 1..50)).await.unwrap();
+    server.kill().unwrap();
+    let refused = ledger.append(crate::data::frame(1, 50..100)).await.unwrap_err();
+    assert!(matches!(refused, AppendError::Closed(_)), "{refused}");
+    assert!(ledger.health().problem.is_some());
+    server.run().await.unwrap();
+    // The first connections that are tried may be those that broke.
+    let mut applied = ledger.append(crate::data::frame(1, 50..100)).await;
+    for _ in 0..20 {
+        if applied.is_ok() {
+            break;
+        }
+        applied = ledger.append(crate::data::frame(1, 50..100)).await;
+    }
+    assert_eq!(applied.map(|a| a.watermark), Ok(99));
+    assert_eq!(ledger.health().problem, None);
+    assert_eq!(crate::data::found(&ledger).await, crate::data::expected(1..100));
+    assert!(ledger.verify().await.unwrap().holds());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -34,6 +34,9 @@ struct Args {
     /// Where usage is read.
     #[arg(long)]
     usage: SocketAddr,
+    /// URL of a PostgreSQL database in which the ledger is kept, instead of the folder; empty for none.
+    #[arg(long, env = "DORMOUSE_LEDGER_URL", default_value = "")]
+    ledger_url: String,
     /// Folder of the ledger.
     #[arg(long)]
     ledger_dir: PathBuf,
@@ -76,13 +79,17 @@ async fn main() -> Result<()> {
     let fleet = Fleet { program: std::env::current_exe()?, mark: args.mark, seen };
     let fleet = Arc::new(Processes::new(fleet, functions));
     let token = Token::new(&args.token).context("no token")?;
+    let place = match args.ledger_url.as_str() {
+        "" => Place::folder(&args.ledger_dir),
+        url => Place::postgres(url)?,
+    };
     let config = Config {
         grpc: args.grpc,
         usage: args.usage,
         token: token.clone(),
         usage_guard: Guard::token(token),
         beside_usage: None,
-        ledger: LedgerDoor::new(Place::folder(&args.ledger_dir), PricePlan::default()),
+        ledger: LedgerDoor::new(place, PricePlan::default()),
         urls: Urls { domain: "localhost".into(), activator: "http://localhost".into() },
         health: Health::default(),
     };
