@@ -28,7 +28,9 @@ pub use plans::Plans;
 pub use postgres::PostgresError;
 pub use records::{RecordKey, RecordRow, RecordsQuery};
 pub use rpc::service;
-pub use usage::{Filter, Granularity, GroupBy, GroupKey, Level, MAX_DAYS, RowKey, UsageQuery, UsageRow};
+pub use usage::{
+    Filter, Granularity, GroupBy, GroupKey, Level, MAX_DAYS, MINUTES_KEPT_HOURS, RowKey, UsageQuery, UsageRow,
+};
 pub use warm::WarmSpan;
 
 use self::postgres::PostgresStore;
@@ -175,7 +177,15 @@ impl Ledger {
         self.store.keep_warm(spans).await
     }
 
-    /// Sums by function and hour, grouped as asked.
+    /// Forgets rows of minutes that are older than they are kept, seen from an hour since 1970 UTC.
+    ///
+    /// # Errors
+    /// When the ledger failed.
+    pub async fn forget_minutes(&self, now: u32) -> Result<(), AppendError> {
+        self.store.forget_minutes(now.saturating_sub(MINUTES_KEPT_HOURS).saturating_mul(60)).await
+    }
+
+    /// Sums by function and time, grouped as asked.
     ///
     /// # Errors
     /// When the store cannot be read.

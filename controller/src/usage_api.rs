@@ -102,7 +102,7 @@ async fn usage(State(api): State<Api>, headers: HeaderMap, pairs: Pairs) -> Resu
     let format = Format::of(&mut params, &headers);
     let now = Timestamp::now();
     let hours = params.hours(now);
-    let granularity = params.granularity();
+    let granularity = params.granularity(&hours, now);
     let group_by = params.group_by();
     let filter = params.filter();
     let cursor = Cursor::new(&params);

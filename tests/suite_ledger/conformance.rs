@@ -120,7 +120,7 @@ pub async fn usage_pages_and_grains_add_up(place: &Place) {
                 let page = ledger.usage(&query).await.unwrap();
                 for row in &page.rows {
                     sum.merge(&row.usage);
-                    keys.push((row.group.clone(), row.hours.start));
+                    keys.push((row.group.clone(), row.time.start));
                 }
                 query.after = page.next;
                 if query.after.is_none() {
@@ -181,6 +181,26 @@ pub async fn the_start_of_an_instance_is_counted_once(place: &Place) {
     assert_eq!(billed.time.ms + billed.warm_time.ms, u128::from(50 + runs));
 }
 
+/// Minutes add up to their hours for as long as they are kept.
+pub async fn minutes_are_kept_for_a_while(place: &Place) {
+    let ledger = open(place).await;
+    ledger.append(frame(1, 1..1_001)).await.unwrap();
+    let minutes = UsageQuery { granularity: Granularity::Minute, ..all_hours() };
+    let of = async |query: &UsageQuery| {
+        let rows = ledger.usage(query).await.unwrap().rows;
+        rows.iter().fold((0, 0), |(rows, calls), row| (rows + 1, calls + row.usage.calls()))
+    };
+    let (by_hour, by_minute) = (of(&all_hours()).await, of(&minutes).await);
+    assert!(by_minute.0 > by_hour.0 && by_minute.1 == 1_000 && by_hour.1 == 1_000, "{by_hour:?}, {by_minute:?}");
+    // Seen from two days and ten hours after the first of November.
+    ledger.forget_minutes(NOVEMBER + 48 + 10).await.unwrap();
+    let late = UsageQuery { hours: NOVEMBER + 10..NOVEMBER + 720, ..minutes.clone() };
+    assert_eq!(of(&minutes).await, of(&late).await, "the first ten hours are gone");
+    assert!(of(&minutes).await.1 < 1_000);
+    assert_eq!(of(&all_hours()).await, by_hour);
+    assert!(ledger.verify().await.unwrap().holds());
+}
+
 /// What is told again, or overlaps what was told, is counted once; also after the ledger was opened again.
 pub async fn warm_time_is_counted_once(place: &Place) {
     let hour = i64::from(NOVEMBER) * HOUR_US;
@@ -202,7 +222,7 @@ pub async fn warm_time_is_counted_once(place: &Place) {
         .unwrap()
         .rows
         .into_iter()
-        .map(|row| (row.group.function.unwrap(), row.hours.start - NOVEMBER, row.usage.warm))
+        .map(|row| (row.group.function.unwrap(), row.time.start - NOVEMBER, row.usage.warm))
         .collect();
     let warm = |seconds: u128, used: u128| Warm {
         mib_ms: seconds * 1000 * 512,
@@ -312,6 +332,7 @@ macro_rules! conformance {
             usage_pages_and_grains_add_up
             time_is_counted_by_the_rules_of_all_plans_that_were_there
             the_start_of_an_instance_is_counted_once
+            minutes_are_kept_for_a_while
             warm_time_is_counted_once
             many_at_once_are_all_applied
             small_frames_share_blocks_and_no_page_loses_one

@@ -104,5 +104,5 @@ pub async fn found(ledger: &Ledger) -> Vec<(String, u32, UsageSum)> {
     let page = ledger.usage(&all_hours()).await.unwrap();
     assert_eq!(page.next, None);
     let name = |g: &GroupKey| format!("{}/{}", g.namespace.as_ref().unwrap(), g.function.as_ref().unwrap());
-    page.rows.into_iter().map(|row| (name(&row.group), row.hours.start, row.usage)).collect()
+    page.rows.into_iter().map(|row| (name(&row.group), row.time.start, row.usage)).collect()
 }

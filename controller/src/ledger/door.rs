@@ -4,6 +4,7 @@
 use super::counts::Counts;
 use super::{Filesystem, Ledger, OpenError, Plans};
 use dormouse_core::price::PricePlan;
+use jiff::Timestamp;
 use parking_lot::RwLock;
 use std::fmt;
 use std::path::PathBuf;
@@ -63,6 +64,9 @@ impl fmt::Display for Place {
     }
 }
 
+/// Pause between two looks at what is not kept any longer.
+const TIDY: Duration = Duration::from_secs(3600);
+
 /// A ledger, or why there is none at the moment. Clones share it.
 #[derive(Clone, Debug)]
 pub struct LedgerDoor {
@@ -86,6 +90,17 @@ pub enum DoorState {
     Open(Ledger),
     /// Nothing, and why.
     Closed(String),
+}
+
+/// Forgets, each hour, what is not kept. Ends never.
+async fn tidy(ledger: &Ledger) {
+    loop {
+        let hour = u32::try_from(Timestamp::now().as_second() / 3600).unwrap_or_default();
+        if let Err(error) = ledger.forget_minutes(hour).await {
+            tracing::debug!(%error, "minutes are kept for longer");
+        }
+        tokio::time::sleep(TIDY).await;
+    }
 }
 
 impl LedgerDoor {
@@ -162,6 +177,7 @@ impl LedgerDoor {
                     tracing::info!(place = %ledger.place(), "the ledger is open");
                     tokio::select! {
                         () = ledger.failed() => {}
+                        () = tidy(&ledger) => {}
                         () = stop.cancelled() => {}
                     }
                     drop(ledger);

@@ -71,7 +71,7 @@ impl Fold {
     }
 }
 
-/// Which row an hour belongs to.
+/// Which row of an answer an hour belongs to, or, for answers by the minute, a minute.
 #[derive(Debug)]
 pub(super) struct Calendar {
     granularity: Granularity,
@@ -99,7 +99,7 @@ impl Calendar {
     /// The time an hour belongs to, cut to the period.
     pub(super) fn time_of(&self, hour: u32) -> Range<u32> {
         let whole = match self.granularity {
-            Granularity::Hour => hour..hour.saturating_add(1),
+            Granularity::Minute | Granularity::Hour => hour..hour.saturating_add(1),
             Granularity::Day => hour / 24 * 24..(hour / 24).saturating_add(1).saturating_mul(24),
             Granularity::Month => {
                 let after = self.months.partition_point(|&start| start <= hour);

@@ -151,6 +151,11 @@ impl Store for PostgresStore {
         self.went(kept).map_err(AppendError::Closed)
     }
 
+    async fn forget_minutes(&self, before: u32) -> Result<(), AppendError> {
+        let forgotten = append::forget_minutes(self, before).await;
+        self.went(forgotten).map_err(AppendError::Closed)
+    }
+
     async fn functions(&self) -> Result<Vec<(u32, FunctionId)>, ReadError> {
         self.read(async { read::functions(&*self.pool.client().await?).await }).await
     }

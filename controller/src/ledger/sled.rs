@@ -131,6 +131,14 @@ impl Store for SledStore {
         answer.await.map_err(|_| closed())
     }
 
+    async fn forget_minutes(&self, before: u32) -> Result<(), AppendError> {
+        let closed = || AppendError::Closed(self.closed());
+        let (done, answer) = oneshot::channel();
+        let queue = self.queue.as_ref().ok_or_else(closed)?;
+        queue.send(writer::Command::Forget { before, done }).await.map_err(|_| closed())?;
+        answer.await.map_err(|_| closed())
+    }
+
     async fn functions(&self) -> Result<Vec<(u32, FunctionId)>, ReadError> {
         self.ask(|folder| dict::functions(folder).collect()).await
     }

@@ -32,6 +32,9 @@ pub(super) trait Store: Send + Sync {
     /// returns when that is durable.
     async fn keep_warm(&self, spans: Vec<WarmSpan>) -> Result<(), AppendError>;
 
+    /// Forgets sums of minutes before this one.
+    async fn forget_minutes(&self, before: u32) -> Result<(), AppendError>;
+
     /// Every function that was ever recorded, by the store's number.
     async fn functions(&self) -> Result<Vec<(u32, FunctionId)>, ReadError>;
 

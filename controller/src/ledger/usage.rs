@@ -12,6 +12,8 @@ pub const MAX_DAYS: u32 = 3_653;
 /// How long a row's time is; all in UTC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Granularity {
+    /// `PT1M`: for as long as minutes are kept.
+    Minute,
     /// `PT1H`.
     Hour,
     /// `P1D`.
@@ -83,7 +85,7 @@ pub struct UsageQuery {
 pub struct RowKey {
     /// What the row is about.
     pub group: GroupKey,
-    /// First hour of the row's time.
+    /// Beginning of the row's time, in the unit of its granularity.
     pub start: u32,
 }
 
@@ -92,10 +94,23 @@ pub struct RowKey {
 pub struct UsageRow {
     /// What it is about.
     pub group: GroupKey,
-    /// Its time, cut to the period asked for.
-    pub hours: Range<u32>,
+    /// Its time, cut to the period asked for: minutes since 1970 UTC for [`Granularity::Minute`], else hours.
+    pub time: Range<u32>,
     /// What was used.
     pub usage: UsageSum,
+}
+
+/// Rows of minutes are kept for so many hours.
+pub const MINUTES_KEPT_HOURS: u32 = 48;
+
+impl Granularity {
+    /// Which rows its times are made of, and a period of hours in their unit.
+    fn rows(self, hours: &Range<u32>) -> (Level, Range<u32>) {
+        match self {
+            Self::Minute => (Level::Minute, hours.start.saturating_mul(60)..hours.end.saturating_mul(60)),
+            _ => (Level::Hour, hours.clone()),
+        }
+    }
 }
 
 impl Filter {
@@ -161,18 +176,19 @@ pub(super) async fn query(store: &dyn Store, query: &UsageQuery) -> Result<Page<
     let at = |group: &GroupKey| groups.binary_search(group).ok();
     let of = functions.iter().filter_map(|(group, number)| Some((*number, at(group)?))).collect();
     let after = query.after.as_ref().and_then(|after| Some((at(&after.group)?, after.start)));
-    let calendar = Calendar::new(query.granularity, query.hours.clone());
+    let (level, period) = query.granularity.rows(&query.hours);
+    let calendar = Calendar::new(query.granularity, period.clone());
     // One row more than asked for tells that there are more.
     let fold = Fold::new(calendar, of, after, query.limit + 1);
     let numbers = functions.iter().map(|(_, number)| *number).collect();
-    let fold = store.fold(numbers, Level::Hour, query.hours.clone(), fold).await?;
-    let row = |(group, hours, usage): (usize, Range<u32>, UsageSum)| {
-        groups.get(group).map(|group| UsageRow { group: group.clone(), hours, usage })
+    let fold = store.fold(numbers, level, period, fold).await?;
+    let row = |(group, time, usage): (usize, Range<u32>, UsageSum)| {
+        groups.get(group).map(|group| UsageRow { group: group.clone(), time, usage })
     };
     let mut rows: Vec<UsageRow> = fold.rows().filter_map(row).collect();
     let more = rows.len() > query.limit;
     rows.truncate(query.limit);
-    let next = rows.last().filter(|_| more).map(|r| RowKey { group: r.group.clone(), start: r.hours.start });
+    let next = rows.last().filter(|_| more).map(|r| RowKey { group: r.group.clone(), start: r.time.start });
     Ok(Page { rows, next })
 }
 

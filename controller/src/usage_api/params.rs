@@ -3,7 +3,7 @@
 use super::cursor::Cursor;
 use super::error::{ApiError, Fault};
 use super::{Pairs, times};
-use crate::ledger::{Filter, Granularity, GroupBy, MAX_DAYS, Plans, RecordKey, RowKey};
+use crate::ledger::{Filter, Granularity, GroupBy, MAX_DAYS, MINUTES_KEPT_HOURS, Plans, RecordKey, RowKey};
 use dormouse_core::price::PricePlan;
 use jiff::{Timestamp, ToSpan};
 use rust_decimal::Decimal;
@@ -149,14 +149,25 @@ impl Params {
         from.as_microsecond()..to.as_microsecond()
     }
 
-    pub(super) fn granularity(&mut self) -> Granularity {
+    /// Length of a row's time. Minutes are kept for a while only: what is asked by the minute must not begin before.
+    pub(super) fn granularity(&mut self, hours: &Range<u32>, now: Timestamp) -> Granularity {
+        let oldest = u32::try_from(now.as_second() / 3600).unwrap_or_default().saturating_sub(MINUTES_KEPT_HOURS);
         match self.one("granularity").as_deref() {
             None | Some("total") => Granularity::Total,
+            Some("PT1M") => {
+                if hours.start < oldest {
+                    self.fault(
+                        "from",
+                        &format!("must be at most {MINUTES_KEPT_HOURS} hours ago with granularity PT1M"),
+                    );
+                }
+                Granularity::Minute
+            }
             Some("PT1H") => Granularity::Hour,
             Some("P1D") => Granularity::Day,
             Some("P1M") => Granularity::Month,
             Some(_) => {
-                self.fault("granularity", "must be PT1H, P1D, P1M or total");
+                self.fault("granularity", "must be PT1M, PT1H, P1D, P1M or total");
                 Granularity::Total
             }
         }

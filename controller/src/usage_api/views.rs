@@ -2,7 +2,7 @@
 
 use super::error::ApiError;
 use super::params::Params;
-use super::times::{hour_text, micros_text};
+use super::times::{hour_text, micros_text, minute_text};
 use crate::ledger::{Granularity, RecordRow, UsageRow};
 use axum::Json;
 use axum::http::{HeaderMap, HeaderValue, header};
@@ -151,7 +151,8 @@ row! {
 }
 
 impl UsageRowView {
-    fn new(row: &UsageRow, plan: &PricePlan) -> Self {
+    fn new(row: &UsageRow, granularity: Granularity, plan: &PricePlan) -> Self {
+        let text = if granularity == Granularity::Minute { minute_text } else { hour_text };
         let billed = row.usage.billed(plan);
         let calls = |outcome| row.usage.ended(outcome);
         let group = row.group.clone();
@@ -159,8 +160,8 @@ impl UsageRowView {
         time.merge(&billed.warm_time);
         let memory = |mib_ms| plan.memory_unit.gb_seconds(mib_ms);
         Self {
-            start: hour_text(row.hours.start),
-            end: hour_text(row.hours.end),
+            start: text(row.time.start),
+            end: text(row.time.end),
             tenant: group.tenant,
             namespace: group.namespace,
             function: group.function,
@@ -213,7 +214,8 @@ impl UsageView {
         rows: &[UsageRow],
         next_cursor: Option<String>,
     ) -> Self {
-        let granularity = match granularity {
+        let name = match granularity {
+            Granularity::Minute => "PT1M",
             Granularity::Hour => "PT1H",
             Granularity::Day => "P1D",
             Granularity::Month => "P1M",
@@ -222,11 +224,11 @@ impl UsageView {
         Self {
             from: hour_text(hours.start),
             to: hour_text(hours.end),
-            granularity,
+            granularity: name,
             group_by,
             plan: plan.name.clone(),
             currency: plan.currency.clone(),
-            rows: rows.iter().map(|row| UsageRowView::new(row, plan)).collect(),
+            rows: rows.iter().map(|row| UsageRowView::new(row, granularity, plan)).collect(),
             next_cursor,
         }
     }

@@ -142,3 +142,15 @@ pub(super) async fn keep_warm(store: &PostgresStore, spans: &[WarmSpan]) -> Resu
     step.commit().await?;
     Ok(())
 }
+
+/// Forgets sums of minutes before this one.
+pub(super) async fn forget_minutes(store: &PostgresStore, before: u32) -> Result<(), Trouble> {
+    let mut client = store.pool.client().await?;
+    let before = i32::try_from(before).unwrap_or(i32::MAX);
+    let step = client.transaction().await?;
+    for table in ["usage_class", "usage"] {
+        step.execute(&format!("DELETE FROM {table} WHERE level = 0 AND time < $1"), &[&before]).await?;
+    }
+    step.commit().await?;
+    Ok(())
+}

@@ -6,7 +6,7 @@ use super::super::{AppendOutcome, Appended, Level, ReadError, WarmSpan, warm};
 use super::CorruptValue;
 use super::block::OpenBlock;
 use super::codec::{decode_sum, encode_sum};
-use super::dict::{Known, Numbers};
+use super::dict::{self, Known, Numbers};
 use super::growth::Growth;
 use super::key::{self, BlockId, EpochId, RollupId};
 use super::open::Folder;
@@ -147,6 +147,25 @@ impl Applier {
                 Ok(new.insert(sum))
             }
         }
+    }
+
+    /// Forgets sums of minutes before this one. Those of records that come later than that are made anew, and go next time.
+    pub(super) fn forget_minutes(&mut self, before: u32) -> Result<(), ReadError> {
+        self.write()?;
+        self.sums.retain(|id, _| id.level != Level::Minute || id.time >= before);
+        let store = Arc::clone(&self.store);
+        for entry in dict::functions(&store) {
+            let (function, _) = entry?;
+            let at = |time| RollupId { level: Level::Minute, function, time }.key();
+            let mut batch = sled::Batch::default();
+            for key in store.db.range(at(0)..at(before)).keys() {
+                batch.remove(key?);
+            }
+            // Two days of minutes at most, unless the ledger was closed for long: 2,880 keys of 10 bytes.
+            store.db.apply_batch(batch)?;
+            self.unsynced = true;
+        }
+        Ok(())
     }
 
     /// Counts warm time that was not counted; it is durable after [`Applier::commit`].

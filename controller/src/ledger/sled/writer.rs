@@ -23,6 +23,8 @@ pub(super) enum Command {
     Append { frame: Checked, done: oneshot::Sender<Appended> },
     /// Count warm time.
     Warm { spans: Vec<WarmSpan>, done: oneshot::Sender<()> },
+    /// Forget sums of minutes before this one.
+    Forget { before: u32, done: oneshot::Sender<()> },
     /// Compare everything, with no write in between.
     Verify { done: oneshot::Sender<Result<Conservation, ReadError>> },
 }
@@ -54,7 +56,7 @@ fn gather(first: Command, commands: &mut mpsc::Receiver<Command>) -> Vec<Command
     let size = |c: &Command| match c {
         Command::Append { frame, .. } => frame.records.len(),
         Command::Warm { spans, .. } => spans.len(),
-        Command::Verify { .. } => MAX_GROUP,
+        Command::Forget { .. } | Command::Verify { .. } => MAX_GROUP,
     };
     let mut records = size(&group[0]);
     let mut waited = false;
@@ -82,6 +84,10 @@ fn write_group(group: Vec<Command>, applier: &mut Applier) -> Result<(), ReadErr
             Command::Append { frame, done } => answers.push((applier.apply(&frame)?, done, frame)),
             Command::Warm { spans, done } => {
                 applier.keep_warm(&spans)?;
+                kept.push(done);
+            }
+            Command::Forget { before, done } => {
+                applier.forget_minutes(before)?;
                 kept.push(done);
             }
             Command::Verify { done } => checks.push(done),
