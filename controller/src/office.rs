@@ -14,6 +14,7 @@ use crate::reconcile::observe::{Lane, LaneState, Moment, Observed, WorkloadSeen,
 use crate::reconcile::plan::{self, Context, Urls};
 use crate::routes::Routes;
 use crate::shares::{Process, SHARES_HOLD, Shares};
+use dormouse_core::price::Durability;
 use dormouse_daemon::Health;
 use dormouse_proto::v1;
 use jiff::Timestamp;
@@ -95,6 +96,7 @@ pub struct Office<F> {
     replicas: Replicas,
     health: Health,
     urls: Urls,
+    durability: Durability,
     events: mpsc::Receiver<Event>,
     mail: mpsc::Receiver<Mail>,
     answers: mpsc::Receiver<Answer>,
@@ -129,6 +131,8 @@ pub struct Parts<F> {
     pub routes: Routes,
     /// How addresses are made.
     pub urls: Urls,
+    /// What the price plan in force has responses wait for.
+    pub durability: Durability,
     /// Where readiness is told.
     pub health: Health,
     /// Where numbers go.
@@ -142,7 +146,7 @@ impl<F: Fleet> Office<F> {
         let (post, mail) = mpsc::channel(MAX_MAIL);
         let (answer, answers) = mpsc::channel(MAX_MAIL);
         let (pool_answer, pool_answers) = mpsc::channel(MAX_MAIL);
-        let Parts { fleet, events, routes, urls, health, metrics } = parts;
+        let Parts { fleet, events, routes, urls, durability, health, metrics } = parts;
         health.expect(CHECK);
         let office = Self {
             hands: Hands::new(fleet, answer),
@@ -151,6 +155,7 @@ impl<F: Fleet> Office<F> {
             metrics,
             health,
             urls,
+            durability,
             events,
             mail,
             answers,
@@ -564,6 +569,7 @@ impl<F: Fleet> Office<F> {
             watched: self.demand.is_watched(),
             hold_until: self.opened.unwrap_or_default() + HOLD,
             urls: &self.urls,
+            durability: self.durability,
             parked: &parked,
         };
         let mut plan = plan::plan(observed, decision, &context);

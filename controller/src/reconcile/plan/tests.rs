@@ -85,6 +85,7 @@ impl World {
             watched: self.watched,
             hold_until: S(0),
             urls: &urls,
+            durability: Durability::Disk,
             parked: &fitting,
         };
         let mut made = plan(&self.observed, decision, &context);
@@ -587,6 +588,7 @@ fn instances_found_at_the_start_are_held_until_activators_have_called() {
         watched: false,
         hold_until: S(30),
         urls: &urls,
+        durability: Durability::Disk,
         parked: &[],
     };
     let decision = world.observed.scaler.decide(S(20), &world.observed.policy().unwrap());
