@@ -5,7 +5,7 @@
 mod common;
 
 use common::{
-    Client, Controller, House, Origin, Running,
+    Controller, House, Origin, Running,
     client::get,
     function,
     h2c::{self, H2Client, H2Origin},
@@ -79,12 +79,6 @@ async fn at_disk(function: Function) -> (House, Arc<Gate>) {
     (house, gate)
 }
 
-/// Nothing more has come. What holds it back is shut: it is not only late.
-fn is_silent(client: &Client) -> bool {
-    let mut byte = [0];
-    client.stream.try_read(&mut byte).is_err_and(|e| e.kind() == io::ErrorKind::WouldBlock)
-}
-
 /// Answers each request with two pieces, the second when it is told to.
 async fn in_two(head: &'static str, pieces: [&'static str; 2], go: Arc<Notify>) -> Origin {
     Origin::start(move |mut line| {
@@ -126,7 +120,7 @@ async fn the_last_byte_waits_for_the_disk_and_the_instance_does_not() {
     go.notify_one();
     written(&house.activator, 2).await;
     assert_eq!(origin.seen.connections.load(SeqCst), 1);
-    assert!(is_silent(&client) && is_silent(&second));
+    assert!(client.is_silent() && second.is_silent());
     gate.open();
     assert_eq!((client.exactly(5).await, second.exactly(5).await), (b" last".to_vec(), b" last".to_vec()));
     house.activator.shows("dormouse_record_wait_seconds_count{mode=\"disk\"} 2").await;
@@ -146,7 +140,7 @@ async fn without_a_length_only_the_end_of_the_stream_waits() {
     go.notify_one();
     assert_eq!(client.chunk().await.unwrap(), b"last", "it may be the last one or not");
     written(&house.activator, 1).await;
-    assert!(is_silent(&client));
+    assert!(client.is_silent());
     gate.open();
     assert_eq!(client.chunk().await.unwrap(), b"");
 }
@@ -163,7 +157,7 @@ async fn without_a_body_the_head_waits() {
     let mut client = house.activator.client().await;
     client.send(get("/")).await;
     written(&house.activator, 1).await;
-    assert!(is_silent(&client));
+    assert!(client.is_silent());
     // One that leaves while it waits is nothing special.
     let mut other = house.activator.client().await;
     other.send(get("/")).await;
@@ -187,7 +181,7 @@ async fn an_answer_in_the_functions_place_waits_as_well() {
     let mut client = house.activator.client().await;
     client.send(get("/")).await;
     written(&house.activator, 1).await;
-    assert!(is_silent(&client));
+    assert!(client.is_silent());
     gate.open();
     let answer = client.answer().await;
     assert_eq!((answer.status, answer.reason()), (502, Some("InstanceDied")));
@@ -244,7 +238,7 @@ async fn of_a_call_that_is_handed_over_who_runs_it_holds_the_end_back() {
     assert_eq!(client.exactly(5).await, b"first");
     go.notify_one();
     written(&two, 1).await;
-    assert!(is_silent(&client));
+    assert!(client.is_silent());
     gate.open();
     assert_eq!(client.exactly(5).await, b" last");
     assert_eq!(
@@ -292,7 +286,7 @@ async fn the_end_waits_for_the_ledger() {
     client.send(get("/")).await;
     let head = client.head().await;
     until("its frame came", || (house.controller.unheard() > 0).then_some(())).await;
-    assert!(is_silent(&client), "{head:?}");
+    assert!(client.is_silent(), "{head:?}");
     // Whoever waits does not hold the instance.
     let mut second = house.activator.client().await;
     second.send(get("/")).await;
@@ -315,12 +309,23 @@ async fn while_the_ledger_is_away_ends_break_off_in_time_and_records_stay() {
     let line = "dormouse_proxy_errors_total{namespace=\"ns\",function=\"hello\",kind=\"not_recorded\"} 1";
     house.activator.shows(line).await;
     house.controller.deaf(false);
-    // The calls of a function that waits for nothing go on meanwhile, and nothing of this one is missing or doubled.
+    house.records(1).await;
     let answer = house.activator.call(&get("/")).await;
     assert_eq!((answer.status, answer.whole), (200, true));
     let records = house.records(2).await;
     assert_eq!(records.iter().map(|(_, r)| r.outcome).collect::<Vec<_>>(), [Outcome::Ok, Outcome::Ok]);
     assert_eq!(house.controller.epochs(), [(house.activator.identity.activator, 1, 2)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_hangs_breaks_the_response_off_in_time() {
+    let origin = Origin::echo().await;
+    let (house, gate) = at_disk(Function { timeout_ms: 200, ..ready("hello", origin.addr, 1) }).await;
+    let broken = house.activator.call(&get("/")).await;
+    assert_eq!((broken.status, broken.whole, broken.body.len()), (200, false, 0));
+    gate.open();
+    assert_eq!(house.activator.call(&get("/")).await.text(), "hello");
+    assert_eq!(house.records(2).await.len(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -497,6 +497,7 @@ fn a_revision_that_never_opens_takes_no_calls() {
     world.settle();
     let route = world.routes.get(&"f".into()).unwrap();
     assert_eq!((route.failure.clone(), world.states().len()), (None, 1), "the old one goes on");
+    assert_eq!(route.durability(), v1::Durability::Disk, "as the price plan has it");
     assert_eq!(world.ready(), ("False".into(), "ImagePullFailed".into()));
     assert!(
         world.observed.status.conditions.iter().any(|c| c.type_ == "Stalled" && c.message.contains("no such image"))
