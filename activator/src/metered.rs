@@ -34,8 +34,8 @@ pub(crate) struct Metered {
     running: Option<(Box<Parts>, InBody)>,
     /// Bytes still to come, when the length is known.
     remaining: Option<u64>,
-    /// The last frame, or an end without one, until the record is safe.
-    held: Option<(Wait, Option<Frame<Bytes>>)>,
+    /// Until the record is safe. In a box: most calls wait for nothing, and every call in flight has room for this.
+    held: Option<Box<Held>>,
     /// Breaks off with it once what came before has been written.
     breaks: Option<(Cut, Pin<Box<Sleep>>)>,
     /// When the last frame was handed out, if nothing was waited for since.
@@ -43,6 +43,13 @@ pub(crate) struct Metered {
     /// Its trailers said that the function failed.
     failed: bool,
     shared: Arc<Shared>,
+}
+
+/// An end that waits.
+struct Held {
+    wait: Wait,
+    /// The frame that it comes with.
+    last: Option<Frame<Bytes>>,
 }
 
 /// Whether an answer is the function's success or its failure.
@@ -72,7 +79,7 @@ impl Metered {
         match self.remaining {
             _ if self.is_over() => SizeHint::with_exact(0),
             Some(exact) => {
-                let held = self.held.as_ref().and_then(|(_, frame)| frame.as_ref()?.data_ref());
+                let held = self.held.as_ref().and_then(|held| held.last.as_ref()?.data_ref());
                 SizeHint::with_exact(exact + held.map_or(0, Bytes::len) as u64)
             }
             None => SizeHint::new(),
@@ -80,8 +87,8 @@ impl Metered {
     }
 
     pub(crate) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
-        if let Some((wait, _)) = &mut self.held {
-            let safe = ready!(Pin::new(wait).poll(cx));
+        if let Some(held) = &mut self.held {
+            let safe = ready!(Pin::new(&mut held.wait).poll(cx));
             return self.let_go(safe, cx);
         }
         if let Some((cut, pause)) = &mut self.breaks {
@@ -128,7 +135,7 @@ impl Metered {
         match finish(parts, outcome, cx) {
             Ok(None) => Poll::Ready(last.map(Ok)),
             Ok(Some(written)) => {
-                self.held = Some((written.wait(&self.shared), last));
+                self.held = Some(Box::new(Held { wait: written.wait(&self.shared), last }));
                 self.poll_frame(cx)
             }
             Err(_) => Poll::Ready(Some(Err(Cut::NotRecorded))),
@@ -137,7 +144,7 @@ impl Metered {
 
     /// The record is safe, or will not be in time: what waited for that goes its way.
     fn let_go(&mut self, safe: Result<(), Cut>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
-        let last = self.held.take().and_then(|(_, last)| last);
+        let last = self.held.take().and_then(|held| held.last);
         match (safe, &mut self.breaks) {
             (Ok(()), None) => Poll::Ready(last.map(Ok)),
             (Err(cut), None) => Poll::Ready(Some(Err(cut))),
@@ -174,7 +181,8 @@ impl Metered {
         let pause = Box::pin(tokio::time::sleep(FLUSH));
         self.breaks = Some((if recorded.is_ok() { cut } else { Cut::NotRecorded }, pause));
         // A caller of gRPC is told in trailers: that is an end.
-        self.held = recorded.ok().flatten().map(|written| (written.wait(&self.shared), None));
+        let written = recorded.ok().flatten();
+        self.held = written.map(|written| Box::new(Held { wait: written.wait(&self.shared), last: None }));
         self.poll_frame(cx)
     }
 }

@@ -1,7 +1,5 @@
 //! Ends of responses that wait until the record of their call is on the disk, or in the ledger.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on ends")]
-
 mod common;
 
 use common::{
