@@ -56,7 +56,7 @@ impl Syncer for Gate {
         let mut state = self.state.lock();
         while !state.open {
             // Not for ever: a test that fails must end.
-            if self.changed.wait_for(&mut state, Duration::from_secs(60)).timed_out() {
+            if self.changed.wait_for(&mut state, Duration::from_secs(20)).timed_out() {
                 break;
             }
         }
