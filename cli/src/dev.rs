@@ -23,6 +23,7 @@ use dormouse_controller::Controller;
 use dormouse_controller::fleet::process::{self, Local, Processes};
 use dormouse_controller::ledger::LedgerDoor;
 use dormouse_controller::reconcile::plan::Urls;
+use dormouse_controller::usage_api::Guard;
 use dormouse_core::FunctionKey;
 use dormouse_core::function::EnvVar;
 use dormouse_core::price::PricePlan;
@@ -142,7 +143,7 @@ impl Dev {
             grpc,
             usage: ports.usage,
             token: token.clone(),
-            usage_token: Some(token),
+            usage_guard: Guard::token(token),
             beside_usage: Some(functions::router(fleet.clone(), places.clone())),
             ledger,
             urls: Urls { domain: DOMAIN.into(), activator: format!("http://{address}") },

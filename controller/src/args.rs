@@ -5,12 +5,15 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use dormouse_controller::fleet::kubernetes::wall::Policies;
 use dormouse_controller::ledger::{Place, Plans};
 use dormouse_controller::reconcile::build::network_policy::Platform;
+use dormouse_controller::usage_api::Guard;
+use dormouse_controller::usage_api::reviews::ApiServer;
 use dormouse_core::price::PricePlan;
 use dormouse_core::warm_pool::{WarmPool, WarmPoolSpec};
 use dormouse_daemon::Token;
 use serde::Deserialize;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Functions become instances, instances become routes, records become statements.
 #[derive(Debug, Parser)]
@@ -51,6 +54,10 @@ pub(crate) struct Run {
     /// Where the usage API is.
     #[arg(long, env = "DORMOUSE_USAGE", default_value = "0.0.0.0:8081")]
     pub(crate) usage: SocketAddr,
+    /// Audiences (separated by commas) that a token of Kubernetes may be meant for, to be taken by the usage API for what
+    /// its owner may see: the right to get functions/usage. Empty: only the shared token is taken.
+    #[arg(long, env = "DORMOUSE_USAGE_AUDIENCES", value_delimiter = ',', default_value = "dormouse-usage")]
+    usage_audiences: Vec<String>,
     /// Where /livez, /readyz, /startupz, /metrics and /loglevel are served.
     #[arg(long, env = "DORMOUSE_ADMIN", default_value = "0.0.0.0:9090")]
     pub(crate) admin: SocketAddr,
@@ -198,6 +205,27 @@ impl Run {
         }
         Ok(url.to_owned())
     }
+
+    /// Who may ask the usage API what.
+    pub(crate) fn usage_guard(&self, operator: Token, client: &kube::Client) -> anyhow::Result<Guard> {
+        let guard = Guard::token(operator);
+        Ok(match self.audiences()? {
+            audiences if audiences.is_empty() => guard,
+            audiences => guard.reviewed_by(Arc::new(ApiServer::new(client.clone(), audiences))),
+        })
+    }
+
+    /// The audiences that are named, at most [`MAX_AUDIENCES`].
+    fn audiences(&self) -> anyhow::Result<Vec<String>> {
+        let named: Vec<String> = self.usage_audiences.iter().filter(|name| !name.is_empty()).cloned().collect();
+        let good = |name: &String| name.len() <= MAX_AUDIENCE && name.bytes().all(|b| b.is_ascii_graphic());
+        if named.len() > MAX_AUDIENCES || !named.iter().all(good) {
+            bail!(
+                "--usage-audiences takes at most {MAX_AUDIENCES} names of at most {MAX_AUDIENCE} characters without space"
+            );
+        }
+        Ok(named)
+    }
 }
 
 fn price_plan(file: &Path) -> anyhow::Result<PricePlan> {
@@ -218,6 +246,10 @@ fn namespace(text: &str) -> Result<String, String> {
     }
     Ok(text.to_owned())
 }
+
+/// Most audiences, and most characters of one: a URL, as identity providers name theirs.
+const MAX_AUDIENCES: usize = 16;
+const MAX_AUDIENCE: usize = 512;
 
 /// Most bytes of a label's key (a prefix of 253, a slash, a name of 63) and of its value.
 const MAX_LABEL: (usize, usize) = (317, 63);
@@ -259,6 +291,18 @@ mod tests {
         assert_eq!(run(&["--network-policies=remove"]).unwrap().policies().unwrap(), Policies::Remove);
         let why = run(&["--network-policies=make"]).unwrap().policies().unwrap_err().to_string();
         assert!(why.contains("needs --system-namespace"), "{why}");
+    }
+
+    #[test]
+    fn audiences_are_a_short_list_of_words() {
+        let named = |flag: &str| run(&[flag]).unwrap().audiences();
+        assert_eq!(run(&[]).unwrap().audiences().unwrap(), ["dormouse-usage"]);
+        assert_eq!(named("--usage-audiences=a,https://b.example").unwrap(), ["a", "https://b.example"]);
+        assert!(named("--usage-audiences=").unwrap().is_empty());
+        for bad in ["a b".to_owned(), "x".repeat(MAX_AUDIENCE + 1), vec!["x"; MAX_AUDIENCES + 1].join(",")] {
+            let why = named(&format!("--usage-audiences={bad}")).unwrap_err().to_string();
+            assert!(why.contains("--usage-audiences"), "{why}");
+        }
     }
 
     #[test]

@@ -16,6 +16,7 @@ mod sled;
 mod store;
 mod times;
 mod usage;
+mod warm;
 
 pub use self::sled::{Filesystem, FolderError};
 pub use conservation::Conservation;
@@ -28,6 +29,7 @@ pub use postgres::PostgresError;
 pub use records::{RecordKey, RecordRow, RecordsQuery};
 pub use rpc::service;
 pub use usage::{Filter, Granularity, GroupBy, GroupKey, Level, MAX_DAYS, RowKey, UsageQuery, UsageRow};
+pub use warm::WarmSpan;
 
 use self::postgres::PostgresStore;
 use self::sled::SledStore;
@@ -163,6 +165,14 @@ impl Ledger {
         let mut frame = frame.check()?;
         frame.room = Some(room);
         self.store.append(frame).await
+    }
+
+    /// Counts the time that instances were kept warm; returns when that is durable.
+    ///
+    /// # Errors
+    /// When the ledger failed: tell it again later.
+    pub async fn keep_warm(&self, spans: Vec<WarmSpan>) -> Result<(), AppendError> {
+        self.store.keep_warm(spans).await
     }
 
     /// Sums by function and hour, grouped as asked.

@@ -61,7 +61,7 @@ async fn run(args: Run, logs: LogFilter) -> anyhow::Result<()> {
         grpc: args.grpc,
         usage: args.usage,
         token: token.clone(),
-        usage_token: Some(token),
+        usage_guard: args.usage_guard(token, &client)?,
         beside_usage: None,
         ledger: LedgerDoor::new(args.ledger()?, plans),
         urls: Urls { domain: args.domain.clone(), activator: args.activator_url()? },

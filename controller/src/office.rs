@@ -10,11 +10,14 @@ use crate::fleet::{Code, Event, Fit, Fleet, FleetError, FunctionUid, Instance, I
 use crate::metrics::{Metrics, Replicas};
 use crate::pools::{self, Pools};
 use crate::reconcile::apply::{self, Answer, Hands};
-use crate::reconcile::observe::{Lane, LaneState, Moment, Observed, WorkloadSeen, function_of};
+use crate::reconcile::observe::{InstanceSeen, Lane, LaneState, Moment, Observed, WorkloadSeen, function_of};
 use crate::reconcile::plan::{self, Context, Urls};
 use crate::routes::Routes;
 use crate::shares::{Process, SHARES_HOLD, Shares};
+use crate::warm_meter::{self, WarmMeter};
 use dormouse_core::price::Durability;
+use dormouse_core::record::Subject;
+use dormouse_core::valid::ValidFunction;
 use dormouse_daemon::Health;
 use dormouse_proto::v1;
 use jiff::Timestamp;
@@ -119,6 +122,9 @@ pub struct Office<F> {
     began: Instant,
     /// Set when everything that existed at the start is known.
     opened: Option<Moment>,
+    warm_meter: WarmMeter,
+    /// What the meter was last told is kept warm of each function; of those of which something is.
+    warm: HashMap<FunctionUid, BTreeSet<InstanceId>>,
 }
 
 /// What an office is made of.
@@ -137,6 +143,8 @@ pub struct Parts<F> {
     pub health: Health,
     /// Where numbers go.
     pub metrics: Metrics,
+    /// Where it is told what is kept warm.
+    pub warm_meter: WarmMeter,
 }
 
 impl<F: Fleet> Office<F> {
@@ -146,7 +154,7 @@ impl<F: Fleet> Office<F> {
         let (post, mail) = mpsc::channel(MAX_MAIL);
         let (answer, answers) = mpsc::channel(MAX_MAIL);
         let (pool_answer, pool_answers) = mpsc::channel(MAX_MAIL);
-        let Parts { fleet, events, routes, urls, durability, health, metrics } = parts;
+        let Parts { fleet, events, routes, urls, durability, health, metrics, warm_meter } = parts;
         health.expect(CHECK);
         let office = Self {
             hands: Hands::new(fleet, answer),
@@ -172,6 +180,8 @@ impl<F: Fleet> Office<F> {
             shares: Shares::default(),
             began: Instant::now(),
             opened: None,
+            warm_meter,
+            warm: HashMap::new(),
         };
         (office, post)
     }
@@ -536,6 +546,32 @@ impl<F: Fleet> Office<F> {
     }
 
     /// Plans one function and applies the plan.
+    /// Tells the meter when other instances of a function are kept warm than before.
+    fn meter_warm(&mut self, uid: &FunctionUid) {
+        let observed = self.functions.get(uid);
+        let warm = observed.map(Observed::warm).unwrap_or_default();
+        let before = self.warm.get(uid);
+        if before.map_or(warm.is_empty(), |before| before.iter().eq(warm.iter().copied())) {
+            return;
+        }
+        let at_us = Timestamp::now().as_microsecond();
+        let told = warm.iter().copied().filter_map(|id| {
+            let observed = observed?;
+            let (seen, valid) = (observed.instances.get(id)?, observed.object.as_ref()?.valid.as_ref()?);
+            // One that an earlier controller saw open: the ledger knows up to when it was counted.
+            let since_us = seen.seen.started_at_us.filter(|_| seen.found).unwrap_or(at_us);
+            Some((id.clone(), (subject(observed, seen, valid), since_us)))
+        });
+        let change = warm_meter::Change { function: uid.clone(), warm: told.collect(), at_us };
+        let now: BTreeSet<InstanceId> = warm.into_iter().cloned().collect();
+        if now.is_empty() {
+            self.warm.remove(uid);
+        } else {
+            self.warm.insert(uid.clone(), now);
+        }
+        self.warm_meter.see(change);
+    }
+
     fn plan(&mut self, uid: &FunctionUid, now: Moment) {
         if self.opened.is_none() {
             return;
@@ -548,6 +584,7 @@ impl<F: Fleet> Office<F> {
             self.unacknowledged.remove(uid);
             self.replicas.forget(uid);
             self.set_timer(uid, None);
+            self.meter_warm(uid);
             return;
         }
         let began = std::time::Instant::now();
@@ -590,6 +627,7 @@ impl<F: Fleet> Office<F> {
         let applied = apply::apply(plan, observed, desk, &mut self.hands, now);
         self.replicas.note(observed, now);
         self.metrics.planned(&applied, began.elapsed());
+        self.meter_warm(uid);
         if applied.unacknowledged {
             self.unacknowledged.insert(uid.clone());
         }
@@ -615,6 +653,21 @@ fn again(uid: &FunctionUid, at: Moment, now: Moment) -> Moment {
 }
 
 /// How long a call of a function may run.
+/// What the records of an instance's calls are about, and so its warm time.
+fn subject(observed: &Observed, seen: &InstanceSeen, valid: &ValidFunction) -> Subject {
+    let or = |seen: u32, valid: u32| if seen == 0 { valid } else { seen };
+    Subject {
+        function_uid: observed.uid.to_string(),
+        namespace: valid.key.namespace.clone(),
+        name: valid.key.name.clone(),
+        revision: seen.seen.revision.to_string(),
+        tenant: valid.tenant.clone(),
+        memory_mib: or(seen.seen.memory_mib, valid.memory_mib),
+        cpu_millis: or(seen.seen.cpu_millis, valid.cpu_millis),
+        instance: seen.seen.id.to_string(),
+    }
+}
+
 fn timeout_of(functions: &HashMap<FunctionUid, Observed>) -> impl Fn(&FunctionUid) -> Duration {
     let of = |uid: &FunctionUid| functions.get(uid)?.object.as_ref()?.valid.as_ref().map(|valid| valid.timeout);
     move |uid| of(uid).unwrap_or_default()

@@ -4,10 +4,13 @@
 //! Nothing is unbounded: answers are pages, the work for one page has a limit, and only a few questions read the disk
 //! at once.
 
+mod access;
 mod cursor;
 mod error;
 mod guard;
 mod params;
+mod requests;
+pub mod reviews;
 mod times;
 mod views;
 
@@ -22,7 +25,6 @@ use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get};
 use cursor::Cursor;
-use dormouse_daemon::Token;
 use error::ApiError;
 use jiff::Timestamp;
 use params::Params;
@@ -30,6 +32,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use views::{Format, PricesView, RecordsView, StatementView, UsageView};
+
+pub use guard::Guard;
+pub use requests::Requests;
 
 /// Questions that read the disk at once. Each holds one page in memory: 10,000 rows x about 500 B = 5 MB.
 const READERS: usize = 4;
@@ -46,7 +51,7 @@ struct Api {
     turns: Arc<Semaphore>,
 }
 
-/// The routes that need the token.
+/// The routes behind the guard. What a question to one of them needs is [`access::need`]'s to say.
 fn guarded() -> Vec<(&'static str, MethodRouter<Api>)> {
     vec![
         ("/v1/usage", get(usage)),
@@ -61,15 +66,11 @@ fn open() -> Vec<(&'static str, MethodRouter<Api>)> {
     vec![("/openapi.yaml", get(openapi))]
 }
 
-/// The API of the ledger behind a door. With a token, every question must carry it (`Authorization: Bearer TOKEN`);
-/// without one, anyone may ask: only for an address that others cannot reach.
-pub fn router(door: LedgerDoor, token: Option<Token>) -> Router {
+/// The API of the ledger behind a door.
+pub fn router(door: LedgerDoor, guard: Guard) -> Router {
     let add = |router: Router<Api>, (path, handler)| router.route(path, handler);
     let guarded = guarded().into_iter().fold(Router::new(), add);
-    let guarded = match token {
-        Some(token) => guarded.route_layer(axum::middleware::from_fn_with_state(token, guard::check)),
-        None => guarded,
-    };
+    let guarded = guarded.route_layer(axum::middleware::from_fn_with_state(guard, guard::check));
     let api = Api { door, turns: Arc::new(Semaphore::new(READERS)) };
     open()
         .into_iter()
@@ -79,13 +80,10 @@ pub fn router(door: LedgerDoor, token: Option<Token>) -> Router {
         .with_state(api)
 }
 
-/// The API with other routes beside it, behind the same token.
-pub fn with(api: Router, beside: Option<Router>, token: Option<Token>) -> Router {
+/// The API with other routes beside it, behind the same guard: they need the right to see everything.
+pub fn with(api: Router, beside: Option<Router>, guard: Guard) -> Router {
     let Some(beside) = beside else { return api };
-    api.merge(match token {
-        Some(token) => beside.route_layer(axum::middleware::from_fn_with_state(token, guard::check)),
-        None => beside,
-    })
+    api.merge(beside.route_layer(axum::middleware::from_fn_with_state(guard, guard::check)))
 }
 
 impl Api {

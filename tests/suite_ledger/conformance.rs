@@ -1,13 +1,15 @@
 //! What every store of a ledger must do, each with an empty one: data in, expected out.
 
-use crate::data::{NOVEMBER, all_hours, all_records, expected, found, frame, frame_of, open, record, subjects};
+use crate::data::{
+    HOUR_US, NOVEMBER, all_hours, all_records, expected, found, frame, frame_of, open, record, subjects,
+};
 use dormouse_controller::ledger::{
     AppendError, AppendOutcome, Appended, Filter, Frame, Granularity, GroupBy, Ledger, MAX_FRAME_RECORDS, Place, Plans,
-    ReadError, RecordsQuery, UsageQuery,
+    ReadError, RecordsQuery, UsageQuery, WarmSpan,
 };
 use dormouse_core::price::{BilledOutcomes, PricePlan};
 use dormouse_core::record::CallRecord;
-use dormouse_core::usage::{Class, UsageSum};
+use dormouse_core::usage::{Class, UsageSum, Warm};
 use proptest::prelude::*;
 
 pub async fn a_frame_is_applied_once_and_a_gap_not_at_all(place: &Place) {
@@ -179,6 +181,44 @@ pub async fn the_start_of_an_instance_is_counted_once(place: &Place) {
     assert_eq!(billed.time.ms + billed.warm_time.ms, u128::from(50 + runs));
 }
 
+/// What is told again, or overlaps what was told, is counted once; also after the ledger was opened again.
+pub async fn warm_time_is_counted_once(place: &Place) {
+    let hour = i64::from(NOVEMBER) * HOUR_US;
+    let span = |at: usize, from_s: i64, to_s: i64| {
+        let (from_us, to_us) = (hour + from_s * 1_000_000, hour + to_s * 1_000_000);
+        WarmSpan { subject: subjects().swap_remove(at), from_us, to_us }
+    };
+    let ledger = open(place).await;
+    ledger.keep_warm(vec![span(0, 3_590, 3_600), span(2, 0, 30)]).await.unwrap();
+    ledger.keep_warm(vec![span(0, 3_590, 3_605), span(0, 3_590, 3_605)]).await.unwrap();
+    drop(ledger);
+    let ledger = open(place).await;
+    ledger.keep_warm(vec![span(0, 3_580, 3_620), span(1, 3_600, 3_660)]).await.unwrap();
+    let one = CallRecord { subject: 0, warm_slots: 4, run_us: 20_000_000, received_at_us: hour, ..record(6) };
+    ledger.append(frame_of(1, 1, &[one], subjects())).await.unwrap();
+    let found: Vec<_> = ledger
+        .usage(&all_hours())
+        .await
+        .unwrap()
+        .rows
+        .into_iter()
+        .map(|row| (row.group.function.unwrap(), row.hours.start - NOVEMBER, row.usage.warm))
+        .collect();
+    let warm = |seconds: u128, used: u128| Warm {
+        mib_ms: seconds * 1000 * 512,
+        mcpu_ms: seconds * 1000 * 100,
+        used_mib_ms: used * 1000 * 512,
+        used_mcpu_ms: used * 1000 * 100,
+    };
+    let expected = [
+        ("feed".to_owned(), 0, warm(30, 0)),
+        ("cart".to_owned(), 0, warm(10, 5)),
+        ("cart".to_owned(), 1, warm(20 + 60, 0)),
+    ];
+    assert_eq!(found, expected, "of one slot in four, a quarter is used");
+    assert!(ledger.verify().await.unwrap().holds());
+}
+
 pub async fn many_at_once_are_all_applied(place: &Place) {
     let ledger = open(place).await;
     let tasks: Vec<_> = (0..8u64)
@@ -272,6 +312,7 @@ macro_rules! conformance {
             usage_pages_and_grains_add_up
             time_is_counted_by_the_rules_of_all_plans_that_were_there
             the_start_of_an_instance_is_counted_once
+            warm_time_is_counted_once
             many_at_once_are_all_applied
             small_frames_share_blocks_and_no_page_loses_one
         }

@@ -1,7 +1,7 @@
 //! A segment file: a header, then entries, each with its length and CRC-32C.
 //!
 //! ```text
-//! header  "DMSPOOL1" activator:u64 epoch:u32 first_seq:u64 reserved:u32 crc32c:u32     36 bytes, little endian
+//! header  "DMSPOOL2" activator:u64 epoch:u32 first_seq:u64 reserved:u32 crc32c:u32     36 bytes, little endian
 //! entry   len:u32 crc32c:u32 payload[len]
 //! payload 1 number:u32 JSON                a subject, before the first record that names it
 //!         2 packed record                  as dormouse_core::record packs a single one; its number is its place
@@ -17,7 +17,7 @@ use std::{
     sync::Arc,
 };
 
-const MAGIC: &[u8; 8] = b"DMSPOOL1";
+const MAGIC: &[u8; 8] = b"DMSPOOL2";
 pub(super) const HEADER_LEN: usize = 36;
 const ENTRY_HEAD: usize = 8;
 /// Longest payload: a subject (see [`super::RESERVED_BYTES`]).

@@ -331,7 +331,7 @@ proptest! {
     #[test]
     fn any_bytes_are_no_segment_or_one(mut bytes in prop::collection::vec(any::<u8>(), 0..300), magic in any::<bool>()) {
         if magic && bytes.len() >= 8 {
-            bytes[..8].copy_from_slice(b"DMSPOOL1");
+            bytes[..8].copy_from_slice(b"DMSPOOL2");
         }
         prop_assert_eq!(calls_of(&bytes), Vec::<u64>::new());
     }
@@ -344,7 +344,7 @@ proptest! {
     }
 }
 
-/// Segments of former versions and former faults, as bytes in hexadecimal: `CALLS... | BYTES`.
+/// Segments as they are written, and former faults, as bytes in hexadecimal: `CALLS... | BYTES`.
 #[test]
 fn the_corpus_of_segments_reads_as_it_did() {
     for line in include_str!("../../corpus/segments.txt").lines().filter(|line| !line.starts_with('#')) {

@@ -183,7 +183,7 @@ mod tests {
         }
     }
 
-    /// Frames of former versions and former faults: `good|bad COUNT FIRST_SEQ RECORDS`, records in hexadecimal.
+    /// Frames as they are sent, and former faults: `good|bad COUNT FIRST_SEQ RECORDS`, records in hexadecimal.
     #[test]
     fn the_corpus_of_frames_is_taken_as_it_was() {
         for line in include_str!("../../corpus/frames.txt").lines().filter(|line| !line.starts_with('#')) {

@@ -16,13 +16,16 @@ pub use connect::PostgresError;
 use super::fold::Fold;
 use super::frame::Checked;
 use super::store::{Scan, Store};
-use super::{AppendError, Appended, Conservation, FunctionId, Health, Level, Page, ReadError, RecordKey, RecordRow};
+use super::{
+    AppendError, Appended, Conservation, FunctionId, Health, Level, Page, ReadError, RecordKey, RecordRow, WarmSpan,
+};
 use connect::Pool;
 use dormouse_core::price::Metering;
 use names::Names;
 use parking_lot::Mutex;
 use std::collections::HashSet;
 use std::ops::Range;
+use std::time::{Duration, Instant};
 use tokio_postgres::Config;
 
 /// A database and what this process knows of it.
@@ -34,9 +37,12 @@ pub(super) struct PostgresStore {
     days: Mutex<HashSet<i32>>,
     /// Why the last question failed, if it did.
     problem: Mutex<Option<String>>,
-    /// Bytes of the schema, as last asked.
-    size: Mutex<u64>,
+    /// Bytes of the schema, and when that was last asked.
+    size: Mutex<(u64, Instant)>,
 }
+
+/// How old the size that is told may be.
+const LOOK: Duration = Duration::from_secs(60);
 
 /// Why the database gave no answer.
 #[derive(Debug, thiserror::Error)]
@@ -69,7 +75,7 @@ impl PostgresStore {
     /// Connects, and makes the schema or brings it up to date.
     pub(super) async fn open(config: &Config, rules: Vec<Metering>) -> Result<Self, PostgresError> {
         let pool = Pool::open(config).await?;
-        let (days, problem, size) = (Mutex::default(), Mutex::default(), Mutex::default());
+        let (days, problem, size) = (Mutex::default(), Mutex::default(), Mutex::new((0, Instant::now())));
         let store = Self { pool, rules, names: Names::default(), days, problem, size };
         store.look().await.map_err(|e| PostgresError::Failed { place: place(config), why: e.words() })?;
         Ok(store)
@@ -79,7 +85,7 @@ impl PostgresStore {
     async fn look(&self) -> Result<(), Trouble> {
         let client = self.pool.client().await?;
         let size: i64 = client.query_one(SIZE, &[]).await?.get(0);
-        *self.size.lock() = size.unsigned_abs();
+        *self.size.lock() = (size.unsigned_abs(), Instant::now());
         Ok(())
     }
 
@@ -133,7 +139,16 @@ fn unsigned(value: i64) -> u64 {
 impl Store for PostgresStore {
     async fn append(&self, frame: Checked) -> Result<Appended, AppendError> {
         let appended = append::frame(self, &frame).await;
+        if appended.is_ok() && self.size.lock().1.elapsed() >= LOOK {
+            // It is told, and nothing is decided by it.
+            let _ = self.look().await;
+        }
         self.went(appended).map_err(AppendError::Closed)
+    }
+
+    async fn keep_warm(&self, spans: Vec<WarmSpan>) -> Result<(), AppendError> {
+        let kept = append::keep_warm(self, &spans).await;
+        self.went(kept).map_err(AppendError::Closed)
     }
 
     async fn functions(&self) -> Result<Vec<(u32, FunctionId)>, ReadError> {
@@ -158,6 +173,6 @@ impl Store for PostgresStore {
     }
 
     fn health(&self) -> Health {
-        Health { problem: self.problem.lock().clone(), size_on_disk: *self.size.lock() }
+        Health { problem: self.problem.lock().clone(), size_on_disk: self.size.lock().0 }
     }
 }

@@ -24,7 +24,9 @@ pub use open::{Filesystem, FolderError};
 use super::fold::Fold;
 use super::frame::Checked;
 use super::store::{Scan, Store};
-use super::{AppendError, Appended, Conservation, FunctionId, Health, Level, Page, ReadError, RecordKey, RecordRow};
+use super::{
+    AppendError, Appended, Conservation, FunctionId, Health, Level, Page, ReadError, RecordKey, RecordRow, WarmSpan,
+};
 use dormouse_core::price::Metering;
 use key::RollupId;
 use open::Folder;
@@ -118,6 +120,14 @@ impl Store for SledStore {
         let (done, answer) = oneshot::channel();
         let queue = self.queue.as_ref().ok_or_else(closed)?;
         queue.send(writer::Command::Append { frame, done }).await.map_err(|_| closed())?;
+        answer.await.map_err(|_| closed())
+    }
+
+    async fn keep_warm(&self, spans: Vec<WarmSpan>) -> Result<(), AppendError> {
+        let closed = || AppendError::Closed(self.closed());
+        let (done, answer) = oneshot::channel();
+        let queue = self.queue.as_ref().ok_or_else(closed)?;
+        queue.send(writer::Command::Warm { spans, done }).await.map_err(|_| closed())?;
         answer.await.map_err(|_| closed())
     }
 

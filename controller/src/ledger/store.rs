@@ -2,7 +2,9 @@
 
 use super::fold::Fold;
 use super::frame::Checked;
-use super::{AppendError, Appended, Conservation, FunctionId, Health, Level, Page, ReadError, RecordKey, RecordRow};
+use super::{
+    AppendError, Appended, Conservation, FunctionId, Health, Level, Page, ReadError, RecordKey, RecordRow, WarmSpan,
+};
 use std::collections::HashSet;
 use std::ops::Range;
 
@@ -25,6 +27,10 @@ pub(super) trait Store: Send + Sync {
     /// Applies what is new of a frame, in one step with its sums and its epoch's watermark, and returns when that is
     /// durable. What was refused or failed has changed nothing.
     async fn append(&self, frame: Checked) -> Result<Appended, AppendError>;
+
+    /// Counts the time that instances were kept warm, of each only what is behind what was counted of it before, and
+    /// returns when that is durable.
+    async fn keep_warm(&self, spans: Vec<WarmSpan>) -> Result<(), AppendError>;
 
     /// Every function that was ever recorded, by the store's number.
     async fn functions(&self) -> Result<Vec<(u32, FunctionId)>, ReadError>;

@@ -3,7 +3,7 @@
 /// Microseconds in an hour.
 pub(super) const HOUR_US: i64 = 3_600_000_000;
 /// Microseconds in a minute.
-const MINUTE_US: i64 = 60_000_000;
+pub(super) const MINUTE_US: i64 = 60_000_000;
 /// Hours from 1970 to the end of the year 9999 (253,402,300,800 s / 3600): what a calendar can show.
 pub(super) const MAX_HOUR: u32 = 70_389_528 - 1;
 

@@ -414,6 +414,7 @@ impl Observed {
             cpu_millis: valid.cpu_millis,
             h2c: valid.protocol == Protocol::H2c,
             claim: Some(Claim { pool: parked.pool.clone(), taken: false, owned: false, shrunk: false }),
+            started_at_us: None,
         };
         let id = seen.id.clone();
         self.instance(seen, false, now);

@@ -1,11 +1,14 @@
 //! The API over its router, and the file that describes it held against what it does.
 
+mod access;
+
 use super::*;
 use crate::ledger::{Frame, Place};
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use dormouse_core::price::PricePlan;
 use dormouse_core::record::{CallRecord, Outcome, Packer, Subject};
+use dormouse_daemon::Token;
 use http_body_util::BodyExt;
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -60,7 +63,8 @@ async fn fixture(token: Option<&str>) -> Fixture {
     let subjects = vec![subject("cart"), subject("pay")];
     let frame = Frame { activator: 7, epoch: 1, first_seq: 1, count: 100, subjects, records, crc32c };
     ledger.append(frame).await.unwrap();
-    Fixture { router: router(door.clone(), token.and_then(Token::new)), door, _dir: dir }
+    let guard = token.and_then(Token::new).map_or_else(Guard::open, Guard::token);
+    Fixture { router: router(door.clone(), guard), door, _dir: dir }
 }
 
 impl Fixture {
@@ -141,8 +145,11 @@ async fn the_statement_beside_a_fixed_server() {
     assert!(body.contains("nobody"), "{body}");
     let (_, _, csv) = f.get("/v1/statements/acme/2026-11?format=csv", &[]).await;
     let lines: Vec<_> = csv.lines().collect();
-    assert_eq!(lines[0], "item,quantity,unit,unit_price,amount");
-    assert_eq!(lines[1..], ["calls,99,call,0.0000002,0.00", "compute,4.95,GB-second,0.00003,0.00", "total,,,,0.00"]);
+    assert_eq!(lines[0], "item,tier,quantity,unit,unit_price,amount");
+    assert_eq!(
+        lines[1..],
+        ["calls,1,99,call,0.0000002,0.00", "compute,1,4.95,GB-second,0.00003,0.00", "total,,,,,0.00"]
+    );
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ use dormouse_controller::metrics::Metrics;
 use dormouse_controller::office::{Office, Parts};
 use dormouse_controller::reconcile::plan::Urls;
 use dormouse_controller::routes::Routes;
+use dormouse_controller::warm_meter::WarmMeter;
 use dormouse_core::function::{Function, FunctionStatus, State};
 use dormouse_core::price::{Durability, PricePlan};
 use dormouse_core::revision::Revision;
@@ -101,6 +102,7 @@ impl House {
         let fleet = Arc::new(Scripted { events: Mutex::new(Some(receiver)), asked: asked_in });
         let (routes, stop, folder) = (Routes::default(), CancellationToken::new(), tempfile::tempdir().unwrap());
         let mut registry = Registry::default();
+        let warm_meter = WarmMeter::default();
         let (office, post) = Office::new(Parts {
             events: fleet.events().unwrap(),
             fleet,
@@ -109,6 +111,7 @@ impl House {
             durability: Durability::Disk,
             health: Health::default(),
             metrics: Metrics::register(&mut registry),
+            warm_meter: warm_meter.clone(),
         });
         tokio::spawn(office.run(stop.clone()));
         // Never opened: waking does not depend on it.
@@ -195,6 +198,7 @@ pub fn instance(phase: Phase) -> Instance {
         restarts: 0,
         h2c: false,
         claim: None,
+        started_at_us: None,
         image_digest: None,
         memory_mib: 256,
         cpu_millis: 100,

@@ -8,6 +8,7 @@ use clap::Parser;
 use dormouse_controller::fleet::process::{Config as Fleet, Local, Processes, command, leftover};
 use dormouse_controller::ledger::{LedgerDoor, Place};
 use dormouse_controller::reconcile::plan::Urls;
+use dormouse_controller::usage_api::Guard;
 use dormouse_controller::{Config, Controller};
 use dormouse_core::function::Function;
 use dormouse_core::price::PricePlan;
@@ -79,7 +80,7 @@ async fn main() -> Result<()> {
         grpc: args.grpc,
         usage: args.usage,
         token: token.clone(),
-        usage_token: Some(token),
+        usage_guard: Guard::token(token),
         beside_usage: None,
         ledger: LedgerDoor::new(Place::folder(&args.ledger_dir), PricePlan::default()),
         urls: Urls { domain: "localhost".into(), activator: "http://localhost".into() },

@@ -5,7 +5,7 @@ use super::rows::{self, Sums};
 use super::{PostgresStore, Trouble, signed};
 use crate::ledger::frame::Checked;
 use crate::ledger::times::{hour_of, minute_of};
-use crate::ledger::{AppendOutcome, Appended, Level};
+use crate::ledger::{AppendOutcome, Appended, Level, WarmSpan, warm};
 use deadpool_postgres::Transaction;
 use dormouse_core::record::CallRecord;
 use std::collections::{BTreeSet, HashSet};
@@ -110,4 +110,35 @@ async fn new_records(
         new.push((record, known));
     }
     Ok(new)
+}
+
+/// Counts warm time that was not counted.
+pub(super) async fn keep_warm(store: &PostgresStore, spans: &[WarmSpan]) -> Result<(), Trouble> {
+    let mut client = store.pool.client().await?;
+    let mut known = Vec::with_capacity(spans.len());
+    for span in spans {
+        known.push((store.names.of(&**client, &span.subject).await?, span));
+    }
+    // In one order, so that no two writers wait for each other.
+    known.sort_by_key(|(known, span)| (known.subject, span.to_us));
+    let step = client.transaction().await?;
+    let new = step.prepare_cached("INSERT INTO warm VALUES ($1, 0) ON CONFLICT DO NOTHING").await?;
+    let read = step.prepare_cached("SELECT counted_us FROM warm WHERE subject = $1 FOR UPDATE").await?;
+    let set = step.prepare_cached("UPDATE warm SET counted_us = $2 WHERE subject = $1").await?;
+    let mut sums = Sums::default();
+    for (known, span) in known {
+        step.execute(&new, &[&known.subject]).await?;
+        let counted: i64 = step.query_one(&read, &[&known.subject]).await?.get(0);
+        let from_us = span.from_us.max(counted);
+        if from_us >= span.to_us {
+            continue;
+        }
+        for (level, time, warm) in warm::rows(from_us, span.to_us, known.size) {
+            sums.entry((level, known.function, time)).or_default().warm.merge(&warm);
+        }
+        step.execute(&set, &[&known.subject, &span.to_us]).await?;
+    }
+    rows::add_sums(&step, &sums).await?;
+    step.commit().await?;
+    Ok(())
 }

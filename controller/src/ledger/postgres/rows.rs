@@ -141,6 +141,9 @@ impl Columns {
 
 /// Adds sums to what is there, in the order of their keys.
 pub(super) async fn add_sums(step: &Transaction<'_>, sums: &Sums) -> Result<(), Trouble> {
+    if sums.is_empty() {
+        return Ok(());
+    }
     let (mut usage, mut classes) = (Columns::default(), Columns::default());
     for (key, sum) in sums {
         usage.key(key);

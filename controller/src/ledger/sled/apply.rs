@@ -2,17 +2,18 @@
 
 use super::super::frame::Checked;
 use super::super::times::{hour_of, minute_of};
-use super::super::{AppendOutcome, Appended, Level, ReadError};
+use super::super::{AppendOutcome, Appended, Level, ReadError, WarmSpan, warm};
 use super::CorruptValue;
 use super::block::OpenBlock;
 use super::codec::{decode_sum, encode_sum};
 use super::dict::{Known, Numbers};
 use super::growth::Growth;
-use super::key::{BlockId, EpochId, RollupId};
+use super::key::{self, BlockId, EpochId, RollupId};
 use super::open::Folder;
 use dormouse_core::price::Metering;
 use dormouse_core::record::CallRecord;
 use dormouse_core::usage::UsageSum;
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
@@ -32,6 +33,8 @@ pub(super) struct Applier {
     numbers: Numbers,
     watermarks: HashMap<EpochId, u64>,
     sums: HashMap<RollupId, UsageSum>,
+    /// Up to when the warm time of subjects has been counted.
+    warm: HashMap<u32, i64>,
     /// The last block of each epoch, while it takes more.
     tails: HashMap<EpochId, OpenBlock>,
     growth: Growth,
@@ -55,7 +58,8 @@ impl Applier {
         let numbers = Numbers::open(&store)?;
         let growth = Growth::new(store.size_on_disk());
         let (watermarks, sums, tails) = (HashMap::new(), HashMap::new(), HashMap::new());
-        Ok(Self { store, rules, numbers, watermarks, sums, tails, growth, open, unsynced: false })
+        let warm = HashMap::new();
+        Ok(Self { store, rules, numbers, watermarks, sums, warm, tails, growth, open, unsynced: false })
     }
 
     pub(super) fn store(&self) -> &Arc<Folder> {
@@ -120,7 +124,11 @@ impl Applier {
         block.push(&record, known.function);
         let at = record.received_at_us;
         for (level, time) in [(Level::Hour, hour_of(at)), (Level::Minute, minute_of(at))] {
-            self.add(RollupId { level, function: known.function, time }, &record, known.size)?;
+            let rules = std::mem::take(&mut self.rules);
+            let sum = self.sum(RollupId { level, function: known.function, time });
+            let added = sum.map(|sum| sum.add(&record, known.size, &rules));
+            self.rules = rules;
+            added?;
         }
         self.open.epochs.insert(epoch);
         self.watermarks.insert(epoch, seq);
@@ -128,16 +136,38 @@ impl Applier {
         Ok(())
     }
 
-    fn add(&mut self, id: RollupId, record: &CallRecord, size: (u32, u32)) -> Result<(), ReadError> {
-        if !self.sums.contains_key(&id) {
-            let stored = self.store.db.get(id.key())?;
-            let sum = stored.map_or_else(|| Ok(UsageSum::default()), |value| decode_sum(&value))?;
-            self.sums.insert(id, sum);
-        }
-        if let Some(sum) = self.sums.get_mut(&id) {
-            sum.add(record, size, &self.rules);
-        }
+    /// The sum of an id, which the next batch will write.
+    fn sum(&mut self, id: RollupId) -> Result<&mut UsageSum, ReadError> {
         self.open.sums.insert(id);
+        match self.sums.entry(id) {
+            Entry::Occupied(known) => Ok(known.into_mut()),
+            Entry::Vacant(new) => {
+                let stored = self.store.db.get(id.key())?;
+                let sum = stored.map_or_else(|| Ok(UsageSum::default()), |value| decode_sum(&value))?;
+                Ok(new.insert(sum))
+            }
+        }
+    }
+
+    /// Counts warm time that was not counted; it is durable after [`Applier::commit`].
+    pub(super) fn keep_warm(&mut self, spans: &[WarmSpan]) -> Result<(), ReadError> {
+        for span in spans {
+            let known = self.numbers.of(&self.store, &mut self.open.batch, &span.subject)?;
+            let counted = match self.warm.get(&known.subject) {
+                Some(counted) => *counted,
+                None => stored_time(&self.store, known.subject)?,
+            };
+            let from_us = span.from_us.max(counted);
+            if from_us >= span.to_us {
+                continue;
+            }
+            for (level, time, warm) in warm::rows(from_us, span.to_us, known.size) {
+                self.sum(RollupId { level, function: known.function, time })?.warm.merge(&warm);
+            }
+            self.open.batch.insert(&key::warm(known.subject), &span.to_us.to_be_bytes());
+            self.warm.insert(known.subject, span.to_us);
+            self.open.records += 1;
+        }
         Ok(())
     }
 
@@ -182,6 +212,9 @@ impl Applier {
         if self.tails.len() > MAX_TAILS {
             self.tails.clear();
         }
+        if self.warm.len() > MAX_SUMS {
+            self.warm.clear();
+        }
         if self.watermarks.len() > MAX_WATERMARKS {
             self.watermarks.clear();
         }
@@ -194,6 +227,14 @@ impl Applier {
                 self.sums.clear();
             }
         }
+    }
+}
+
+/// Up to when a subject's warm time has been counted; 1970 before the first.
+fn stored_time(store: &Folder, subject: u32) -> Result<i64, ReadError> {
+    match store.db.get(key::warm(subject))? {
+        None => Ok(0),
+        Some(value) => Ok(i64::from_be_bytes((*value).try_into().map_err(|_| CorruptValue("time"))?)),
     }
 }
 

@@ -24,6 +24,8 @@ const FUNCTION_BY_SUM: u8 = 8;
 const HOUR: u8 = 9;
 /// Subjects whose instance's start has been counted.
 const STARTED: u8 = 10;
+/// Up to when a subject's warm time has been counted.
+const WARM: u8 = 11;
 
 /// The format version's key.
 pub(super) const FORMAT: [u8; 2] = [META, 0];
@@ -102,6 +104,11 @@ pub(super) fn trailing_number(key: &[u8]) -> Option<u32> {
 /// Key that says that the start of a subject's instance has been counted.
 pub(super) fn started(subject: u32) -> [u8; 5] {
     one(STARTED, subject)
+}
+
+/// Key of the time up to which a subject's warm time has been counted.
+pub(super) fn warm(subject: u32) -> [u8; 5] {
+    one(WARM, subject)
 }
 
 /// Prefix of all sums of a level.

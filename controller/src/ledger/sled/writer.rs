@@ -1,7 +1,7 @@
 //! The one thread that writes: takes what waits, applies it, makes it durable, then answers everyone.
 
 use super::super::frame::Checked;
-use super::super::{Appended, Conservation, ReadError};
+use super::super::{Appended, Conservation, ReadError, WarmSpan};
 use super::Failure;
 use super::apply::Applier;
 use super::open::panic_text;
@@ -21,6 +21,8 @@ const SMALL_GROUP: usize = 2_048;
 pub(super) enum Command {
     /// Apply a frame.
     Append { frame: Checked, done: oneshot::Sender<Appended> },
+    /// Count warm time.
+    Warm { spans: Vec<WarmSpan>, done: oneshot::Sender<()> },
     /// Compare everything, with no write in between.
     Verify { done: oneshot::Sender<Result<Conservation, ReadError>> },
 }
@@ -51,6 +53,7 @@ fn gather(first: Command, commands: &mut mpsc::Receiver<Command>) -> Vec<Command
     let mut group = vec![first];
     let size = |c: &Command| match c {
         Command::Append { frame, .. } => frame.records.len(),
+        Command::Warm { spans, .. } => spans.len(),
         Command::Verify { .. } => MAX_GROUP,
     };
     let mut records = size(&group[0]);
@@ -73,10 +76,14 @@ fn gather(first: Command, commands: &mut mpsc::Receiver<Command>) -> Vec<Command
 
 fn write_group(group: Vec<Command>, applier: &mut Applier) -> Result<(), ReadError> {
     let mut answers = Vec::with_capacity(group.len());
-    let mut checks = Vec::new();
+    let (mut checks, mut kept) = (Vec::new(), Vec::new());
     for command in group {
         match command {
             Command::Append { frame, done } => answers.push((applier.apply(&frame)?, done, frame)),
+            Command::Warm { spans, done } => {
+                applier.keep_warm(&spans)?;
+                kept.push(done);
+            }
             Command::Verify { done } => checks.push(done),
         }
     }
@@ -85,6 +92,9 @@ fn write_group(group: Vec<Command>, applier: &mut Applier) -> Result<(), ReadErr
     for (appended, done, _frame) in answers {
         // Who no longer waits will send the frame again and be told of a duplicate.
         let _ = done.send(appended);
+    }
+    for done in kept {
+        let _ = done.send(());
     }
     for done in checks {
         let _ = done.send(verify::whole(applier.store()));

@@ -214,6 +214,7 @@ impl World {
                 cpu_millis: 100,
                 h2c: false,
                 claim: None,
+                started_at_us: None,
             };
             self.observed.instance(instance, false, self.now);
         }

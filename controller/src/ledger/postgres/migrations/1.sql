@@ -98,6 +98,12 @@ CREATE TABLE usage_class (
     PRIMARY KEY (level, function, time, class, step_ms, min_ms, start)
 );
 
+-- Up to when the warm time of an instance has been counted.
+CREATE TABLE warm (
+    subject    integer PRIMARY KEY,
+    counted_us bigint NOT NULL
+);
+
 CREATE VIEW calls AS
 SELECT to_timestamp(r.received_at_us / 1e6) AS received_at, f.tenant, f.namespace, f.name AS function, s.revision,
     s.instance, s.memory_mib, s.cpu_millis, r.run_us, r.wait_us, r.claim_us, r.start_us, r.connect_us, r.status,
