@@ -71,13 +71,16 @@ has everything "token: $(printf %s a-token-of-16-or-more | base64)"
 [ "$(grep -c "helm.sh/resource-policy: keep" "$work/everything")" = 2 ] || die "persistence.keep=false keeps the claim"
 lacks least "kind: Secret"; lacks least "kind: CustomResourceDefinition"; lacks least "PersistentVolumeClaim"; lacks least "helm.sh/hook"
 lacks claim "name: dormouse-ledger"
+# A volume for each activator, or none.
+has claim "kind: StatefulSet"; has claim "volumeClaimTemplates:"; has claim "storageClassName: fast"; lacks claim "emptyDir"; has claim "durability: disk"
+lacks default "kind: StatefulSet"; lacks default "volumeClaimTemplates:"; has default "durability: process"
 
 # refused VALUE: the schema names what is wrong.
 refused() {
   ! "$helm" template dormouse "$chart" --set "$1" > /dev/null 2> "$work/refusal" || die "the schema takes $1"
   grep -q "values don't meet the specifications of the schema" "$work/refusal" || die "$1 fails, but not by the schema: $(cat "$work/refusal")"
 }
-for value in unknown=1 activator.replica=1 activator.tracing.ratio=2 activator.tracing.endpoint=collector:4317 controller.image.tga=x activator.service.type=Node pricePlan.perCall=1 pricePlan.perCall=1e-7 \
+for value in unknown=1 activator.replica=1 activator.tracing.ratio=2 activator.tracing.endpoint=collector:4317 controller.image.tga=x activator.service.type=Node pricePlan.perCall=1 pricePlan.perCall=1e-7 pricePlan.durability=raft activator.spool.persistent.size=big \
   pricePlan.bill.starts=true token=short domain=Upper.Case activator.resources.limit.memory=1Gi ingress.tls[0].host=a \
   controller.image.digest=latest commonLabels.app\\.kubernetes\\.io/name=x activator.replicas=33 persistence.size=big \
   activator.extraArgs[0]=-x networkPolicy.functions=yes networkPolicy.adminFrom[0].pods=x networkPolicy.usageFrom[0]=x \

@@ -5,6 +5,7 @@ use arc_swap::ArcSwap;
 use dormouse_core::{
     FunctionKey,
     admit::{Limits, Room, SeatNo},
+    price::Durability,
     record::Subject,
 };
 use dormouse_proto::v1::{self, InstanceState};
@@ -23,6 +24,8 @@ use std::{
 pub(crate) struct Plan {
     pub(crate) hosts: Vec<String>,
     pub(crate) timeout: Duration,
+    /// What the ends of responses wait for.
+    pub(crate) durability: Durability,
     pub(crate) limits: Limits,
     pub(crate) tenant: String,
     /// Calls that one instance runs at once.
@@ -219,6 +222,7 @@ fn plan_of(wire: &v1::Function) -> Plan {
     Plan {
         hosts: wire.hosts.clone(),
         timeout: Duration::from_millis(u64::from(wire.timeout_ms)),
+        durability: wire.durability().into(),
         limits: Limits {
             max_calls: wire.queue_max_calls,
             max_wait: Duration::from_millis(u64::from(wire.queue_max_wait_ms)),

@@ -12,6 +12,7 @@ mod clock;
 pub mod cost;
 mod dial;
 mod drain;
+mod durable;
 mod feed;
 mod files;
 mod flight;
@@ -52,7 +53,7 @@ pub use link::LinkError;
 pub use memory::allowance as memory_allowance;
 pub use otlp::BadEndpoint;
 pub use server::Limits;
-pub use spool::{Identity, SpoolError};
+pub use spool::{Fdatasync, Identity, SpoolError, Syncer};
 pub use trust::{BadNetwork, Network};
 
 use dormouse_core::{
@@ -87,6 +88,8 @@ pub struct Config {
     pub spool_dir: PathBuf,
     /// Bound of the spool in bytes: over it calls are refused.
     pub spool_max_bytes: u64,
+    /// What makes the spool's records durable: fdatasync(2) unless something else is said.
+    pub syncer: Arc<dyn Syncer>,
     /// Where other activators hand calls over; `None`: they do not.
     pub peer_listen: Option<SocketAddr>,
     /// Where they reach that port: an address with or without a port. `None`: at the address it is bound to.
@@ -127,6 +130,7 @@ impl Config {
             name: "activator".into(),
             spool_dir,
             spool_max_bytes: 256 << 20,
+            syncer: Arc::new(Fdatasync),
             peer_listen: None,
             peer_advertise: None,
             limits: Limits::default(),
@@ -227,8 +231,9 @@ impl Activator {
         let link = link::Link::new(&config.controller, &config.token)?;
         let (folder, bytes) = (config.spool_dir.clone(), config.spool_max_bytes);
         let opened = tokio::task::spawn_blocking(move || spool::Spool::open(&folder, bytes)).await;
-        let spool = opened.map_err(|e| SpoolError::Io(io::Error::other(e)))??;
-        let metrics = metrics::Metrics::default();
+        let mut spool = opened.map_err(|e| SpoolError::Io(io::Error::other(e)))??;
+        spool.syncer = config.syncer.clone();
+        let metrics = metrics::Metrics::with_syncs(spool.syncs.clone());
         let (outlets, exporter) = outlets(&config, &metrics)?;
         let me = spool.identity().activator;
         let peers = peer::Peers::new(me, config.token.clone(), peer_address.unwrap_or_default());

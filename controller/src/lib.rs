@@ -111,6 +111,7 @@ impl<F: Fleet> Controller<F> {
             events,
             routes: routes.clone(),
             urls: config.urls.clone(),
+            durability: config.ledger.plan().durability,
             health: config.health.clone(),
             metrics: Metrics::register(registry),
             warm_meter: warm_meter.clone(),

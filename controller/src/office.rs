@@ -15,6 +15,7 @@ use crate::reconcile::plan::{self, Context, Urls};
 use crate::routes::Routes;
 use crate::shares::{Process, SHARES_HOLD, Shares};
 use crate::warm_meter::{self, WarmMeter};
+use dormouse_core::price::Durability;
 use dormouse_core::record::Subject;
 use dormouse_core::valid::ValidFunction;
 use dormouse_daemon::Health;
@@ -98,6 +99,7 @@ pub struct Office<F> {
     replicas: Replicas,
     health: Health,
     urls: Urls,
+    durability: Durability,
     events: mpsc::Receiver<Event>,
     mail: mpsc::Receiver<Mail>,
     answers: mpsc::Receiver<Answer>,
@@ -135,6 +137,8 @@ pub struct Parts<F> {
     pub routes: Routes,
     /// How addresses are made.
     pub urls: Urls,
+    /// What the price plan in force has responses wait for.
+    pub durability: Durability,
     /// Where readiness is told.
     pub health: Health,
     /// Where numbers go.
@@ -150,7 +154,7 @@ impl<F: Fleet> Office<F> {
         let (post, mail) = mpsc::channel(MAX_MAIL);
         let (answer, answers) = mpsc::channel(MAX_MAIL);
         let (pool_answer, pool_answers) = mpsc::channel(MAX_MAIL);
-        let Parts { fleet, events, routes, urls, health, metrics, warm_meter } = parts;
+        let Parts { fleet, events, routes, urls, durability, health, metrics, warm_meter } = parts;
         health.expect(CHECK);
         let office = Self {
             hands: Hands::new(fleet, answer),
@@ -159,6 +163,7 @@ impl<F: Fleet> Office<F> {
             metrics,
             health,
             urls,
+            durability,
             events,
             mail,
             answers,
@@ -601,6 +606,7 @@ impl<F: Fleet> Office<F> {
             watched: self.demand.is_watched(),
             hold_until: self.opened.unwrap_or_default() + HOLD,
             urls: &self.urls,
+            durability: self.durability,
             parked: &parked,
         };
         let mut plan = plan::plan(observed, decision, &context);

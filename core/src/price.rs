@@ -18,7 +18,7 @@ mod tiers;
 pub use cost::Item;
 pub use exact::{Exact, TooLarge};
 pub use metering::Metering;
-pub use plan::{BilledOutcomes, Free, MemoryUnit, PricePlan, WarmPrices};
+pub use plan::{BilledOutcomes, Durability, Free, MemoryUnit, PricePlan, WarmPrices};
 pub use read::{PlanFault, PlanFaults};
 pub use statement::{Line, Saving, Statement};
 pub use tiers::{Tier, Tiers};

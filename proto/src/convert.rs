@@ -1,7 +1,7 @@
 //! Wire to core and back: the only place that does it.
 
 use crate::v1;
-use dormouse_core::record::Subject;
+use dormouse_core::{price::Durability, record::Subject};
 
 /// A message that says what it must not.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -53,6 +53,26 @@ impl TryFrom<v1::Subject> for Subject {
             cpu_millis: s.cpu_millis,
             instance: named("instance", s.instance)?,
         })
+    }
+}
+
+impl From<Durability> for v1::Durability {
+    fn from(durability: Durability) -> Self {
+        match durability {
+            Durability::Process => Self::Process,
+            Durability::Disk => Self::Disk,
+            Durability::Ledger => Self::Ledger,
+        }
+    }
+}
+
+impl From<v1::Durability> for Durability {
+    fn from(durability: v1::Durability) -> Self {
+        match durability {
+            v1::Durability::Unspecified | v1::Durability::Process => Self::Process,
+            v1::Durability::Disk => Self::Disk,
+            v1::Durability::Ledger => Self::Ledger,
+        }
     }
 }
 

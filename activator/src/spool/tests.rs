@@ -1,5 +1,7 @@
 //! The spool across ends of its process, torn tails and its bound.
 
+mod commit;
+
 use super::*;
 use dormouse_core::record::Outcome;
 use proptest::prelude::*;

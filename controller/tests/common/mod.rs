@@ -12,7 +12,7 @@ use dormouse_controller::reconcile::plan::Urls;
 use dormouse_controller::routes::Routes;
 use dormouse_controller::warm_meter::WarmMeter;
 use dormouse_core::function::{Function, FunctionStatus, State};
-use dormouse_core::price::PricePlan;
+use dormouse_core::price::{Durability, PricePlan};
 use dormouse_core::revision::Revision;
 use dormouse_daemon::Health;
 use dormouse_daemon::Token;
@@ -108,6 +108,7 @@ impl House {
             fleet,
             routes: routes.clone(),
             urls: Urls { domain: "localhost".into(), activator: "http://localhost".into() },
+            durability: Durability::Disk,
             health: Health::default(),
             metrics: Metrics::register(&mut registry),
             warm_meter: warm_meter.clone(),

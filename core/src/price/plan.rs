@@ -45,6 +45,8 @@ pub struct PricePlan {
     pub min_ms: u32,
     /// What is billed at all.
     pub bill: BilledOutcomes,
+    /// What a response's end waits for.
+    pub durability: Durability,
 }
 
 /// Prices of instances that are kept warm, from the opening of their port to their end. A call uses one of an instance's
@@ -94,6 +96,20 @@ pub enum MemoryUnit {
     Decimal,
 }
 
+/// How safe the record of a call is when its response ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Durability {
+    /// It is written: no end of the activator's process loses it. A power cut loses what the last second wrote.
+    #[default]
+    Process,
+    /// It is synced to the activator's disk: a power cut does not lose it. The loss of that disk does.
+    Disk,
+    /// The ledger has it on its disk: the loss of the activator's machine does not lose it. No response ends while the
+    /// ledger is away.
+    Ledger,
+}
+
 /// What of a plan is billed. Successful calls always are; aborted ones never.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -129,6 +145,7 @@ impl Default for PricePlan {
             step_ms: 1,
             min_ms: 0,
             bill: BilledOutcomes::default(),
+            durability: Durability::default(),
         }
     }
 }

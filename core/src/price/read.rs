@@ -1,6 +1,6 @@
 //! A price plan read from data: refused with every fault at once.
 
-use super::plan::{BilledOutcomes, Free, MemoryUnit, PricePlan, WarmPrices};
+use super::plan::{BilledOutcomes, Durability, Free, MemoryUnit, PricePlan, WarmPrices};
 use super::tiers::{Tier, Tiers};
 use jiff::civil::Date;
 use rust_decimal::Decimal;
@@ -42,7 +42,7 @@ const MAX_SOURCE: usize = 253;
 /// Longest text of a decimal in bytes.
 const MAX_DECIMAL: usize = 32;
 
-const PLAN: [&str; 14] = [
+const PLAN: [&str; 15] = [
     "name",
     "currency",
     "minorDigits",
@@ -57,6 +57,7 @@ const PLAN: [&str; 14] = [
     "stepMs",
     "minMs",
     "bill",
+    "durability",
 ];
 const WARM: [&str; 6] = [
     "perGbSecondUsed",
@@ -90,6 +91,7 @@ impl PricePlan {
             step_ms: reader.integer(&of, "stepMs", 1..=MAX_TIME_MS, Some(1)),
             min_ms: reader.integer(&of, "minMs", 0..=MAX_TIME_MS, Some(0)),
             bill: reader.bill(&of),
+            durability: reader.durability(&of),
         };
         if reader.faults.is_empty() { Ok(plan) } else { Err(PlanFaults(reader.faults)) }
     }
@@ -201,6 +203,16 @@ impl Reader {
             Some(_) => self.fault(of.path("memoryUnit"), "must be GiB (1024 MiB) or GB (10^9 bytes)"),
         }
         MemoryUnit::default()
+    }
+
+    fn durability(&mut self, of: &Fields) -> Durability {
+        match of.get("durability").map(Value::as_str) {
+            None | Some(Some("process")) => return Durability::Process,
+            Some(Some("disk")) => return Durability::Disk,
+            Some(Some("ledger")) => return Durability::Ledger,
+            Some(_) => self.fault(of.path("durability"), "must be process, disk or ledger"),
+        }
+        Durability::default()
     }
 
     /// A price, or a list of tiers whose ends have at most so many digits after the point.

@@ -1,6 +1,6 @@
 //! What activators are told of a function.
 
-use super::Urls;
+use super::{Context, Urls};
 use crate::fleet::{InstanceId, Phase};
 use crate::reconcile::observe::{InstanceSeen, Object, Observed};
 use crate::reconcile::report::Standing;
@@ -21,8 +21,9 @@ pub(super) fn route(
     object: &Object,
     standing: &Standing<'_>,
     drained: &BTreeSet<InstanceId>,
-    urls: &Urls,
+    context: &Context<'_>,
 ) -> v1::Function {
+    let Context { urls, durability, .. } = *context;
     let closing = observed.closing_since.is_some();
     let Some(valid) = &object.valid else { return invalid(observed, object, urls, closing) };
     let failure =
@@ -49,6 +50,7 @@ pub(super) fn route(
         // Shares are dealt out after the plan.
         holders: Vec::new(),
         keep_shares: false,
+        durability: v1::Durability::from(durability).into(),
     }
 }
 

@@ -28,6 +28,7 @@ fn full() -> Value {
         "free": {"calls": 7, "gbSeconds": "8.125", "vcpuSeconds": "9"},
         "memoryUnit": "GB", "stepMs": 100, "minMs": 10,
         "bill": {"start": true, "functionErrors": false, "timeouts": false, "platformErrors": true, "clientGone": false},
+        "durability": "ledger",
     })
 }
 
@@ -78,6 +79,7 @@ fn every_field_is_read() {
             platform_errors: true,
             client_gone: false,
         },
+        durability: Durability::Ledger,
     };
     assert_eq!(plan, expected);
 }
@@ -89,7 +91,7 @@ fn every_fault_is_told_at_once() {
         "perCall": "-1", "perGbSecond": 0.00003, "perVcpuSecond": [{"upTo": 1, "price": "1"}],
         "warm": {"perGbSecondUsed": 1, "callsPerVcpuSecond": "x", "cold": "1"},
         "free": {"calls": "0.5", "gbSeconds": 0.5, "bytes": 1},
-        "memoryUnit": "MB", "stepMs": 0, "minMs": "3", "bill": {"timeouts": "yes", "retries": true},
+        "memoryUnit": "MB", "stepMs": 0, "minMs": "3", "bill": {"timeouts": "yes", "retries": true}, "durability": "raft",
     });
     let faults = PricePlan::from_value(&bad).unwrap_err();
     let told: Vec<_> = faults.0.iter().map(|f| f.field.as_str()).collect();
@@ -114,6 +116,7 @@ fn every_fault_is_told_at_once() {
         "minMs",
         "bill.retries",
         "bill.timeouts",
+        "durability",
     ];
     assert_eq!(told, all);
     assert!(faults.to_string().contains("perCall: must not be negative; perGbSecond: must be a price in quotes"));
