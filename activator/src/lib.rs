@@ -63,12 +63,13 @@ use dormouse_core::{
 use dormouse_daemon::{Health, Token};
 use prometheus_client::registry::Registry;
 use shared::{Bounds, Shared};
+use spool::Spool;
 use std::{
     io,
     net::SocketAddr,
     path::PathBuf,
     sync::{Arc, atomic::Ordering::Relaxed},
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::net::{TcpListener, TcpSocket};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -217,6 +218,24 @@ const SYNC: Duration = Duration::from_secs(1);
 /// Readiness checks.
 const CHECKS: [&str; 2] = ["routes", "spool"];
 
+/// Who is ending lets go of its spool within this: what it asked of the disk may be answered a moment after it.
+const LET_GO: Duration = Duration::from_secs(1);
+
+/// Opens the spool, waiting for who is just letting go of it.
+async fn open_spool(config: &Config) -> Result<Spool, SpoolError> {
+    let began = Instant::now();
+    loop {
+        let (folder, bytes) = (config.spool_dir.clone(), config.spool_max_bytes);
+        let opened = tokio::task::spawn_blocking(move || Spool::open(&folder, bytes)).await;
+        match opened.map_err(|e| SpoolError::Io(io::Error::other(e)))? {
+            Err(SpoolError::Taken(_)) if began.elapsed() < LET_GO => {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            opened => return opened,
+        }
+    }
+}
+
 impl Activator {
     /// Takes the port and the spool; serves nothing yet.
     ///
@@ -229,9 +248,7 @@ impl Activator {
         let peers = config.peer_listen.map(|addr| bind_peers(addr, config.peer_advertise.as_deref())).transpose()?;
         let (peer_door, peer_address) = peers.unzip();
         let link = link::Link::new(&config.controller, &config.token)?;
-        let (folder, bytes) = (config.spool_dir.clone(), config.spool_max_bytes);
-        let opened = tokio::task::spawn_blocking(move || spool::Spool::open(&folder, bytes)).await;
-        let mut spool = opened.map_err(|e| SpoolError::Io(io::Error::other(e)))??;
+        let mut spool = open_spool(&config).await?;
         spool.syncer = config.syncer.clone();
         let metrics = metrics::Metrics::with_syncs(spool.syncs.clone());
         let (outlets, exporter) = outlets(&config, &metrics)?;
