@@ -155,7 +155,7 @@ async fn the_statement_beside_a_fixed_server() {
 #[tokio::test]
 async fn every_fault_of_a_question_is_told() {
     let f = fixture(None).await;
-    let question = "/v1/usage?from=yesterday&to=2026-11-01T00:30:00Z&granularity=PT1M&group_by=color&limit=0&cursor=zz&\
+    let question = "/v1/usage?from=yesterday&to=2026-11-01T00:30:00Z&granularity=PT2H&group_by=color&limit=0&cursor=zz&\
                     format=xml&sort=up&from=2026-11-01&filter[tenant]=";
     let (status, _, body) = f.get(question, &[]).await;
     let body: Value = serde_json::from_str(&body).unwrap();
@@ -167,6 +167,7 @@ async fn every_fault_of_a_question_is_told() {
     for (bad, why) in [
         ("/v1/usage?from=2026-11-02&to=2026-11-01", "after from"),
         ("/v1/usage?from=2001-01-01&to=2026-11-01", "3653 days"),
+        ("/v1/usage?from=2026-01-01&to=2026-01-02&granularity=PT1M", "48 hours"),
         ("/v1/records?from=2026-11-02&to=2026-11-01", "after from"),
         ("/v1/records?function=a&function=b", "twice"),
         ("/v1/statements/acme/2026-13", "as in 2026-11"),
