@@ -33,26 +33,26 @@ const ALIVE: usize = 5;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_processes_lose_no_record_and_double_none() {
-    survives(None).await;
+    survives(None).await.unwrap();
 }
 
 /// The same with the ledger in PostgreSQL, which is killed as well.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_database_loses_no_record_and_doubles_none() {
-    survives(Some(Postgres::start().await.unwrap())).await;
+    survives(Some(Postgres::start().await.unwrap())).await.unwrap();
 }
 
-async fn survives(database: Option<Postgres>) {
-    let env = Env::read().unwrap();
+async fn survives(database: Option<Postgres>) -> Result<()> {
+    let env = Env::read()?;
     let seed = std::env::var("DORMOUSE_TEST_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(rand::random);
     println!("seed {seed}");
-    let folder = tempfile::tempdir().unwrap();
+    let folder = tempfile::tempdir()?;
     let result = survive(&env, folder.path(), seed, database).await;
     if result.is_err() {
         let kept = folder.keep();
         println!("logs, spool and ledger are kept in {}", kept.display());
     }
-    result.unwrap();
+    result
 }
 
 async fn survive(env: &Env, folder: &std::path::Path, seed: u64, mut database: Option<Postgres>) -> Result<()> {
