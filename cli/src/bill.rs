@@ -25,7 +25,7 @@ pub(crate) struct Statement {
     currency: String,
     calls: u64,
     pub(crate) billed_calls: u64,
-    unmetered_calls: u64,
+    pub(crate) unmetered_calls: u64,
     pub(crate) lines: Vec<Line>,
     total: String,
     comparison: Option<Comparison>,

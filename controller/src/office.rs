@@ -7,6 +7,7 @@
 use crate::backoff;
 use crate::demand::{Begun, Calls, Demand, Touched};
 use crate::fleet::{Code, Event, Fit, Fleet, FleetError, FunctionUid, Instance, InstanceId, Phase, PoolKey, Trouble};
+use crate::ledger::WarmSpan;
 use crate::metrics::{Metrics, Replicas};
 use crate::pools::{self, Pools};
 use crate::reconcile::apply::{self, Answer, Hands};
@@ -90,6 +91,10 @@ pub enum Mail {
         clean: bool,
     },
 }
+
+/// An instance that is kept warm so soon after the opening was so before it: activators tell within seconds which ports
+/// are open.
+const RESUME: Duration = Duration::from_secs(120);
 
 /// The office and what it owns.
 pub struct Office<F> {
@@ -545,9 +550,8 @@ impl<F: Fleet> Office<F> {
         self.look_at(pool, now);
     }
 
-    /// Plans one function and applies the plan.
     /// Tells the meter when other instances of a function are kept warm than before.
-    fn meter_warm(&mut self, uid: &FunctionUid) {
+    fn meter_warm(&mut self, uid: &FunctionUid, now: Moment) {
         let observed = self.functions.get(uid);
         let warm = observed.map(Observed::warm).unwrap_or_default();
         let before = self.warm.get(uid);
@@ -558,20 +562,26 @@ impl<F: Fleet> Office<F> {
         let told = warm.iter().copied().filter_map(|id| {
             let observed = observed?;
             let (seen, valid) = (observed.instances.get(id)?, observed.object.as_ref()?.valid.as_ref()?);
-            // One that an earlier controller saw open: the ledger knows up to when it was counted.
-            let since_us = seen.seen.started_at_us.filter(|_| seen.found).unwrap_or(at_us);
-            Some((id.clone(), (subject(observed, seen, valid), since_us)))
+            let span = WarmSpan {
+                subject: subject(observed, seen, valid),
+                // An earlier controller kept it warm, too, if the ledger has any of its warm time.
+                resumes: seen.found && now < self.opened.unwrap_or_default() + RESUME,
+                from_us: at_us,
+                to_us: at_us,
+            };
+            Some((id.clone(), span))
         });
         let change = warm_meter::Change { function: uid.clone(), warm: told.collect(), at_us };
-        let now: BTreeSet<InstanceId> = warm.into_iter().cloned().collect();
-        if now.is_empty() {
+        let told: BTreeSet<InstanceId> = warm.into_iter().cloned().collect();
+        if told.is_empty() {
             self.warm.remove(uid);
         } else {
-            self.warm.insert(uid.clone(), now);
+            self.warm.insert(uid.clone(), told);
         }
         self.warm_meter.see(change);
     }
 
+    /// Plans one function and applies the plan.
     fn plan(&mut self, uid: &FunctionUid, now: Moment) {
         if self.opened.is_none() {
             return;
@@ -584,7 +594,7 @@ impl<F: Fleet> Office<F> {
             self.unacknowledged.remove(uid);
             self.replicas.forget(uid);
             self.set_timer(uid, None);
-            self.meter_warm(uid);
+            self.meter_warm(uid, now);
             return;
         }
         let began = std::time::Instant::now();
@@ -627,7 +637,7 @@ impl<F: Fleet> Office<F> {
         let applied = apply::apply(plan, observed, desk, &mut self.hands, now);
         self.replicas.note(observed, now);
         self.metrics.planned(&applied, began.elapsed());
-        self.meter_warm(uid);
+        self.meter_warm(uid, now);
         if applied.unacknowledged {
             self.unacknowledged.insert(uid.clone());
         }
@@ -652,7 +662,6 @@ fn again(uid: &FunctionUid, at: Moment, now: Moment) -> Moment {
     now + LEAST_PAUSE
 }
 
-/// How long a call of a function may run.
 /// What the records of an instance's calls are about, and so its warm time.
 fn subject(observed: &Observed, seen: &InstanceSeen, valid: &ValidFunction) -> Subject {
     let or = |seen: u32, valid: u32| if seen == 0 { valid } else { seen };
@@ -668,6 +677,7 @@ fn subject(observed: &Observed, seen: &InstanceSeen, valid: &ValidFunction) -> S
     }
 }
 
+/// How long a call of a function may run.
 fn timeout_of(functions: &HashMap<FunctionUid, Observed>) -> impl Fn(&FunctionUid) -> Duration {
     let of = |uid: &FunctionUid| functions.get(uid)?.object.as_ref()?.valid.as_ref().map(|valid| valid.timeout);
     move |uid| of(uid).unwrap_or_default()

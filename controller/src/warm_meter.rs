@@ -6,10 +6,9 @@
 
 use crate::fleet::{FunctionUid, InstanceId};
 use crate::ledger::{LedgerDoor, WarmSpan};
-use dormouse_core::record::Subject;
 use jiff::Timestamp;
 use parking_lot::Mutex;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -22,7 +21,9 @@ const TICK: Duration = Duration::from_secs(60);
 const GATHER: Duration = Duration::from_secs(1);
 /// Pause after the ledger did not take it.
 const PAUSE: Duration = Duration::from_secs(5);
-/// Spans in one write: a row of three levels each, far below what a transaction holds.
+/// How long the ledger may take for a write; a stop waits for no longer than two of them.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Spans in one write: a few rows each, far below what a transaction holds.
 const BATCH: usize = 1_000;
 /// Instances that have ended and are not counted yet: about 600 B each with its names, so 60 MB after days without a
 /// ledger. Beyond it the oldest are given up, and that is said.
@@ -33,8 +34,8 @@ const MAX_ENDED: usize = 100_000;
 pub struct Change {
     /// Whose.
     pub function: FunctionUid,
-    /// Its instances that are kept warm, and since when, microseconds since 1970 UTC.
-    pub warm: BTreeMap<InstanceId, (Subject, i64)>,
+    /// Its instances that are kept warm, each with the beginning of its span.
+    pub warm: BTreeMap<InstanceId, WarmSpan>,
     /// When that became so.
     pub at_us: i64,
 }
@@ -42,25 +43,39 @@ pub struct Change {
 /// What is open and what waits for the ledger.
 #[derive(Debug, Default)]
 struct Meter {
-    open: HashMap<FunctionUid, BTreeMap<InstanceId, (Subject, i64)>>,
-    ended: Vec<WarmSpan>,
-    /// Some are open of which nothing was told.
-    begun: bool,
+    open: HashMap<FunctionUid, BTreeMap<InstanceId, WarmSpan>>,
+    ended: VecDeque<WarmSpan>,
+    /// How many have left `ended`, told or given up.
+    left: u64,
+    /// Grows as instances begin to be kept warm.
+    begun: u64,
+    /// What of `begun` was told.
+    told: u64,
+}
+
+/// What the ledger is told at once.
+struct Telling {
+    spans: Vec<WarmSpan>,
+    /// Everything that had ended by then.
+    ended: u64,
+    begun: u64,
+    open: Vec<(FunctionUid, InstanceId)>,
+    to_us: i64,
 }
 
 impl Meter {
     fn see(&mut self, change: Change) {
         let before = self.open.remove(&change.function).unwrap_or_default();
         let mut now = change.warm;
-        for (id, (subject, from_us)) in before {
+        for (id, span) in before {
             match now.get_mut(&id) {
                 // It goes on; what was told of it stays told.
-                Some(open) => open.1 = from_us,
-                None => self.end(WarmSpan { subject, from_us, to_us: change.at_us }),
+                Some(open) => *open = span,
+                None => self.end(WarmSpan { to_us: change.at_us, ..span }),
             }
         }
         if !now.is_empty() {
-            self.begun = true;
+            self.begun += 1;
             self.open.insert(change.function, now);
         }
     }
@@ -70,26 +85,37 @@ impl Meter {
             return;
         }
         if self.ended.len() >= MAX_ENDED {
-            self.ended.remove(0);
+            self.ended.pop_front();
+            self.left += 1;
             tracing::error!("the ledger was away for too long: warm time of an instance is not billed");
         }
-        self.ended.push(span);
+        self.ended.push_back(span);
     }
 
     /// What is to be told: everything that ended, and what is open up to now.
-    fn spans(&self, now_us: i64) -> Vec<WarmSpan> {
-        let open = self.open.values().flat_map(BTreeMap::values);
-        let open =
-            open.map(|(subject, from_us)| WarmSpan { subject: subject.clone(), from_us: *from_us, to_us: now_us });
-        self.ended.iter().cloned().chain(open).filter(|span| span.from_us < span.to_us).collect()
+    fn telling(&self, to_us: i64) -> Telling {
+        let mut spans: Vec<WarmSpan> = self.ended.iter().cloned().collect();
+        let mut open = Vec::new();
+        for (function, instances) in &self.open {
+            for (id, span) in instances.iter().filter(|(_, span)| span.from_us < to_us) {
+                spans.push(WarmSpan { to_us, ..span.clone() });
+                open.push((function.clone(), id.clone()));
+            }
+        }
+        Telling { spans, ended: self.left + self.ended.len() as u64, begun: self.begun, open, to_us }
     }
 
-    /// The ledger has everything up to then. What has ended since is behind the `ended` that it was told.
-    fn told(&mut self, ended: usize, now_us: i64) {
-        self.ended.drain(..ended.min(self.ended.len()));
-        self.begun = false;
-        for (_, from_us) in self.open.values_mut().flat_map(BTreeMap::values_mut) {
-            *from_us = (*from_us).max(now_us);
+    /// The ledger has it.
+    fn told(&mut self, telling: &Telling) {
+        while self.left < telling.ended && self.ended.pop_front().is_some() {
+            self.left += 1;
+        }
+        self.told = telling.begun;
+        for (function, id) in &telling.open {
+            if let Some(span) = self.open.get_mut(function).and_then(|instances| instances.get_mut(id)) {
+                span.from_us = span.from_us.max(telling.to_us);
+                span.resumes = false;
+            }
         }
     }
 
@@ -121,7 +147,7 @@ impl WarmMeter {
         loop {
             let (idle, soon) = {
                 let meter = self.meter.lock();
-                (meter.is_empty(), meter.begun || !meter.ended.is_empty())
+                (meter.is_empty(), meter.begun != meter.told || !meter.ended.is_empty())
             };
             // What has begun or is over is told soon: the bill shows it, and a controller that ends here loses little.
             let due = if soon { tick.min(Instant::now() + GATHER) } else { tick }.max(closed_until);
@@ -147,23 +173,24 @@ impl WarmMeter {
         }
     }
 
-    /// Tells the ledger; false when it did not take all of it.
+    /// Tells the ledger; false when it did not take all of it in time.
     async fn tell(&self, ledger: &LedgerDoor, now_us: i64) -> bool {
-        let (spans, ended) = {
-            let meter = self.meter.lock();
-            (meter.spans(now_us), meter.ended.len())
-        };
-        if spans.is_empty() {
+        let telling = self.meter.lock().telling(now_us);
+        if telling.spans.is_empty() {
             return true;
         }
         let Ok(ledger) = ledger.ledger() else { return false };
-        for some in spans.chunks(BATCH) {
-            if let Err(error) = ledger.keep_warm(some.to_vec()).await {
-                tracing::debug!(%error, "warm time waits");
-                return false;
+        for some in telling.spans.chunks(BATCH) {
+            match tokio::time::timeout(PATIENCE, ledger.keep_warm(some.to_vec())).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => {
+                    tracing::debug!(%error, "warm time waits");
+                    return false;
+                }
+                Err(_) => return false,
             }
         }
-        self.meter.lock().told(ended, now_us);
+        self.meter.lock().told(&telling);
         true
     }
 }
@@ -175,6 +202,7 @@ fn now_us() -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use dormouse_core::record::Subject;
 
     fn subject(instance: &str) -> Subject {
         let text = |text: &str| text.to_owned();
@@ -191,12 +219,13 @@ mod tests {
     }
 
     fn change(warm: &[(&str, i64)], at_us: i64) -> Change {
-        let warm = warm.iter().map(|(id, since)| (InstanceId::from(*id), (subject(id), *since))).collect();
+        let span = |id, from_us| WarmSpan { subject: subject(id), resumes: true, from_us, to_us: from_us };
+        let warm = warm.iter().map(|(id, from_us)| (InstanceId::from(*id), span(id, *from_us))).collect();
         Change { function: FunctionUid::from("f"), warm, at_us }
     }
 
-    fn spans(meter: &Meter, now_us: i64) -> Vec<(String, i64, i64)> {
-        meter.spans(now_us).into_iter().map(|s| (s.subject.instance, s.from_us, s.to_us)).collect()
+    fn spans(telling: &Telling) -> Vec<(String, i64, i64)> {
+        telling.spans.iter().map(|s| (s.subject.instance.clone(), s.from_us, s.to_us)).collect()
     }
 
     fn span(id: &str, from: i64, to: i64) -> (String, i64, i64) {
@@ -208,14 +237,19 @@ mod tests {
         let mut meter = Meter::default();
         meter.see(change(&[("a", 10)], 10));
         meter.see(change(&[("a", 10), ("b", 20)], 20));
-        assert_eq!(spans(&meter, 30), [span("a", 10, 30), span("b", 20, 30)]);
-        meter.told(0, 30);
+        let first = meter.telling(30);
+        assert_eq!(spans(&first), [span("a", 10, 30), span("b", 20, 30)]);
+        assert!(first.spans.iter().all(|span| span.resumes));
+        meter.told(&first);
         meter.see(change(&[("b", 20)], 45));
-        assert_eq!(spans(&meter, 50), [span("a", 30, 45), span("b", 30, 50)], "each part once");
-        meter.told(1, 50);
+        let second = meter.telling(50);
+        assert_eq!(spans(&second), [span("a", 30, 45), span("b", 30, 50)], "each part once");
+        assert!(second.spans.iter().all(|span| !span.resumes), "what was told goes on from there");
+        meter.told(&second);
         meter.see(change(&[], 60));
-        assert_eq!(spans(&meter, 70), [span("b", 50, 60)]);
-        meter.told(1, 70);
+        let third = meter.telling(70);
+        assert_eq!(spans(&third), [span("b", 50, 60)]);
+        meter.told(&third);
         assert!(meter.is_empty());
     }
 
@@ -223,8 +257,20 @@ mod tests {
     fn what_was_not_told_is_told_whole_later() {
         let mut meter = Meter::default();
         meter.see(change(&[("a", 10)], 10));
-        let first = spans(&meter, 70);
+        let first = spans(&meter.telling(70));
         meter.see(change(&[], 100));
-        assert_eq!((first, spans(&meter, 200)), (vec![span("a", 10, 70)], vec![span("a", 10, 100)]));
+        let second = spans(&meter.telling(200));
+        assert_eq!((first, second), (vec![span("a", 10, 70)], vec![span("a", 10, 100)]));
+    }
+
+    #[test]
+    fn what_comes_while_the_ledger_is_told_is_told_next() {
+        let mut meter = Meter::default();
+        meter.see(change(&[("a", 10)], 10));
+        let under_way = meter.telling(30);
+        meter.see(change(&[("b", 20)], 20));
+        meter.told(&under_way);
+        assert_ne!(meter.begun, meter.told, "soon");
+        assert_eq!(spans(&meter.telling(40)), [span("a", 10, 20), span("b", 20, 40)]);
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::ports;
 use anyhow::{Context, Result, ensure};
+use std::io::{BufRead, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
@@ -99,6 +100,25 @@ impl Postgres {
         Ok(format!("postgres://dormouse@127.0.0.1:{}/{name}?sslmode=disable", self.port))
     }
 
+    /// Begins a transaction with a statement and leaves it open until what is answered is dropped.
+    ///
+    /// # Errors
+    /// When the server does not take it.
+    pub fn begin(&self, database: &str, statement: &str) -> Result<Transaction> {
+        let mut psql = Command::new(self.programs.join("psql"));
+        psql.args(["-h", "127.0.0.1", "-U", "dormouse", "-At", "-v", "ON_ERROR_STOP=1", "-d", database]);
+        psql.arg("-p").arg(self.port.to_string()).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut process = psql.spawn().context("psql")?;
+        let mut input = process.stdin.take().context("no input")?;
+        writeln!(input, "BEGIN;\n{statement};\n\\echo begun")?;
+        let mut told = String::new();
+        let mut output = std::io::BufReader::new(process.stdout.take().context("no output")?);
+        while !told.contains("begun") {
+            ensure!(output.read_line(&mut told)? > 0, "{statement}: {told}");
+        }
+        Ok(Transaction { process, input: Some(input) })
+    }
+
     /// What a statement answers, as text.
     ///
     /// # Errors
@@ -109,6 +129,20 @@ impl Postgres {
         let told = psql.arg("-p").arg(self.port.to_string()).args(["-c", statement]).output().context("psql")?;
         ensure!(told.status.success(), "{statement}: {}", String::from_utf8_lossy(&told.stderr));
         Ok(String::from_utf8(told.stdout)?.trim().to_owned())
+    }
+}
+
+/// A transaction that is open.
+pub struct Transaction {
+    process: Child,
+    input: Option<std::process::ChildStdin>,
+}
+
+impl Drop for Transaction {
+    fn drop(&mut self) {
+        drop(self.input.take());
+        // It ends with its input.
+        let _ = self.process.wait();
     }
 }
 

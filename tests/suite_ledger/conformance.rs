@@ -201,19 +201,36 @@ pub async fn minutes_are_kept_for_a_while(place: &Place) {
     assert!(ledger.verify().await.unwrap().holds());
 }
 
+/// A clock that is far off holds up nothing: its calls are counted in the first or the last hour that there is.
+pub async fn any_time_is_taken(place: &Place) {
+    let ledger = open(place).await;
+    let times = [i64::MIN, -1, 0, i64::MAX - 200_000_000, i64::MAX - 100_000_000, i64::MAX];
+    let far = |at| CallRecord { received_at_us: at, ..record(6) };
+    let records: Vec<_> = times.into_iter().map(far).collect();
+    ledger.append(frame_of(1, 1, &records, subjects())).await.unwrap();
+    let mut found: Vec<_> =
+        ledger.records(&RecordsQuery { times_us: i64::MIN..i64::MAX, ..all_records() }).await.unwrap().rows;
+    found.sort_by_key(|row| row.key.seq);
+    assert_eq!(found.iter().map(|row| row.record.received_at_us).collect::<Vec<_>>(), times[..5]);
+    let check = ledger.verify().await.unwrap();
+    assert!(check.holds() && check.by_record == 6, "{check:?}");
+}
+
 /// What is told again, or overlaps what was told, is counted once; also after the ledger was opened again.
 pub async fn warm_time_is_counted_once(place: &Place) {
     let hour = i64::from(NOVEMBER) * HOUR_US;
     let span = |at: usize, from_s: i64, to_s: i64| {
         let (from_us, to_us) = (hour + from_s * 1_000_000, hour + to_s * 1_000_000);
-        WarmSpan { subject: subjects().swap_remove(at), from_us, to_us }
+        WarmSpan { subject: subjects().swap_remove(at), resumes: false, from_us, to_us }
     };
     let ledger = open(place).await;
     ledger.keep_warm(vec![span(0, 3_590, 3_600), span(2, 0, 30)]).await.unwrap();
     ledger.keep_warm(vec![span(0, 3_590, 3_605), span(0, 3_590, 3_605)]).await.unwrap();
     drop(ledger);
     let ledger = open(place).await;
-    ledger.keep_warm(vec![span(0, 3_580, 3_620), span(1, 3_600, 3_660)]).await.unwrap();
+    // The first goes on from where it was counted to, 3,605; the second was never counted.
+    let resumed = |span: WarmSpan| WarmSpan { resumes: true, ..span };
+    ledger.keep_warm(vec![resumed(span(0, 3_615, 3_620)), resumed(span(1, 3_600, 3_660))]).await.unwrap();
     let one = CallRecord { subject: 0, warm_slots: 4, run_us: 20_000_000, received_at_us: hour, ..record(6) };
     ledger.append(frame_of(1, 1, &[one], subjects())).await.unwrap();
     let found: Vec<_> = ledger
@@ -333,6 +350,7 @@ macro_rules! conformance {
             time_is_counted_by_the_rules_of_all_plans_that_were_there
             the_start_of_an_instance_is_counted_once
             minutes_are_kept_for_a_while
+            any_time_is_taken
             warm_time_is_counted_once
             many_at_once_are_all_applied
             small_frames_share_blocks_and_no_page_loses_one

@@ -75,6 +75,37 @@ async fn a_database_that_goes_and_comes_back_is_gone_on_with() {
     assert!(ledger.verify().await.unwrap().holds());
 }
 
+/// Who stops waiting for an answer leaves nothing behind that others wait for.
+#[tokio::test(flavor = "multi_thread")]
+async fn frames_that_nobody_waits_for_hold_up_nothing() {
+    let home = home().await;
+    let ledger = crate::data::open(&home.place()).await;
+    for n in 0..40 {
+        let append = ledger.append(crate::data::frame(1, 1..400));
+        tokio::select! {
+            biased;
+            () = tokio::time::sleep(std::time::Duration::from_micros(n * 100)) => {}
+            _ = append => {}
+        }
+    }
+    ledger.append(crate::data::frame(1, 1..500)).await.unwrap();
+    assert_eq!(crate::data::found(&ledger).await, crate::data::expected(1..500));
+    assert!(ledger.verify().await.unwrap().holds());
+}
+
+/// A person who reads the records for long holds up no frame, also one of a day that has no partition yet.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_holds_up_no_new_day() {
+    let home = home().await;
+    let ledger = crate::data::open(&home.place()).await;
+    ledger.append(crate::data::frame(1, 1..10)).await.unwrap();
+    let reading = home.server.begin(home.database(), "LOCK TABLE dormouse.record IN ACCESS SHARE MODE").unwrap();
+    // The records of 700 are days later.
+    ledger.append(crate::data::frame(1, 1..701)).await.unwrap();
+    drop(reading);
+    assert_eq!(crate::data::found(&ledger).await, crate::data::expected(1..701));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn two_writers_of_one_epoch_apply_each_record_once() {
     let home = home().await;

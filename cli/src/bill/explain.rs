@@ -53,12 +53,14 @@ pub(super) async fn run(door: &Door, statement: &Statement, line: &str, args: &B
             known.join(", ")
         )));
     };
-    // Its warm calls have lines of their own, or are in those of all.
-    let apart = lines.iter().any(|item| item.starts_with("warm_calls_"));
     let wanted = |row: &Map<String, Value>| {
-        let warm = row.get("warm").and_then(Value::as_bool).unwrap_or_default();
-        let billed = row.get("billed").and_then(Value::as_bool).unwrap_or_default();
-        billed && (part == Part::Call || !apart || warm == line.starts_with("warm_"))
+        let is_in = |field: &str| row.get(field).and_then(Value::as_str) == Some(line);
+        let of_line = match part {
+            Part::Call => true,
+            Part::Memory => is_in("compute_line"),
+            Part::Cpu => is_in("cpu_line"),
+        };
+        of_line && row.get("billed").and_then(Value::as_bool).unwrap_or_default()
     };
     let (mut sum, mut cursor, mut first) = (Sum::default(), String::new(), true);
     loop {
@@ -159,10 +161,11 @@ fn check(statement: &Statement, line: &str, part: Part, sum: &Sum) -> Outcome {
         return Ok(());
     }
     let found = found.map_or_else(|| "?".to_owned(), |f| f.normalize().to_string());
-    Err(Failure::failed(format!(
-        "{told} are {found} {unit}, and the line says {shown}: calls have come in between (ask again), or their records are \
-         no longer kept"
-    )))
+    let why = match statement.unmetered_calls {
+        0 => "calls have come in between: ask again".to_owned(),
+        unmetered => format!("the time of {unmetered} calls is in no line, see the statement"),
+    };
+    Err(Failure::failed(format!("{told} are {found} {unit}, and the line says {shown}: {why}")))
 }
 
 /// A sum in a line's unit: exact, since 1/1024000, 2^20/10^12 and 1/10^6 have finite decimals.

@@ -47,7 +47,12 @@ impl Place {
     /// # Errors
     /// When it is none; the message does not repeat it, because of the password in it.
     pub fn postgres(url: &str) -> Result<Self, NotADatabase> {
-        let config: tokio_postgres::Config = url.trim().parse().map_err(|_| NotADatabase)?;
+        // Over TLS the server's certificate and name are always checked: what others call verify-full.
+        let url = url
+            .trim()
+            .replace("sslmode=verify-full", "sslmode=require")
+            .replace("sslmode=verify-ca", "sslmode=require");
+        let config: tokio_postgres::Config = url.parse().map_err(|_| NotADatabase)?;
         if config.get_hosts().is_empty() || config.get_user().is_none() {
             return Err(NotADatabase);
         }

@@ -25,7 +25,6 @@ use names::Names;
 use parking_lot::Mutex;
 use std::collections::HashSet;
 use std::ops::Range;
-use std::time::{Duration, Instant};
 use tokio_postgres::Config;
 
 /// A database and what this process knows of it.
@@ -35,14 +34,11 @@ pub(super) struct PostgresStore {
     names: Names,
     /// Days for which there is a partition of records.
     days: Mutex<HashSet<i32>>,
-    /// Why the last question failed, if it did.
+    /// Why the last write failed, if it did.
     problem: Mutex<Option<String>>,
-    /// Bytes of the schema, and when that was last asked.
-    size: Mutex<(u64, Instant)>,
+    /// Bytes of the schema, as last asked.
+    size: Mutex<u64>,
 }
-
-/// How old the size that is told may be.
-const LOOK: Duration = Duration::from_secs(60);
 
 /// Why the database gave no answer.
 #[derive(Debug, thiserror::Error)]
@@ -75,7 +71,7 @@ impl PostgresStore {
     /// Connects, and makes the schema or brings it up to date.
     pub(super) async fn open(config: &Config, rules: Vec<Metering>) -> Result<Self, PostgresError> {
         let pool = Pool::open(config).await?;
-        let (days, problem, size) = (Mutex::default(), Mutex::default(), Mutex::new((0, Instant::now())));
+        let (days, problem, size) = (Mutex::default(), Mutex::default(), Mutex::default());
         let store = Self { pool, rules, names: Names::default(), days, problem, size };
         store.look().await.map_err(|e| PostgresError::Failed { place: place(config), why: e.words() })?;
         Ok(store)
@@ -84,30 +80,36 @@ impl PostgresStore {
     /// Asks how large it is.
     async fn look(&self) -> Result<(), Trouble> {
         let client = self.pool.client().await?;
-        let size: i64 = client.query_one(SIZE, &[]).await?.get(0);
-        *self.size.lock() = (size.unsigned_abs(), Instant::now());
+        let row = client.query_one(SIZE, &[]).await.map_err(Trouble::from);
+        let size: i64 = client.after(row)?.get(0);
+        *self.size.lock() = size.unsigned_abs();
         Ok(())
     }
 
-    /// Remembers how a question went.
-    fn went<T>(&self, result: Result<T, Trouble>) -> Result<T, String> {
+    /// Remembers how a write went.
+    fn wrote<T>(&self, result: Result<T, Trouble>) -> Result<T, AppendError> {
         let told = result.map_err(|e| e.words());
         let mut problem = self.problem.lock();
         if let Err(why) = &told
             && problem.as_ref() != Some(why)
         {
-            tracing::warn!(why, "PostgreSQL does not take or give records");
+            tracing::warn!(why, "PostgreSQL takes no records");
         }
         *problem = told.as_ref().err().cloned();
-        told
+        told.map_err(AppendError::Closed)
     }
+}
 
-    async fn read<T>(&self, answer: impl Future<Output = Result<T, Trouble>>) -> Result<T, ReadError> {
-        match answer.await {
-            Err(Trouble::Corrupt(what)) => Err(ReadError::Corrupt(Trouble::Corrupt(what).to_string())),
-            answer => self.went(answer).map_err(ReadError::Closed),
+/// What a reader is told.
+fn read<T>(answer: Result<T, Trouble>) -> Result<T, ReadError> {
+    answer.map_err(|trouble| match trouble {
+        Trouble::Corrupt(_) => ReadError::Corrupt(trouble.to_string()),
+        other => {
+            let why = other.words();
+            tracing::warn!(why, "PostgreSQL gives no answer");
+            ReadError::Closed(why)
         }
-    }
+    })
 }
 
 /// Bytes of all tables with their indexes.
@@ -138,38 +140,34 @@ fn unsigned(value: i64) -> u64 {
 #[tonic::async_trait]
 impl Store for PostgresStore {
     async fn append(&self, frame: Checked) -> Result<Appended, AppendError> {
-        let appended = append::frame(self, &frame).await;
-        if appended.is_ok() && self.size.lock().1.elapsed() >= LOOK {
-            // It is told, and nothing is decided by it.
-            let _ = self.look().await;
-        }
-        self.went(appended).map_err(AppendError::Closed)
+        self.wrote(append::frame(self, &frame).await)
     }
 
     async fn keep_warm(&self, spans: Vec<WarmSpan>) -> Result<(), AppendError> {
-        let kept = append::keep_warm(self, &spans).await;
-        self.went(kept).map_err(AppendError::Closed)
+        self.wrote(append::keep_warm(self, &spans).await)
     }
 
     async fn forget_minutes(&self, before: u32) -> Result<(), AppendError> {
-        let forgotten = append::forget_minutes(self, before).await;
-        self.went(forgotten).map_err(AppendError::Closed)
+        let forgotten = append::tidy(self, before).await;
+        // It is told, and nothing is decided by it.
+        let _ = self.look().await;
+        self.wrote(forgotten)
     }
 
     async fn functions(&self) -> Result<Vec<(u32, FunctionId)>, ReadError> {
-        self.read(async { read::functions(&*self.pool.client().await?).await }).await
+        read(read::functions(&self.pool).await)
     }
 
     async fn fold(&self, functions: Vec<u32>, level: Level, period: Range<u32>, fold: Fold) -> Result<Fold, ReadError> {
-        self.read(async { read::fold(&*self.pool.client().await?, &functions, level, &period, fold).await }).await
+        read(read::fold(&self.pool, &functions, level, &period, fold).await)
     }
 
     async fn records(&self, scan: Scan) -> Result<Page<RecordRow, RecordKey>, ReadError> {
-        self.read(async { read::records(&*self.pool.client().await?, &scan).await }).await
+        read(read::records(&self.pool, &scan).await)
     }
 
     async fn verify(&self) -> Result<Conservation, ReadError> {
-        self.read(async { read::verify(&mut *self.pool.client().await?).await }).await
+        read(read::verify(&self.pool).await)
     }
 
     async fn failed(&self) {
@@ -178,6 +176,6 @@ impl Store for PostgresStore {
     }
 
     fn health(&self) -> Health {
-        Health { problem: self.problem.lock().clone(), size_on_disk: self.size.lock().0 }
+        Health { problem: self.problem.lock().clone(), size_on_disk: *self.size.lock() }
     }
 }

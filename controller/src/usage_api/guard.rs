@@ -45,9 +45,11 @@ impl Guard {
     }
 
     async fn admits(&self, shown: Option<&HeaderValue>, need: Need) -> Result<(), ApiError> {
-        let Some(operator) = &self.operator else { return Ok(()) };
+        if self.operator.is_none() && self.reviews.is_none() {
+            return Ok(());
+        }
         let shown = shown.ok_or(ApiError::Unauthorized)?.as_bytes();
-        if operator.opens(shown) {
+        if self.operator.as_ref().is_some_and(|operator| operator.opens(shown)) {
             return Ok(());
         }
         let reviews = self.reviews.as_ref().ok_or(ApiError::Unauthorized)?;

@@ -274,6 +274,8 @@ row! {
         warm: bool,
         idempotency_key: Option<String>,
         billed: bool,
+        compute_line: &'static str,
+        cpu_line: &'static str,
         billed_ms: u64,
         cost: Exact,
     }
@@ -283,6 +285,8 @@ impl RecordView {
     fn new(row: &RecordRow, plan: &PricePlan) -> Self {
         let RecordRow { key, request_id, subject, record } = row;
         let billed = plan.bills(Class::of(record));
+        let warm = record.warm_slots != 0;
+        let own = |item: Item, apart: bool, other: Item| if warm && apart { item.name() } else { other.name() };
         Self {
             request_id: request_id.to_string(),
             activator: format!("{:016x}", key.activator),
@@ -308,9 +312,11 @@ impl RecordView {
             outcome: record.outcome.name(),
             cold: record.cold,
             first: record.first,
-            warm: record.warm_slots != 0,
+            warm,
             idempotency_key: (record.key != 0).then(|| format!("{:016x}", record.key)),
             billed,
+            compute_line: own(Item::WarmCallsCompute, plan.warm.calls_per_gb_second.is_some(), Item::Compute),
+            cpu_line: own(Item::WarmCallsCpu, plan.warm.calls_per_vcpu_second.is_some(), Item::Cpu),
             billed_ms: if billed { plan.metering().billed_ms(record) } else { 0 },
             cost: plan.cost_of(record, (subject.memory_mib, subject.cpu_millis)),
         }

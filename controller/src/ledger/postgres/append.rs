@@ -6,17 +6,30 @@ use super::{PostgresStore, Trouble, signed};
 use crate::ledger::frame::Checked;
 use crate::ledger::times::{hour_of, minute_of};
 use crate::ledger::{AppendOutcome, Appended, Level, WarmSpan, warm};
-use deadpool_postgres::Transaction;
+use deadpool_postgres::{Object, Transaction};
 use dormouse_core::record::CallRecord;
 use std::collections::{BTreeSet, HashSet};
 use tokio_postgres::Client;
-use tokio_postgres::error::SqlState;
+
+/// Held while a partition is made: "days" as a number.
+const PARTITIONS: i64 = 0x6461_7973;
 
 /// Applies what is new of a frame.
 pub(super) async fn frame(store: &PostgresStore, frame: &Checked) -> Result<Appended, Trouble> {
     let mut client = store.pool.client().await?;
-    let subjects = subjects(store, &client, frame).await?;
-    partitions(store, &client, frame).await?;
+    let applied = apply(store, &mut client, frame).await;
+    if applied.is_err() {
+        // It may be another database by now, behind the same address: its numbers are its own.
+        store.names.forget();
+        store.days.lock().clear();
+    }
+    client.after(applied)
+}
+
+async fn apply(store: &PostgresStore, client: &mut Object, frame: &Checked) -> Result<Appended, Trouble> {
+    let subjects = subjects(store, client, frame).await?;
+    let days: BTreeSet<i32> = frame.records.iter().map(|r| day_of(r.received_at_us)).collect();
+    partitions(store, client, days).await?;
     let step = client.transaction().await?;
     let watermark = lock(&step, frame).await?;
     let last = frame.first_seq + (frame.records.len() as u64 - 1);
@@ -56,22 +69,27 @@ async fn subjects(store: &PostgresStore, client: &Client, frame: &Checked) -> Re
     Ok(known)
 }
 
-/// Makes sure that each day of the frame has its partition.
-async fn partitions(store: &PostgresStore, client: &Client, frame: &Checked) -> Result<(), Trouble> {
-    let days: BTreeSet<i32> = frame.records.iter().map(|r| day_of(r.received_at_us)).collect();
+/// Makes sure that each of the days has its partition. It is made beside the table and then attached, which holds up neither
+/// readers nor writers.
+async fn partitions(store: &PostgresStore, client: &mut Object, days: BTreeSet<i32>) -> Result<(), Trouble> {
     let missing: Vec<i32> = days.into_iter().filter(|day| !store.days.lock().contains(day)).collect();
     for day in missing {
-        let date = |day: i32| rows::date(day).to_string();
-        let name = date(day).replace('-', "_");
-        let (from, to) = (date(day), date(day + 1));
-        let made = format!(
-            "CREATE TABLE IF NOT EXISTS record_{name} PARTITION OF record FOR VALUES FROM ('{from}') TO ('{to}')"
-        );
-        match client.batch_execute(&made).await {
-            // Another process makes the same one at this moment.
-            Err(e) if [Some(&SqlState::DUPLICATE_TABLE), Some(&SqlState::UNIQUE_VIOLATION)].contains(&e.code()) => {}
-            made => made?,
+        let from = rows::date(day).ok_or(Trouble::Corrupt("day"))?.to_string();
+        let to = rows::date(day + 1).map_or("MAXVALUE".to_owned(), |day| format!("'{day}'"));
+        let name = format!("record_{}", from.replace('-', "_"));
+        let step = client.transaction().await?;
+        // One process at a time, each day once.
+        step.execute("SELECT pg_advisory_xact_lock($1)", &[&PARTITIONS]).await?;
+        let there = step.query_one("SELECT to_regclass($1) IS NOT NULL", &[&name]).await?;
+        if !there.get::<_, bool>(0) {
+            step.batch_execute(&format!(
+                "SET LOCAL lock_timeout = '5s';
+                 CREATE TABLE {name} (LIKE record INCLUDING DEFAULTS);
+                 ALTER TABLE record ATTACH PARTITION {name} FOR VALUES FROM ('{from}') TO ({to})"
+            ))
+            .await?;
         }
+        step.commit().await?;
         store.days.lock().insert(day);
     }
     Ok(())
@@ -92,32 +110,47 @@ async fn lock(step: &Transaction<'_>, frame: &Checked) -> Result<u64, Trouble> {
     Ok(row.get::<_, i64>(0).unsigned_abs())
 }
 
+const START: &str = "UPDATE subject SET started = true WHERE id IN ( \
+        SELECT id FROM subject WHERE id = ANY ($1) AND NOT started ORDER BY id FOR UPDATE) \
+    RETURNING id";
+
 /// The records with their subjects; of those that say that they were the first on an instance, only one for each is.
 async fn new_records(
     step: &Transaction<'_>,
     records: &[CallRecord],
     subjects: &[Option<Known>],
 ) -> Result<Vec<(CallRecord, Known)>, Trouble> {
-    let start = step.prepare_cached("UPDATE subject SET started = true WHERE id = $1 AND NOT started").await?;
-    let mut seen = HashSet::new();
-    let mut new = Vec::with_capacity(records.len());
-    for record in records {
-        let known = subjects[record.subject as usize].ok_or(Trouble::Corrupt("subject"))?;
-        let mut record = *record;
-        if record.first {
-            record.first = seen.insert(known.subject) && step.execute(&start, &[&known.subject]).await? == 1;
-        }
-        new.push((record, known));
+    let known = |record: &CallRecord| subjects[record.subject as usize].ok_or(Trouble::Corrupt("subject"));
+    let mut firsts = BTreeSet::new();
+    for record in records.iter().filter(|record| record.first) {
+        firsts.insert(known(record)?.subject);
     }
-    Ok(new)
+    let mut started: HashSet<i32> = HashSet::new();
+    if !firsts.is_empty() {
+        // All at once and in one order, so that no two frames wait for each other.
+        let firsts: Vec<i32> = firsts.into_iter().collect();
+        let rows = step.query(&step.prepare_cached(START).await?, &[&firsts]).await?;
+        started = rows.iter().map(|row| row.get(0)).collect();
+    }
+    let new = records.iter().map(|record| {
+        let known = known(record)?;
+        let first = record.first && started.remove(&known.subject);
+        Ok((CallRecord { first, ..*record }, known))
+    });
+    new.collect()
 }
 
 /// Counts warm time that was not counted.
 pub(super) async fn keep_warm(store: &PostgresStore, spans: &[WarmSpan]) -> Result<(), Trouble> {
     let mut client = store.pool.client().await?;
+    let kept = count_warm(store, &mut client, spans).await;
+    client.after(kept)
+}
+
+async fn count_warm(store: &PostgresStore, client: &mut Object, spans: &[WarmSpan]) -> Result<(), Trouble> {
     let mut known = Vec::with_capacity(spans.len());
     for span in spans {
-        known.push((store.names.of(&**client, &span.subject).await?, span));
+        known.push((store.names.of(client, &span.subject).await?, span));
     }
     // In one order, so that no two writers wait for each other.
     known.sort_by_key(|(known, span)| (known.subject, span.to_us));
@@ -129,7 +162,7 @@ pub(super) async fn keep_warm(store: &PostgresStore, spans: &[WarmSpan]) -> Resu
     for (known, span) in known {
         step.execute(&new, &[&known.subject]).await?;
         let counted: i64 = step.query_one(&read, &[&known.subject]).await?.get(0);
-        let from_us = span.from_us.max(counted);
+        let from_us = span.begins(counted);
         if from_us >= span.to_us {
             continue;
         }
@@ -143,13 +176,21 @@ pub(super) async fn keep_warm(store: &PostgresStore, spans: &[WarmSpan]) -> Resu
     Ok(())
 }
 
-/// Forgets sums of minutes before this one.
-pub(super) async fn forget_minutes(store: &PostgresStore, before: u32) -> Result<(), Trouble> {
+/// Forgets sums of minutes before this one, and makes the partitions of the days that come next: what waits for a lock
+/// then holds up no frame.
+pub(super) async fn tidy(store: &PostgresStore, before: u32) -> Result<(), Trouble> {
     let mut client = store.pool.client().await?;
-    let before = i32::try_from(before).unwrap_or(i32::MAX);
+    let done = forget_and_prepare(store, &mut client, before).await;
+    client.after(done)
+}
+
+async fn forget_and_prepare(store: &PostgresStore, client: &mut Object, before: u32) -> Result<(), Trouble> {
+    let today = day_of(jiff::Timestamp::now().as_microsecond());
+    partitions(store, client, (today..=today + 2).collect()).await?;
     let step = client.transaction().await?;
-    for table in ["usage_class", "usage"] {
-        step.execute(&format!("DELETE FROM {table} WHERE level = 0 AND time < $1"), &[&before]).await?;
+    // In the order in which sums are added.
+    for table in ["usage", "usage_class"] {
+        step.execute(&format!("DELETE FROM {table} WHERE level = 0 AND time < $1"), &[&i64::from(before)]).await?;
     }
     step.commit().await?;
     Ok(())

@@ -1,7 +1,8 @@
 //! Connections to the database, and its schema.
 
 use super::{Trouble, place};
-use deadpool_postgres::{Manager, ManagerConfig, RecyclingMethod};
+use deadpool_postgres::{Manager, ManagerConfig, Object, RecyclingMethod};
+use std::ops::{Deref, DerefMut};
 use std::time::Duration;
 use tokio_postgres::config::SslMode;
 use tokio_postgres::{Client, Config, NoTls};
@@ -11,6 +12,8 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 const CONNECTIONS: usize = 8;
 /// How long a connection may take to be made, and how long a question waits for a free one.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long the other side may be silent before it is taken for gone.
+const SILENCE: Duration = Duration::from_secs(30);
 /// How long a statement may run: reading a month of everything takes seconds.
 const STATEMENT: Duration = Duration::from_secs(120);
 
@@ -62,16 +65,18 @@ impl Pool {
     pub(super) async fn open(config: &Config) -> Result<Self, PostgresError> {
         let mut config = config.clone();
         config.connect_timeout(PATIENCE).application_name("dormouse-controller");
-        // Nothing of ours ends up in, or comes from, anybody else's schema.
-        config.options(format!("-c search_path=dormouse -c statement_timeout={}", STATEMENT.as_millis()));
+        config.keepalives_idle(SILENCE).tcp_user_timeout(SILENCE);
+        config.options(options(config.get_options()));
         let recycle = ManagerConfig { recycling_method: RecyclingMethod::Fast };
-        let manager = match config.get_ssl_mode() {
-            SslMode::Disable => Manager::from_config(config.clone(), NoTls, recycle),
-            _ => Manager::from_config(config.clone(), tls(&config)?, recycle),
+        let manager = match tls(&config)? {
+            None => Manager::from_config(config.clone(), NoTls, recycle),
+            Some(tls) => Manager::from_config(config.clone(), tls, recycle),
         };
         let pool = deadpool_postgres::Pool::builder(manager)
             .max_size(CONNECTIONS)
             .wait_timeout(Some(PATIENCE))
+            .create_timeout(Some(PATIENCE))
+            .recycle_timeout(Some(PATIENCE))
             .runtime(deadpool_postgres::Runtime::Tokio1)
             .build();
         let failed = |why: String| PostgresError::Failed { place: place(&config), why };
@@ -85,21 +90,77 @@ impl Pool {
     }
 
     /// A connection.
-    pub(super) async fn client(&self) -> Result<deadpool_postgres::Client, Trouble> {
-        Ok(self.0.get().await?)
+    pub(super) async fn client(&self) -> Result<Held, Trouble> {
+        Ok(Held(Some(self.0.get().await?)))
     }
 }
 
-/// TLS by the authorities that the system knows, or those that SSL_CERT_FILE names.
-fn tls(config: &Config) -> Result<MakeRustlsConnect, PostgresError> {
+/// A connection while it is used. Who drops it without an answer, because nobody waits for one any more or because it
+/// failed, ends it: the server may still be working for it.
+pub(super) struct Held(Option<Object>);
+
+impl Held {
+    /// Gives it back with its last answer.
+    pub(super) fn after<T>(mut self, answer: Result<T, Trouble>) -> Result<T, Trouble> {
+        if answer.is_ok() {
+            drop(self.0.take());
+        }
+        answer
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Some(object) = self.0.take() {
+            drop(Object::take(object));
+        }
+    }
+}
+
+impl Deref for Held {
+    type Target = Object;
+
+    #[expect(clippy::expect_used, reason = "it is there until it is given back")]
+    fn deref(&self) -> &Object {
+        self.0.as_ref().expect("a connection that was given back is not used")
+    }
+}
+
+impl DerefMut for Held {
+    #[expect(clippy::expect_used, reason = "it is there until it is given back")]
+    fn deref_mut(&mut self) -> &mut Object {
+        self.0.as_mut().expect("a connection that was given back is not used")
+    }
+}
+
+/// What the server is told of each connection, behind what the URL says: nothing of ours ends up in, or comes from,
+/// anybody else's schema; what is acknowledged is on its disk; and when this side is gone it lets go of locks.
+fn options(given: Option<&str>) -> String {
+    let (statement, silence) = (STATEMENT.as_millis(), SILENCE.as_millis());
+    format!(
+        "{} -c search_path=dormouse -c synchronous_commit=on -c statement_timeout={statement} \
+         -c idle_in_transaction_session_timeout={silence} -c tcp_keepalives_idle={} -c tcp_keepalives_interval=10 \
+         -c tcp_keepalives_count=3",
+        given.unwrap_or_default(),
+        SILENCE.as_secs()
+    )
+}
+
+/// TLS by the authorities that the system knows, or those that SSL_CERT_FILE names. Without any, what only prefers it does
+/// without.
+fn tls(config: &Config) -> Result<Option<MakeRustlsConnect>, PostgresError> {
+    if config.get_ssl_mode() == SslMode::Disable {
+        return Ok(None);
+    }
     let found = rustls_native_certs::load_native_certs();
     let mut roots = rustls::RootCertStore::empty();
     let (added, _) = roots.add_parsable_certificates(found.certs);
-    if added == 0 && config.get_ssl_mode() != SslMode::Prefer {
-        return Err(PostgresError::NoRoots { place: place(config) });
+    if added == 0 {
+        let needed = config.get_ssl_mode() != SslMode::Prefer;
+        return if needed { Err(PostgresError::NoRoots { place: place(config) }) } else { Ok(None) };
     }
     let client = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
-    Ok(MakeRustlsConnect::new(client))
+    Ok(Some(MakeRustlsConnect::new(client)))
 }
 
 /// Applies the steps that the schema lacks, all or none, one process at a time. Answers its version; a newer one than is
@@ -107,11 +168,11 @@ fn tls(config: &Config) -> Result<MakeRustlsConnect, PostgresError> {
 async fn migrate(client: &mut Client) -> Result<i32, Trouble> {
     let step = client.transaction().await?;
     step.execute("SELECT pg_advisory_xact_lock($1)", &[&LOCK]).await?;
-    step.batch_execute(
-        "CREATE SCHEMA IF NOT EXISTS dormouse;
-         CREATE TABLE IF NOT EXISTS dormouse.schema_version (version integer NOT NULL)",
-    )
-    .await?;
+    // Who may not make a schema can be given one.
+    if step.query_opt("SELECT 1 FROM pg_namespace WHERE nspname = 'dormouse'", &[]).await?.is_none() {
+        step.batch_execute("CREATE SCHEMA dormouse").await?;
+    }
+    step.batch_execute("CREATE TABLE IF NOT EXISTS dormouse.schema_version (version integer NOT NULL)").await?;
     let found = step.query_opt("SELECT version FROM dormouse.schema_version", &[]).await?;
     let found: i32 = found.map_or(0, |row| row.get(0));
     let known = MIGRATIONS.len();

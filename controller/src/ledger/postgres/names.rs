@@ -5,7 +5,7 @@ use crate::ledger::FunctionId;
 use dormouse_core::record::Subject;
 use parking_lot::Mutex;
 use std::collections::HashMap;
-use tokio_postgres::GenericClient;
+use tokio_postgres::Client;
 
 /// Entries kept in memory: about 500 B each with its texts, so at most 8 MB.
 const MAX_CACHED: usize = 16_384;
@@ -36,8 +36,13 @@ const SUBJECT: &str = "WITH new AS (
     WHERE function = $1 AND revision = $2 AND instance = $3 AND memory_mib = $4 AND cpu_millis = $5 LIMIT 1";
 
 impl Names {
+    /// Forgets all of them.
+    pub(super) fn forget(&self) {
+        self.0.lock().clear();
+    }
+
     /// The number of a subject; a new one is written.
-    pub(super) async fn of(&self, client: &impl GenericClient, subject: &Subject) -> Result<Known, Trouble> {
+    pub(super) async fn of(&self, client: &Client, subject: &Subject) -> Result<Known, Trouble> {
         if let Some(known) = self.0.lock().get(subject) {
             return Ok(*known);
         }
@@ -59,7 +64,7 @@ impl Names {
 /// The one number that a statement answers. Where another process has written the same row at the same moment, neither of
 /// its halves sees it: it does when asked again.
 async fn number(
-    client: &impl GenericClient,
+    client: &Client,
     statement: &str,
     values: &[&(dyn tokio_postgres::types::ToSql + Sync)],
 ) -> Result<i32, Trouble> {

@@ -1,5 +1,6 @@
 //! What is asked of the database.
 
+use super::connect::Pool;
 use super::{Trouble, signed, unsigned};
 use crate::ledger::fold::Fold;
 use crate::ledger::store::Scan;
@@ -21,7 +22,13 @@ const FUNCTIONS: usize = 64;
 const HOURS: i64 = 512;
 
 /// Every function.
-pub(super) async fn functions(client: &Client) -> Result<Vec<(u32, FunctionId)>, Trouble> {
+pub(super) async fn functions(pool: &Pool) -> Result<Vec<(u32, FunctionId)>, Trouble> {
+    let client = pool.client().await?;
+    let all = all_functions(&client).await;
+    client.after(all)
+}
+
+async fn all_functions(client: &Client) -> Result<Vec<(u32, FunctionId)>, Trouble> {
     let rows = client.query("SELECT id, uid, namespace, name, tenant FROM function", &[]).await?;
     let function = |row: &Row| {
         let id = FunctionId { uid: row.get(1), namespace: row.get(2), name: row.get(3), tenant: row.get(4) };
@@ -40,6 +47,18 @@ const SUMS: &str = "SELECT u.function, u.time, u.cold, u.wait_us, u.claim_us, u.
 
 /// See [`crate::ledger::store::Store::fold`].
 pub(super) async fn fold(
+    pool: &Pool,
+    functions: &[u32],
+    level: Level,
+    period: &Range<u32>,
+    fold: Fold,
+) -> Result<Fold, Trouble> {
+    let client = pool.client().await?;
+    let folded = fold_rows(&client, functions, level, period, fold).await;
+    client.after(folded)
+}
+
+async fn fold_rows(
     client: &Client,
     functions: &[u32],
     level: Level,
@@ -52,12 +71,13 @@ pub(super) async fn fold(
         }
         let starts = some.iter().map(|f| fold.starts_at(*f, period)).min().unwrap_or(period.start);
         let numbers: Vec<i32> = some.iter().map(|f| f.cast_signed()).collect();
-        let bounds = [starts, period.end].map(|time| i32::try_from(time).unwrap_or(i32::MAX));
+        let bounds = [starts, period.end].map(i64::from);
         let values: [&(dyn ToSql + Sync); 4] = [&(level as i16), &numbers, &bounds[0], &bounds[1]];
         let mut rows = pin!(client.query_raw(SUMS, values).await?);
         let (mut sum, mut unwanted): (Option<(u32, u32, UsageSum)>, Option<u32>) = (None, None);
         while let Some(row) = rows.try_next().await? {
-            let key = (row.get::<_, i32>(0).cast_unsigned(), row.get::<_, i32>(1).cast_unsigned());
+            let time = u32::try_from(row.get::<_, i64>(1)).map_err(|_| Trouble::Corrupt("sum"))?;
+            let key = (row.get::<_, i32>(0).cast_unsigned(), time);
             if sum.as_ref().is_none_or(|(function, time, _)| (*function, *time) != key) {
                 give(&mut fold, sum.replace((key.0, key.1, scalars(&row))), &mut unwanted);
             }
@@ -128,14 +148,20 @@ const RECORDS: &str = "SELECT r.activator, r.epoch, r.seq, r.call, r.received_at
     ORDER BY r.activator, r.epoch, r.seq LIMIT $9";
 
 /// See [`crate::ledger::store::Store::records`].
-pub(super) async fn records(client: &Client, scan: &Scan) -> Result<Page<RecordRow, RecordKey>, Trouble> {
+pub(super) async fn records(pool: &Pool, scan: &Scan) -> Result<Page<RecordRow, RecordKey>, Trouble> {
+    let client = pool.client().await?;
+    let page = page(&client, scan).await;
+    client.after(page)
+}
+
+async fn page(client: &Client, scan: &Scan) -> Result<Page<RecordRow, RecordKey>, Trouble> {
     let functions: Option<Vec<i32>> =
         scan.functions.as_ref().map(|all| all.iter().map(|number| number.cast_signed()).collect());
-    let from = scan.after.map_or_else(|| hour_of(scan.times_us.start), |after| after.hour).cast_signed();
-    let to = hour_of(scan.times_us.end - 1).saturating_add(1).cast_signed();
+    let from = i64::from(scan.after.map_or_else(|| hour_of(scan.times_us.start), |after| after.hour));
+    let to = i64::from(hour_of(scan.times_us.end - 1)) + 1;
     let busy = client.query(BUSY, &[&from, &to, &functions, &HOURS]).await?;
     let mut rows: Vec<RecordRow> = Vec::new();
-    for hour in busy.iter().map(|row| row.get::<_, i32>(0)) {
+    for hour in busy.iter().filter_map(|row| i32::try_from(row.get::<_, i64>(0)).ok()) {
         let after = scan.after.filter(|after| after.hour.cast_signed() == hour);
         let [activator, epoch, seq] = match after {
             Some(key) => [signed(key.activator), i64::from(key.epoch), key.seq.cast_signed()].map(Some),
@@ -156,7 +182,7 @@ pub(super) async fn records(client: &Client, scan: &Scan) -> Result<Page<RecordR
         }
     }
     let looked_at_all = (busy.len() as i64) < HOURS;
-    let last = busy.last().map(|row| row.get::<_, i32>(0).cast_unsigned());
+    let last = busy.last().and_then(|row| u32::try_from(row.get::<_, i64>(0)).ok());
     let behind =
         |hour| RecordKey { hour, activator: u64::MAX, epoch: u32::MAX, block: 0, seq: i64::MAX.cast_unsigned() };
     Ok(Page { rows, next: last.filter(|_| !looked_at_all).map(behind) })
@@ -203,7 +229,13 @@ const EPOCHS: &str = "SELECT e.activator, e.epoch, e.watermark, count(r.seq), co
 const COUNTED: &str = "SELECT coalesce(sum(calls), 0)::bigint FROM usage_class WHERE level = 1 AND step_ms = 0";
 
 /// Counts everything, as it was at one moment.
-pub(super) async fn verify(client: &mut Client) -> Result<Conservation, Trouble> {
+pub(super) async fn verify(pool: &Pool) -> Result<Conservation, Trouble> {
+    let mut client = pool.client().await?;
+    let found = count(&mut client).await;
+    client.after(found)
+}
+
+async fn count(client: &mut Client) -> Result<Conservation, Trouble> {
     let step = client.build_transaction().isolation_level(IsolationLevel::RepeatableRead).read_only(true);
     let step = step.start().await?;
     let mut found = Conservation::default();

@@ -16,11 +16,9 @@ use tokio_postgres::types::{ToSql, Type};
 /// What a frame adds, in the order of its keys.
 pub(super) type Sums = BTreeMap<(Level, i32, u32), UsageSum>;
 
-/// The day that begins so many days after 1970, UTC.
-pub(super) fn date(day: i32) -> Date {
-    let start = Date::constant(1970, 1, 1);
-    // Days come from hours that a calendar can show.
-    start.checked_add(jiff::Span::new().days(day)).unwrap_or(start)
+/// The day that begins so many days after 1970, UTC; none behind the last one that a calendar shows.
+pub(super) fn date(day: i32) -> Option<Date> {
+    Date::constant(1970, 1, 1).checked_add(jiff::Span::new().days(day)).ok()
 }
 
 /// A number that its column holds; beyond 9.2 x 10^18 it is cut off, which no time or count reaches.
@@ -96,7 +94,7 @@ impl ToSql for Day {
 }
 
 const USAGE: &str = "INSERT INTO usage AS u \
-    SELECT * FROM unnest($1::int2[], $2::int4[], $3::int4[], $4::int8[], $5::int8[], $6::int8[], $7::int8[], $8::int8[], \
+    SELECT * FROM unnest($1::int2[], $2::int4[], $3::int8[], $4::int8[], $5::int8[], $6::int8[], $7::int8[], $8::int8[], \
         $9::int8[], $10::int8[], $11::int8[], $12::int8[], $13::int8[], $14::int8[], $15::int8[]) \
     ON CONFLICT (level, function, time) DO UPDATE SET cold = u.cold + excluded.cold, \
         wait_us = u.wait_us + excluded.wait_us, claim_us = u.claim_us + excluded.claim_us, \
@@ -108,7 +106,7 @@ const USAGE: &str = "INSERT INTO usage AS u \
         warm_used_mcpu_ms = u.warm_used_mcpu_ms + excluded.warm_used_mcpu_ms";
 
 const CLASSES: &str = "INSERT INTO usage_class AS u \
-    SELECT * FROM unnest($1::int2[], $2::int4[], $3::int4[], $4::int2[], $5::int8[], $6::int8[], $7::bool[], $8::int8[], \
+    SELECT * FROM unnest($1::int2[], $2::int4[], $3::int8[], $4::int2[], $5::int8[], $6::int8[], $7::bool[], $8::int8[], \
         $9::int8[], $10::int8[], $11::int8[]) \
     ON CONFLICT (level, function, time, class, step_ms, min_ms, start) DO UPDATE SET calls = u.calls + excluded.calls, \
         ms = u.ms + excluded.ms, mib_ms = u.mib_ms + excluded.mib_ms, mcpu_ms = u.mcpu_ms + excluded.mcpu_ms";
@@ -118,7 +116,7 @@ const CLASSES: &str = "INSERT INTO usage_class AS u \
 struct Columns {
     level: Vec<i16>,
     function: Vec<i32>,
-    time: Vec<i32>,
+    time: Vec<i64>,
     class: Vec<i16>,
     start: Vec<bool>,
     numbers: Vec<Vec<i64>>,
@@ -128,7 +126,7 @@ impl Columns {
     fn key(&mut self, (level, function, time): &(Level, i32, u32)) {
         self.level.push(*level as i16);
         self.function.push(*function);
-        self.time.push(i32::try_from(*time).unwrap_or(i32::MAX));
+        self.time.push(i64::from(*time));
     }
 
     fn numbers(&mut self, values: &[i64]) {

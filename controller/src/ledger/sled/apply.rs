@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 /// Records in one atomic batch: about 90 blocks, 360 KiB of sled's log.
 const MAX_BATCH: usize = 16_384;
-/// Sums kept in memory: about 350 B each, so at most 6 MB.
+/// Sums kept in memory: about 500 B each with two rules, so at most 8 MB.
 const MAX_SUMS: usize = 16_384;
 /// Watermarks kept in memory: about 40 B each.
 const MAX_WATERMARKS: usize = 16_384;
@@ -157,13 +157,16 @@ impl Applier {
         for entry in dict::functions(&store) {
             let (function, _) = entry?;
             let at = |time| RollupId { level: Level::Minute, function, time }.key();
-            let mut batch = sled::Batch::default();
+            let (mut batch, mut any) = (sled::Batch::default(), false);
             for key in store.db.range(at(0)..at(before)).keys() {
                 batch.remove(key?);
+                any = true;
             }
-            // Two days of minutes at most, unless the ledger was closed for long: 2,880 keys of 10 bytes.
-            store.db.apply_batch(batch)?;
-            self.unsynced = true;
+            if any {
+                // Two days of minutes at most, unless the ledger was closed for long: 2,880 keys of 10 bytes.
+                store.db.apply_batch(batch)?;
+                self.unsynced = true;
+            }
         }
         Ok(())
     }
@@ -176,7 +179,7 @@ impl Applier {
                 Some(counted) => *counted,
                 None => stored_time(&self.store, known.subject)?,
             };
-            let from_us = span.from_us.max(counted);
+            let from_us = span.begins(counted);
             if from_us >= span.to_us {
                 continue;
             }
@@ -186,6 +189,9 @@ impl Applier {
             self.open.batch.insert(&key::warm(known.subject), &span.to_us.to_be_bytes());
             self.warm.insert(known.subject, span.to_us);
             self.open.records += 1;
+            if self.open.sums.len() >= MAX_BATCH {
+                self.write()?;
+            }
         }
         Ok(())
     }

@@ -65,7 +65,7 @@ CREATE INDEX record_hour ON record USING brin (hour) WITH (pages_per_range = 16)
 CREATE TABLE usage (
     level          smallint NOT NULL,
     function       integer NOT NULL,
-    time           integer NOT NULL,
+    time           bigint NOT NULL,
     cold           bigint NOT NULL,
     wait_us        bigint NOT NULL,
     claim_us       bigint NOT NULL,
@@ -85,7 +85,7 @@ CREATE TABLE usage (
 CREATE TABLE usage_class (
     level    smallint NOT NULL,
     function integer NOT NULL,
-    time     integer NOT NULL,
+    time     bigint NOT NULL,
     -- outcome + 6 if on warm capacity + 12 if an attempt that is not billed because the caller repeats it
     class    smallint NOT NULL,
     step_ms  bigint NOT NULL,
