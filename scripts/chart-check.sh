@@ -49,6 +49,13 @@ for name in default everything least; do
   has "$name" "--activator-labels=app.kubernetes.io/component=activator,app.kubernetes.io/instance=dormouse,app.kubernetes.io/name=dormouse"
   has "$name" "--controller-labels=app.kubernetes.io/component=controller,app.kubernetes.io/instance=dormouse,app.kubernetes.io/name=dormouse"
 done
+# Who may be asked about, and who may read: no more where only the operator's token counts.
+has default '"--usage-audiences=dormouse-usage"'; has everything '"--usage-audiences=dormouse-usage,https://kubernetes.default.svc"'; has least '"--usage-audiences="'
+has default "resources: [tokenreviews]"; has default "resources: [subjectaccessreviews]"
+lacks least "tokenreviews"; lacks least "subjectaccessreviews"
+has default "resources: [functions/usage]"; has least "resources: [functions/usage]"
+lacks default "kind: Ingress"; lacks least "name: dormouse-usage, port: {name: http}"
+has everything 'host: "usage.example.com"'; has everything "name: dormouse-usage, port: {name: http}"
 # Opted out, the controller may still remove what it made, and make nothing.
 has default "--network-policies=make"; has least "--network-policies=remove"
 has default "verbs: [list, watch, patch, delete]"; has least "verbs: [list, watch, delete]"
@@ -64,17 +71,21 @@ has everything "token: $(printf %s a-token-of-16-or-more | base64)"
 [ "$(grep -c "helm.sh/resource-policy: keep" "$work/everything")" = 2 ] || die "persistence.keep=false keeps the claim"
 lacks least "kind: Secret"; lacks least "kind: CustomResourceDefinition"; lacks least "PersistentVolumeClaim"; lacks least "helm.sh/hook"
 lacks claim "name: dormouse-ledger"
+# A volume for each activator, or none.
+has claim "kind: StatefulSet"; has claim "volumeClaimTemplates:"; has claim "storageClassName: fast"; lacks claim "emptyDir"; has claim "durability: disk"
+lacks default "kind: StatefulSet"; lacks default "volumeClaimTemplates:"; has default "durability: process"
 
 # refused VALUE: the schema names what is wrong.
 refused() {
   ! "$helm" template dormouse "$chart" --set "$1" > /dev/null 2> "$work/refusal" || die "the schema takes $1"
   grep -q "values don't meet the specifications of the schema" "$work/refusal" || die "$1 fails, but not by the schema: $(cat "$work/refusal")"
 }
-for value in unknown=1 activator.replica=1 activator.tracing.ratio=2 activator.tracing.endpoint=collector:4317 controller.image.tga=x activator.service.type=Node pricePlan.perCall=1 pricePlan.perCall=1e-7 \
+for value in unknown=1 activator.replica=1 activator.tracing.ratio=2 activator.tracing.endpoint=collector:4317 controller.image.tga=x activator.service.type=Node pricePlan.perCall=1 pricePlan.perCall=1e-7 pricePlan.durability=raft activator.spool.persistent.size=big \
   pricePlan.bill.starts=true token=short domain=Upper.Case activator.resources.limit.memory=1Gi ingress.tls[0].host=a \
   controller.image.digest=latest commonLabels.app\\.kubernetes\\.io/name=x activator.replicas=33 persistence.size=big \
   activator.extraArgs[0]=-x networkPolicy.functions=yes networkPolicy.adminFrom[0].pods=x networkPolicy.usageFrom[0]=x \
-  activator.extraEnv[0].name=DORMOUSE_PEER_LISTEN activator.extraEnv[0].name=RUST_LOG functions.name=x publicUrl=example.com; do
+  activator.extraEnv[0].name=DORMOUSE_PEER_LISTEN activator.extraEnv[0].name=RUST_LOG functions.name=x publicUrl=example.com \
+  usageApi.ingress.enabled=true usageApi.ingress.host=Upper.Case usageApi.audiences=x usageApi.audiences[0]='a b' usageApi.ingress.hosts[0]=a; do
   refused "$value"
 done
 echo "chart: good" >&2

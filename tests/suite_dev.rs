@@ -165,6 +165,7 @@ impl Dev<'_> {
         assert!(status.success(), "{status}; the log:\n{}", std::fs::read_to_string(log).unwrap());
         assert_eq!(bench.instances(), 0);
         assert!(!bench.state().join("dev.json").exists());
+        assert!(!bench.state().join("token").exists());
     }
 }
 

@@ -13,6 +13,7 @@ use dormouse_tests::env::Env;
 use dormouse_tests::journal::{Entry, Journal};
 use dormouse_tests::load::open;
 use dormouse_tests::pair::{Pair, Programs};
+use dormouse_tests::postgres::Postgres;
 use dormouse_tests::wait::until;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -32,19 +33,29 @@ const ALIVE: usize = 5;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_processes_lose_no_record_and_double_none() {
-    let env = Env::read().unwrap();
+    survives(None).await.unwrap();
+}
+
+/// The same with the ledger in PostgreSQL, which is killed as well.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_database_loses_no_record_and_doubles_none() {
+    survives(Some(Postgres::start().await.unwrap())).await.unwrap();
+}
+
+async fn survives(database: Option<Postgres>) -> Result<()> {
+    let env = Env::read()?;
     let seed = std::env::var("DORMOUSE_TEST_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(rand::random);
     println!("seed {seed}");
-    let folder = tempfile::tempdir().unwrap();
-    let result = survive(&env, folder.path(), seed).await;
+    let folder = tempfile::tempdir()?;
+    let result = survive(&env, folder.path(), seed, database).await;
     if result.is_err() {
         let kept = folder.keep();
         println!("logs, spool and ledger are kept in {}", kept.display());
     }
-    result.unwrap();
+    result
 }
 
-async fn survive(env: &Env, folder: &std::path::Path, seed: u64) -> Result<()> {
+async fn survive(env: &Env, folder: &std::path::Path, seed: u64, mut database: Option<Postgres>) -> Result<()> {
     let (kills, mut rng) = (if env.long { 200 } else { 20 }, StdRng::seed_from_u64(seed));
     let programs = Programs {
         house: env!("CARGO_BIN_EXE_house").into(),
@@ -53,7 +64,10 @@ async fn survive(env: &Env, folder: &std::path::Path, seed: u64) -> Result<()> {
     };
     let spec =
         json!({"idleTimeoutSeconds": 60, "timeoutSeconds": 30, "queue": {"maxCalls": 10_000, "maxWaitSeconds": 60}});
-    let mut pair = Pair::start(folder, &programs, spec)?;
+    let mut pair = match &database {
+        None => Pair::start(folder, &programs, spec)?,
+        Some(server) => Pair::start_on(&server.database()?, folder, &programs, spec)?,
+    };
     let journal = Arc::new(Journal::to_file(&folder.join("journal"))?);
     // The first answer is waited for by a call of the journal, so that the journal has every call there ever was.
     until("the first call is answered", LIMIT, || async {
@@ -70,7 +84,7 @@ async fn survive(env: &Env, folder: &std::path::Path, seed: u64) -> Result<()> {
         let (target, stop, journal) = (pair.target("/delay?ms=20"), stop.clone(), journal.clone());
         async move { open(&target, RATE, stop, journal).await }
     });
-    let result = kill_often(&mut pair, &journal, &mut rng, kills).await;
+    let result = kill_often(&mut pair, &mut database, &journal, &mut rng, kills).await;
     stop.cancel();
     let report = load.await?;
     result.with_context(|| format!("{report}"))?;
@@ -78,22 +92,36 @@ async fn survive(env: &Env, folder: &std::path::Path, seed: u64) -> Result<()> {
     agree(&mut pair, &journal).await
 }
 
-/// Kills one of the two at a random moment, again and again; every second kill or so comes before calls are answered
+/// Kills one of them at a random moment, again and again; every second kill or so comes before calls are answered
 /// again, so that restarts are hit as well.
-async fn kill_often(pair: &mut Pair, journal: &Journal, rng: &mut StdRng, kills: usize) -> Result<()> {
+async fn kill_often(
+    pair: &mut Pair,
+    database: &mut Option<Postgres>,
+    journal: &Journal,
+    rng: &mut StdRng,
+    kills: usize,
+) -> Result<()> {
     for n in 1..=kills {
         tokio::time::sleep(Duration::from_millis(rng.random_range(0..600))).await;
-        let activator = rng.random_bool(0.5);
-        let (process, program) = match activator {
-            true => (&mut pair.activator, &pair.activator_program),
-            false => (&mut pair.house, &pair.house_program),
-        };
-        let mut victim = process.take().context("not running")?;
-        victim.check().with_context(|| format!("before kill {n}"))?;
-        let victim = tokio::task::spawn_blocking(move || victim.kill());
-        victim.await??;
-        tokio::time::sleep(Duration::from_millis(rng.random_range(0..200))).await;
-        *process = Some(program.start()?);
+        let away = Duration::from_millis(rng.random_range(0..200));
+        match (rng.random_range(0..3), database.as_mut()) {
+            (0, Some(server)) => {
+                server.kill()?;
+                tokio::time::sleep(away).await;
+                server.run().await?;
+            }
+            _ => {
+                let (process, program) = match rng.random_bool(0.5) {
+                    true => (&mut pair.activator, &pair.activator_program),
+                    false => (&mut pair.house, &pair.house_program),
+                };
+                let mut victim = process.take().context("not running")?;
+                victim.check().with_context(|| format!("before kill {n}"))?;
+                tokio::task::spawn_blocking(move || victim.kill()).await??;
+                tokio::time::sleep(away).await;
+                *process = Some(program.start()?);
+            }
+        }
         if n == kills || rng.random_bool(0.5) {
             let before = answered(journal);
             until(&format!("calls are answered after kill {n}"), LIMIT, || async {
@@ -125,8 +153,8 @@ async fn agree(pair: &mut Pair, journal: &Journal) -> Result<()> {
     let counted: u64 = usage["rows"].as_array().context("no rows")?.iter().filter_map(|r| r["calls"].as_u64()).sum();
     anyhow::ensure!(counted >= verdict.recorded, "usage counts {counted}, recorded are {}", verdict.recorded);
 
-    let folder = pair.end().await?;
-    let ledger = tokio::task::spawn_blocking(move || Ledger::open(&folder, PricePlan::default())).await??;
+    let place = pair.end().await?;
+    let ledger = Ledger::open(place, PricePlan::default()).await?;
     let conservation = ledger.verify().await?;
     println!("{conservation:?}");
     let query = dormouse_controller::ledger::RecordsQuery {
@@ -135,7 +163,7 @@ async fn agree(pair: &mut Pair, journal: &Journal) -> Result<()> {
         after: None,
         limit: 1_000_000,
     };
-    let page = tokio::task::spawn_blocking(move || ledger.records(&query)).await??;
+    let page = ledger.records(&query).await?;
     let ids: Vec<String> = page.rows.iter().map(|r| r.request_id.to_string()).collect();
     let verdict = Verdict::of(&entries, &ids);
     anyhow::ensure!(verdict.good(), "after both ended: {verdict}");

@@ -64,6 +64,7 @@ fn write(spool: &Spool, thread: u32, records: u32) -> Result<(), SpoolError> {
         tenant: "bench".into(),
         memory_mib: 256,
         cpu_millis: 100,
+        instance: format!("0f1c5f0e-0000-4000-8000-{thread:012}"),
     });
     for call in 0..records {
         let record = CallRecord {
@@ -80,6 +81,9 @@ fn write(spool: &Spool, thread: u32, records: u32) -> Result<(), SpoolError> {
             status: 200,
             outcome: Outcome::Ok,
             cold: false,
+            first: false,
+            warm_slots: 0,
+            key: 0,
         };
         let place = spool.reserve()?;
         spool.append(&subject, &record, place)?;

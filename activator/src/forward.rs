@@ -4,6 +4,7 @@ use crate::{
     answer::{Asker, REQUEST_ID, Refusal},
     body::{InBody, OutBody, Progress, SentBody, Upload},
     check, clock, dial,
+    durable::{Promise, Written},
     flight::{Flight, Lost, Parts},
     func::Func,
     grpc,
@@ -23,7 +24,7 @@ use crate::{
     wire::Peer,
 };
 use bytes::Bytes;
-use dormouse_core::record::Outcome;
+use dormouse_core::record::{Outcome, key_of};
 use http::{
     HeaderName, Request, Response, StatusCode, Version,
     header::{HOST, UPGRADE},
@@ -46,6 +47,8 @@ pub(crate) struct Hangup;
 const MAX_PASSES: usize = 5;
 
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+/// By which a caller says that attempts are of one piece of work.
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// Serves one call.
 pub(crate) async fn serve(
@@ -62,7 +65,8 @@ pub(crate) async fn serve(
     let context = trace::enter(request.headers_mut(), shared.outlets.sampling);
     let trail = Trail::begin(&shared, peer.addr, &request, (id, at_us, at), context);
     let (trace, grpc) = (context.trace, asker.grpc);
-    let received = Received { call: call_no, at_us, at, trace, trail: trail.clone(), grpc, seen: None };
+    let key = request.headers().get(IDEMPOTENCY_KEY).map_or(0, |value| key_of(value.as_bytes()));
+    let received = Received { call: call_no, at_us, at, trace, trail: trail.clone(), grpc, key, seen: None };
     let mut func = None;
     match call(&shared, &peer, request, received, &mut func).await {
         Ok(Answer { mut head, body }) => {
@@ -191,7 +195,10 @@ async fn dispatch(
     (mut seat, upload): (Seat, Arc<Upload>),
     (held, upgrades): (usize, bool),
 ) -> Result<Answer, Out> {
-    let timeout = seat.func().plan().timeout;
+    let (timeout, durability) = {
+        let plan = seat.func().plan();
+        (plan.timeout, plan.durability)
+    };
     loop {
         if peer.is_gone() {
             return Err(Out::Gone);
@@ -207,14 +214,18 @@ async fn dispatch(
             seat.instance().pool.put(lane, seat.instance(), shared.clock, now);
             return Err(Out::Gone);
         }
-        let meter = Meter::start(shared, received, seat, reservation, upload.clone(), now);
+        let promise = Promise { durability, until: now + timeout };
+        let meter = Meter::start(shared, received, seat, reservation, upload.clone(), (now, promise));
         let alarm = lane.alarm(shared.clock.instant(now + timeout));
         peer.set_deadline(now + timeout);
         let parts = Box::new(Parts { lane, meter, alarm, upgrades });
         match Flight::start(parts, request, shared).await {
             Ok((response, parts)) => return answer(response, parts, peer, shared).await,
             Err(lost) => {
-                let again = retry(*lost)?;
+                let again = match retry(*lost) {
+                    Ok(again) => again,
+                    Err(ended) => return Err(told(ended, shared).await),
+                };
                 (request, received, seat) = (again.request, again.received, again.seat);
                 peer.clear_deadline();
                 if again.was_fresh {
@@ -306,11 +317,11 @@ struct Again {
 }
 
 /// What follows from a call that got no response: it goes again if no byte of it left, else its caller is told.
-fn retry(lost: Lost) -> Result<Again, Out> {
+fn retry(lost: Lost) -> Result<Again, Ended> {
     let (parts, outcome, refusal) = match lost {
         Lost::NotSent(request, parts) => {
             let was_fresh = !parts.lane.is_used();
-            let (received, seat, _) = parts.meter.undo().ok_or(Out::Gone)?;
+            let (received, seat, _) = parts.meter.undo().ok_or((Out::Gone, None))?;
             return Ok(Again { request, received, seat, was_fresh });
         }
         Lost::Died(parts) => {
@@ -339,9 +350,30 @@ fn retry(lost: Lost) -> Result<Again, Out> {
     }
     meter.status = refusal.status.as_u16();
     match meter.finish(outcome) {
-        Ok(()) => Err(refusal.into()),
+        Ok(written) => Err((refusal.into(), written)),
         // Whatever is answered is recorded: so nothing is answered.
-        Err(_) => Err(Out::Gone),
+        Err(_) => Err((Out::Gone, None)),
+    }
+}
+
+/// The instance broke off before its response, or gave one that is none.
+fn died(parts: Box<Parts>) -> Ended {
+    retry(Lost::Died(parts)).err().unwrap_or((Out::Gone, None))
+}
+
+/// How a call without a response ended, and what its caller's answer waits for.
+type Ended = (Out, Option<Written>);
+
+/// What the caller of such a call is told, when it may be.
+async fn told((out, written): Ended, shared: &Arc<Shared>) -> Out {
+    safe(written, shared).await.err().unwrap_or(out)
+}
+
+/// Holds the head of a response back that has nothing else, until the record is as safe as it is to be.
+async fn safe(written: Option<Written>, shared: &Arc<Shared>) -> Result<(), Out> {
+    match written {
+        Some(written) => written.wait(shared).await.map_err(|_| Out::Gone),
+        None => Ok(()),
     }
 }
 
@@ -356,7 +388,7 @@ async fn answer(
     let upgrade = head.headers.get(UPGRADE).filter(|_| head.status == StatusCode::SWITCHING_PROTOCOLS).cloned();
     if head.status == StatusCode::SWITCHING_PROTOCOLS && (upgrade.is_none() || !parts.upgrades) {
         // Nobody asked for it.
-        return Err(retry(Lost::Died(parts)).err().unwrap_or(Out::Gone));
+        return Err(told(died(parts), shared).await);
     }
     parts.lane.note_response(&head);
     head.headers.reserve(headers::ADDED_TO_ANSWERS);
@@ -374,7 +406,7 @@ async fn answer(
                 peer.set_tunnel(tunnel);
                 Ok(Answer { head, body: AnswerBody::Over })
             }
-            Err(parts) => Err(retry(Lost::Died(parts)).err().unwrap_or(Out::Gone)),
+            Err(parts) => Err(told(died(parts), shared).await),
         };
     }
     if !incoming.is_end_stream() {
@@ -384,8 +416,9 @@ async fn answer(
     let failed = parts.meter.is_grpc() && grpc::is_failure(&head.headers);
     let outcome = if failed { Outcome::FunctionError } else { outcome_of(parts.meter.status) };
     let mut parts = Some(parts);
-    let finished =
-        poll_fn(|cx| std::task::Poll::Ready(parts.take().map_or(Ok(()), |parts| metered::finish(parts, outcome, cx))));
-    finished.await.map_err(|_| Out::Gone)?;
+    let finished = poll_fn(|cx| {
+        std::task::Poll::Ready(parts.take().map_or(Ok(None), |parts| metered::finish(parts, outcome, cx)))
+    });
+    safe(finished.await.map_err(|_| Out::Gone)?, shared).await?;
     Ok(Answer { head, body: AnswerBody::Over })
 }

@@ -5,6 +5,7 @@ use arc_swap::ArcSwap;
 use dormouse_core::{
     FunctionKey,
     admit::{Limits, Room, SeatNo},
+    price::Durability,
     record::Subject,
 };
 use dormouse_proto::v1::{self, InstanceState};
@@ -23,8 +24,12 @@ use std::{
 pub(crate) struct Plan {
     pub(crate) hosts: Vec<String>,
     pub(crate) timeout: Duration,
+    /// What the ends of responses wait for.
+    pub(crate) durability: Durability,
     pub(crate) limits: Limits,
     pub(crate) tenant: String,
+    /// Calls that one instance runs at once.
+    pub(crate) concurrency: u32,
     /// Code and status with which calls are answered while no instance can start.
     pub(crate) failure: Option<(String, u32)>,
     pub(crate) waiting_reason: String,
@@ -161,6 +166,8 @@ impl Func {
         // Once retired it has none, whatever is told.
         let slots = if keep_slots { inner.room.slots(seat) } else { told.slots };
         inner.room.set(seat, slots, taking);
+        let warm_slots = if told.warm { u16::try_from(plan.concurrency).unwrap_or(u16::MAX) } else { 0 };
+        instance.warm_slots.store(warm_slots, Relaxed);
         // The routes name it now: the address is its own.
         instance.broken.store(false, Relaxed);
         if state == InstanceState::Starting && instance.told_ready.swap(false, Relaxed) {
@@ -187,6 +194,7 @@ impl Func {
             tenant: plan.tenant.clone(),
             memory_mib: told.memory_mib,
             cpu_millis: told.cpu_millis,
+            instance: told.id.clone(),
         }
     }
 }
@@ -214,11 +222,13 @@ fn plan_of(wire: &v1::Function) -> Plan {
     Plan {
         hosts: wire.hosts.clone(),
         timeout: Duration::from_millis(u64::from(wire.timeout_ms)),
+        durability: wire.durability().into(),
         limits: Limits {
             max_calls: wire.queue_max_calls,
             max_wait: Duration::from_millis(u64::from(wire.queue_max_wait_ms)),
         },
         tenant: wire.tenant.clone(),
+        concurrency: wire.concurrency,
         failure: wire.failure.as_ref().map(|f| (f.code.clone(), f.status)),
         waiting_reason: wire.waiting_reason.clone(),
         closing: wire.closing,

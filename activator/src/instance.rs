@@ -7,7 +7,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -35,6 +35,8 @@ pub(crate) struct Instance {
     pub(crate) retired: AtomicBool,
     /// All its connections have broken since the routes last named it: the address may be another's by now.
     pub(crate) broken: AtomicBool,
+    /// Its slots while it is kept warm, else 0.
+    pub(crate) warm_slots: AtomicU16,
     /// A task tries its port.
     pub(crate) dialled: AtomicBool,
     /// Connections that could not be had, or ended before a call was sent, since the last response: they lengthen the
@@ -58,6 +60,7 @@ impl Instance {
             first_call: AtomicBool::new(false),
             retired: AtomicBool::new(false),
             broken: AtomicBool::new(false),
+            warm_slots: AtomicU16::new(0),
             dialled: AtomicBool::new(false),
             failures: AtomicUsize::new(0),
             forgotten: CancellationToken::new(),

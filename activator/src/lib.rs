@@ -12,6 +12,7 @@ mod clock;
 pub mod cost;
 mod dial;
 mod drain;
+mod durable;
 mod feed;
 mod files;
 mod flight;
@@ -52,7 +53,7 @@ pub use link::LinkError;
 pub use memory::allowance as memory_allowance;
 pub use otlp::BadEndpoint;
 pub use server::Limits;
-pub use spool::{Identity, SpoolError};
+pub use spool::{Fdatasync, Identity, SpoolError, Syncer};
 pub use trust::{BadNetwork, Network};
 
 use dormouse_core::{
@@ -62,12 +63,13 @@ use dormouse_core::{
 use dormouse_daemon::{Health, Token};
 use prometheus_client::registry::Registry;
 use shared::{Bounds, Shared};
+use spool::Spool;
 use std::{
     io,
     net::SocketAddr,
     path::PathBuf,
     sync::{Arc, atomic::Ordering::Relaxed},
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::net::{TcpListener, TcpSocket};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -87,6 +89,8 @@ pub struct Config {
     pub spool_dir: PathBuf,
     /// Bound of the spool in bytes: over it calls are refused.
     pub spool_max_bytes: u64,
+    /// What makes the spool's records durable: fdatasync(2) unless something else is said.
+    pub syncer: Arc<dyn Syncer>,
     /// Where other activators hand calls over; `None`: they do not.
     pub peer_listen: Option<SocketAddr>,
     /// Where they reach that port: an address with or without a port. `None`: at the address it is bound to.
@@ -127,6 +131,7 @@ impl Config {
             name: "activator".into(),
             spool_dir,
             spool_max_bytes: 256 << 20,
+            syncer: Arc::new(Fdatasync),
             peer_listen: None,
             peer_advertise: None,
             limits: Limits::default(),
@@ -213,6 +218,24 @@ const SYNC: Duration = Duration::from_secs(1);
 /// Readiness checks.
 const CHECKS: [&str; 2] = ["routes", "spool"];
 
+/// Who is ending lets go of its spool within this: what it asked of the disk may be answered a moment after it.
+const LET_GO: Duration = Duration::from_secs(1);
+
+/// Opens the spool, waiting for who is just letting go of it.
+async fn open_spool(config: &Config) -> Result<Spool, SpoolError> {
+    let began = Instant::now();
+    loop {
+        let (folder, bytes) = (config.spool_dir.clone(), config.spool_max_bytes);
+        let opened = tokio::task::spawn_blocking(move || Spool::open(&folder, bytes)).await;
+        match opened.map_err(|e| SpoolError::Io(io::Error::other(e)))? {
+            Err(SpoolError::Taken(_)) if began.elapsed() < LET_GO => {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            opened => return opened,
+        }
+    }
+}
+
 impl Activator {
     /// Takes the port and the spool; serves nothing yet.
     ///
@@ -225,10 +248,9 @@ impl Activator {
         let peers = config.peer_listen.map(|addr| bind_peers(addr, config.peer_advertise.as_deref())).transpose()?;
         let (peer_door, peer_address) = peers.unzip();
         let link = link::Link::new(&config.controller, &config.token)?;
-        let (folder, bytes) = (config.spool_dir.clone(), config.spool_max_bytes);
-        let opened = tokio::task::spawn_blocking(move || spool::Spool::open(&folder, bytes)).await;
-        let spool = opened.map_err(|e| SpoolError::Io(io::Error::other(e)))??;
-        let metrics = metrics::Metrics::default();
+        let mut spool = open_spool(&config).await?;
+        spool.syncer = config.syncer.clone();
+        let metrics = metrics::Metrics::with_syncs(spool.syncs.clone());
         let (outlets, exporter) = outlets(&config, &metrics)?;
         let me = spool.identity().activator;
         let peers = peer::Peers::new(me, config.token.clone(), peer_address.unwrap_or_default());

@@ -4,6 +4,7 @@ use crate::{
     SeenCall,
     body::Upload,
     clock::micros,
+    durable::{Promise, Written},
     metrics::Trouble,
     pool::Lane,
     room::Seat,
@@ -35,6 +36,8 @@ pub(crate) struct Received {
     pub(crate) trail: Option<Arc<Trail>>,
     /// It is a call of gRPC.
     pub(crate) grpc: bool,
+    /// Hash of its `Idempotency-Key`; 0 without one.
+    pub(crate) key: u64,
     /// For who watches calls go by: method and path.
     pub(crate) seen: Option<(http::Method, String)>,
 }
@@ -68,6 +71,7 @@ pub(crate) struct Meter {
     /// Taken with the record: the slot is free after it.
     rest: Option<Rest>,
     dispatched: Duration,
+    promise: Promise,
     /// When the head of its response came.
     answered: Option<Duration>,
     pub(crate) upload: Arc<Upload>,
@@ -84,19 +88,20 @@ struct Rest {
 }
 
 impl Meter {
-    /// The call is dispatched at this time of the clock.
+    /// The call is dispatched at this time of the clock, its end promised to wait for this.
     pub(crate) fn start(
         shared: &Arc<Shared>,
         received: Received,
         seat: Seat,
         reservation: Reservation,
         upload: Arc<Upload>,
-        dispatched: Duration,
+        (dispatched, promise): (Duration, Promise),
     ) -> Self {
         Self {
             shared: shared.clone(),
             rest: Some(Rest { received, seat, reservation }),
             dispatched,
+            promise,
             answered: None,
             upload,
             response_bytes: 0,
@@ -163,14 +168,15 @@ impl Meter {
         }
     }
 
-    /// Writes the record, then frees the slot. The first end counts; a second one does nothing.
-    pub(crate) fn finish(&mut self, outcome: Outcome) -> Result<(), SpoolError> {
+    /// Writes the record, then frees the slot; says what the end of the response waits for, if there is anything. The first
+    /// end counts; a second one does nothing.
+    pub(crate) fn finish(&mut self, outcome: Outcome) -> Result<Option<Written>, SpoolError> {
         self.finish_at(outcome, self.now())
     }
 
     /// The same for a call that ended at this time of the clock.
-    pub(crate) fn finish_at(&mut self, outcome: Outcome, now: Duration) -> Result<(), SpoolError> {
-        let Some(Rest { received, seat, reservation }) = self.rest.take() else { return Ok(()) };
+    pub(crate) fn finish_at(&mut self, outcome: Outcome, now: Duration) -> Result<Option<Written>, SpoolError> {
+        let Some(Rest { received, seat, reservation }) = self.rest.take() else { return Ok(None) };
         let before = Before::of(&seat, self.dispatched);
         let record = CallRecord {
             subject: 0,
@@ -186,6 +192,9 @@ impl Meter {
             status: self.status,
             outcome,
             cold: !seat.turn.start.is_zero(),
+            first: seat.first && !seat.turn.start.is_zero(),
+            warm_slots: seat.instance().warm_slots.load(Relaxed),
+            key: received.key,
         };
         let subject = &seat.instance().subject;
         let written = self.shared.spool.append(subject, &record, reservation);
@@ -201,7 +210,7 @@ impl Meter {
             trail.ran(Run { subject, instance, record, arrived, dispatched, answered });
         }
         match &written {
-            Ok(()) => self.shared.metrics.records.inc(),
+            Ok(_) => self.shared.metrics.records.inc(),
             Err(_) => {
                 metrics.trouble(Trouble::NotRecorded);
                 self.shared.metrics.records_lost.inc()
@@ -217,7 +226,7 @@ impl Meter {
             let (namespace, function) = (&key.namespace, &key.name);
             tracing::error!(%request_id, trace_id = %received.trace, namespace, function, "a call could not be recorded: {e}");
         }
-        written
+        written.map(|seq| self.promise.written(seq, seat.func(), now))
     }
 }
 

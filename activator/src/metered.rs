@@ -1,10 +1,12 @@
-//! A response on its way to the client: its end is handed out only after the call's record is written.
+//! A response on its way to the client: its end is handed out only after the call's record is written, and as safe as the
+//! price plan has it.
 //!
 //! "End" is the last byte when the length is known, else the end of the stream: never a data frame before it.
 
 use crate::{
     body::{Cut, InBody, Progress},
     drain,
+    durable::{Wait, Written},
     flight::Parts,
     grpc, headers,
     metrics::Trouble,
@@ -32,6 +34,8 @@ pub(crate) struct Metered {
     running: Option<(Box<Parts>, InBody)>,
     /// Bytes still to come, when the length is known.
     remaining: Option<u64>,
+    /// Until the record is safe. In a box: most calls wait for nothing, and every call in flight has room for this.
+    held: Option<Box<Held>>,
     /// Breaks off with it once what came before has been written.
     breaks: Option<(Cut, Pin<Box<Sleep>>)>,
     /// When the last frame was handed out, if nothing was waited for since.
@@ -39,6 +43,13 @@ pub(crate) struct Metered {
     /// Its trailers said that the function failed.
     failed: bool,
     shared: Arc<Shared>,
+}
+
+/// An end that waits.
+struct Held {
+    wait: Wait,
+    /// The frame that it comes with.
+    last: Option<Frame<Bytes>>,
 }
 
 /// Whether an answer is the function's success or its failure.
@@ -52,6 +63,7 @@ impl Metered {
         Self {
             running: Some((parts, incoming)),
             remaining,
+            held: None,
             breaks: None,
             handed: None,
             failed: false,
@@ -60,18 +72,25 @@ impl Metered {
     }
 
     pub(crate) fn is_over(&self) -> bool {
-        self.running.is_none() && self.breaks.is_none()
+        self.running.is_none() && self.held.is_none() && self.breaks.is_none()
     }
 
     pub(crate) fn size_hint(&self) -> SizeHint {
         match self.remaining {
             _ if self.is_over() => SizeHint::with_exact(0),
-            Some(exact) => SizeHint::with_exact(exact),
+            Some(exact) => {
+                let held = self.held.as_ref().and_then(|held| held.last.as_ref()?.data_ref());
+                SizeHint::with_exact(exact + held.map_or(0, Bytes::len) as u64)
+            }
             None => SizeHint::new(),
         }
     }
 
     pub(crate) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        if let Some(held) = &mut self.held {
+            let safe = ready!(Pin::new(&mut held.wait).poll(cx));
+            return self.let_go(safe, cx);
+        }
         if let Some((cut, pause)) = &mut self.breaks {
             let cut = *cut;
             ready!(pause.as_mut().poll(cx));
@@ -85,7 +104,7 @@ impl Metered {
             Poll::Pending if parts.alarm.poll(cx).is_ready() => self.cut(Cut::Timeout, cx),
             Poll::Pending => Poll::Pending,
             Poll::Ready(None) if self.remaining.is_some_and(|r| r > 0) => self.cut(Cut::Died, cx),
-            Poll::Ready(None) => Poll::Ready(self.end(cx).err().map(Err)),
+            Poll::Ready(None) => self.end(None, cx),
             Poll::Ready(Some(Err(_))) => self.cut(Cut::Died, cx),
             Poll::Ready(Some(Ok(mut frame))) => {
                 if let Some(trailers) = frame.trailers_mut() {
@@ -102,19 +121,38 @@ impl Metered {
                 }
                 parts.meter.response_bytes += len;
                 self.handed = (!last).then(Instant::now);
-                let ended = if last { self.end(cx) } else { Ok(()) };
-                Poll::Ready(Some(ended.map(|()| frame)))
+                if last { self.end(Some(frame), cx) } else { Poll::Ready(Some(Ok(frame))) }
             }
         }
     }
 
-    /// The response came whole: the record is written, the connection kept.
-    fn end(&mut self, cx: &mut Context<'_>) -> Result<(), Cut> {
-        let Some((parts, incoming)) = self.running.take() else { return Ok(()) };
+    /// The response came whole, with this frame or after it: the record is written, the connection kept.
+    fn end(&mut self, last: Option<Frame<Bytes>>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        let Some((parts, incoming)) = self.running.take() else { return Poll::Ready(None) };
         let outcome = if self.failed { Outcome::FunctionError } else { outcome_of(parts.meter.status) };
         // Its end is read by now, and the connection is told so.
         drop(incoming);
-        finish(parts, outcome, cx).map_err(|_| Cut::NotRecorded)
+        match finish(parts, outcome, cx) {
+            Ok(None) => Poll::Ready(last.map(Ok)),
+            Ok(Some(written)) => {
+                self.held = Some(Box::new(Held { wait: written.wait(&self.shared), last }));
+                self.poll_frame(cx)
+            }
+            Err(_) => Poll::Ready(Some(Err(Cut::NotRecorded))),
+        }
+    }
+
+    /// The record is safe, or will not be in time: what waited for that goes its way.
+    fn let_go(&mut self, safe: Result<(), Cut>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        let last = self.held.take().and_then(|held| held.last);
+        match (safe, &mut self.breaks) {
+            (Ok(()), None) => Poll::Ready(last.map(Ok)),
+            (Err(cut), None) => Poll::Ready(Some(Err(cut))),
+            (safe, Some((cut, _))) => {
+                *cut = safe.err().unwrap_or(*cut);
+                self.poll_frame(cx)
+            }
+        }
     }
 
     /// The response breaks off: the client sees a broken transfer, after what came before. The server would throw away
@@ -141,7 +179,10 @@ impl Metered {
         }
         let recorded = meter.finish(outcome);
         let pause = Box::pin(tokio::time::sleep(FLUSH));
-        self.breaks = Some((recorded.map_or(Cut::NotRecorded, |()| cut), pause));
+        self.breaks = Some((if recorded.is_ok() { cut } else { Cut::NotRecorded }, pause));
+        // A caller of gRPC is told in trailers: that is an end.
+        let written = recorded.ok().flatten();
+        self.held = written.map(|written| Box::new(Held { wait: written.wait(&self.shared), last: None }));
         self.poll_frame(cx)
     }
 }
@@ -151,7 +192,7 @@ pub(crate) fn finish(
     mut parts: Box<Parts>,
     outcome: Outcome,
     cx: &mut Context<'_>,
-) -> Result<(), crate::spool::SpoolError> {
+) -> Result<Option<Written>, crate::spool::SpoolError> {
     let mut lane = parts.lane;
     let now = parts.meter.now();
     if parts.meter.upload.progress() == Progress::Whole {

@@ -10,16 +10,19 @@ mod levels;
 pub(crate) use func::{FuncMetrics, Trouble};
 pub(crate) use levels::Levels;
 
-use dormouse_core::FunctionKey;
+use dormouse_core::{FunctionKey, price::Durability};
 use dormouse_daemon::Histogram;
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge},
     registry::Registry,
 };
-use std::sync::{
-    Arc,
-    atomic::{AtomicI64, Ordering::Relaxed},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering::Relaxed},
+    },
+    time::Duration,
 };
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -62,6 +65,11 @@ struct Lost {
     reason: &'static str,
 }
 
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct OfMode {
+    mode: &'static str,
+}
+
 /// Classes of status codes; a call whose caller got none is "none".
 const CLASSES: [&str; 6] = ["none", "1xx", "2xx", "3xx", "4xx", "5xx"];
 /// Reasons by which refusals are counted; the last one stands for the controller's codes.
@@ -93,7 +101,7 @@ const PHASES: [&str; 5] = ["wait", "claim", "start", "connect", "first_byte"];
 
 type Histograms<S> = Family<S, Histogram, fn() -> Histogram>;
 
-/// Series by function.
+/// Series by function, and by what ends of responses wait for.
 #[derive(Debug)]
 struct Families {
     requests: Family<OfClass, Counter>,
@@ -106,6 +114,7 @@ struct Families {
     cold_durations: Histograms<OfPhase>,
     rejected: Family<OfReason, Counter>,
     errors: Family<OfKind, Counter>,
+    safe: Histograms<OfMode>,
 }
 
 impl Default for Families {
@@ -121,6 +130,7 @@ impl Default for Families {
             cold_durations: Family::new_with_constructor(Histogram::of_starts),
             rejected: Family::default(),
             errors: Family::default(),
+            safe: Family::new_with_constructor(Histogram::of_steps),
         }
     }
 }
@@ -133,6 +143,7 @@ pub(crate) struct Metrics {
     pub(crate) records_lost: Counter,
     pub(crate) records_shipped: Counter,
     pub(crate) spool_bytes: Gauge,
+    spool_syncs: Counter,
     pub(crate) connections: Gauge,
     pub(crate) streams: Gauge,
     /// Over all functions, like the bytes held of them.
@@ -150,6 +161,11 @@ pub(crate) struct Metrics {
 }
 
 impl Metrics {
+    /// With the syncs that the spool counts.
+    pub(crate) fn with_syncs(spool_syncs: Counter) -> Self {
+        Self { spool_syncs, ..Self::default() }
+    }
+
     /// Puts everything under its name.
     pub(crate) fn register(&self, registry: &mut Registry) {
         let (r, f) = (registry.sub_registry_with_prefix("dormouse"), &self.families);
@@ -167,6 +183,8 @@ impl Metrics {
         r.register("metering_records_lost", "Records that could not be written", self.records_lost.clone());
         r.register("metering_records_shipped", "Records that the ledger has", self.records_shipped.clone());
         r.register("spool_bytes", "Bytes of the spool on disk", self.spool_bytes.clone());
+        r.register("spool_syncs", "Syncs of the spool's disk", self.spool_syncs.clone());
+        r.register("record_wait_seconds", "Ends of responses by their wait for disk or ledger", f.safe.clone());
         r.register("connections", "Open client connections", self.connections.clone());
         r.register("http2_streams", "Open streams of client connections of HTTP/2", self.streams.clone());
         r.register("handed_over", "Calls that another activator took over", self.handed_over.clone());
@@ -220,6 +238,16 @@ impl Metrics {
     pub(crate) fn refused(&self, key: Option<&FunctionKey>, code: &str) {
         let (namespace, function) = key.map_or_else(Default::default, |k| (k.namespace.clone(), k.name.clone()));
         self.families.rejected.get_or_create(&OfReason { namespace, function, reason: reason_of(code) }).inc();
+    }
+
+    /// The end of a response has waited so long until its record was safe, or was not in time.
+    pub(crate) fn waited(&self, durability: Durability, wait: Duration) {
+        let mode = match durability {
+            Durability::Process => "process",
+            Durability::Disk => "disk",
+            Durability::Ledger => "ledger",
+        };
+        self.families.safe.get_or_create(&OfMode { mode }).observe(wait);
     }
 
     /// Traces were lost.

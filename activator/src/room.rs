@@ -68,6 +68,8 @@ pub(crate) struct Seat {
     func: Arc<Func>,
     shared: Arc<Shared>,
     pub(crate) turn: Turn<Arc<Instance>>,
+    /// No call was given to its instance before, as far as this activator knows.
+    pub(crate) first: bool,
     /// It is handed back when dropped; false once that was done otherwise.
     held: bool,
 }
@@ -243,7 +245,7 @@ impl Func {
                 let first = turn.instance.note_first_call();
                 drop(inner);
                 self.note(shared, first);
-                Ok(Entered::Seat(self.seat(turn, shared)))
+                Ok(Entered::Seat(self.seat(turn, first, shared)))
             }
             (Entry::Wait(ticket), Some(receiver)) => self.wait(inner, (ticket, held), receiver, shared),
             _ => Err(Refusal::function_queue_full()),
@@ -278,9 +280,9 @@ impl Func {
         Ok(Entered::Waiting(waiting, receiver))
     }
 
-    fn seat(self: &Arc<Self>, turn: Turn<Arc<Instance>>, shared: &Arc<Shared>) -> Seat {
+    fn seat(self: &Arc<Self>, turn: Turn<Arc<Instance>>, first: bool, shared: &Arc<Shared>) -> Seat {
         self.metrics.running.inc();
-        Seat { func: self.clone(), shared: shared.clone(), turn, held: true }
+        Seat { func: self.clone(), shared: shared.clone(), turn, first, held: true }
     }
 
     fn hand_back(self: &Arc<Self>, turn: &Turn<Arc<Instance>>, shared: &Arc<Shared>) {
@@ -309,9 +311,10 @@ impl Func {
         drop(inner);
         let mut first = false;
         for (waker, turn) in granted {
-            first |= turn.instance.note_first_call();
+            let first_there = turn.instance.note_first_call();
+            first |= first_there;
             // A call that left at this very moment drops the seat, which hands it on.
-            let _ = waker.sender.send(Ok(self.seat(turn, shared)));
+            let _ = waker.sender.send(Ok(self.seat(turn, first_there, shared)));
         }
         if first {
             self.note(shared, true);

@@ -98,7 +98,7 @@ impl Default for Limits {
 /// How often a connection's deadlines are looked at.
 const LOOK: Duration = Duration::from_secs(1);
 /// A client that does not read its response is cut off that long after the call's time is over.
-const OVERDUE: Duration = Duration::from_secs(1);
+pub(crate) const OVERDUE: Duration = Duration::from_secs(1);
 /// After a failed accept (too many open files): no busy loop.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 

@@ -12,7 +12,8 @@ use tokio_util::sync::CancellationToken;
 
 /// Records are gathered that long after the first one: a frame costs the ledger its batch and a sync of its disk (1 to 4
 /// ms of work) however few records are in it. With 10 frames a second that is a hundredth to a thirtieth of a core, and
-/// nobody who reads a bill sees the tenth of a second. A stop ends the gathering.
+/// nobody who reads a bill sees the tenth of a second. Not when the end of a response waits for the ledger: then what came
+/// while the last frame was on its way is the next one. A stop ends the gathering.
 const GATHER: Duration = Duration::from_millis(100);
 /// The ledger's answer is awaited that long.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -60,7 +61,11 @@ pub(crate) async fn run(shared: Arc<Shared>, link: Link, stop: CancellationToken
             Read::Empty if stopping => return,
             Read::Empty => {
                 tokio::select! { () = shared.spool.written() => {}, () = stop.cancelled() => {} }
-                tokio::select! { () = tokio::time::sleep(GATHER) => {}, () = stop.cancelled() => {} }
+                tokio::select! {
+                    () = tokio::time::sleep(GATHER) => {}
+                    () = shared.spool.awaited() => {}
+                    () = stop.cancelled() => {}
+                }
             }
         }
     }

@@ -1,22 +1,26 @@
 //! The activator's durable outbox of records: an append-only log of segments, trimmed as the ledger acknowledges.
 //!
 //! A record is written with one write(2) before its call ends, so that no kill of the process loses it; a task syncs
-//! every second, so that a power cut loses at most that second. The log has a bound in bytes: over it calls are refused
+//! every second, so that a power cut loses at most that second. Whoever wants more waits for a sync of the disk or for the
+//! ledger: see [`waits`]. The log has a bound in bytes: over it calls are refused
 //! before they are dispatched. See [`segment`] for the file format, [`identity`] for who writes it.
 
 mod cursor;
 mod home;
 mod identity;
 mod segment;
+mod waits;
 
 pub(crate) use cursor::{Batch, Cursor};
 pub(crate) use home::Home;
 pub use identity::Identity;
+pub(crate) use waits::Told;
 
 use crate::answer::Refusal;
 use dormouse_core::record::{CallRecord, Subject};
 use home::Homes;
 use parking_lot::Mutex;
+use prometheus_client::metrics::counter::Counter;
 use segment::{Header, Writer};
 use std::{
     collections::VecDeque,
@@ -29,13 +33,33 @@ use std::{
     },
 };
 use tokio::sync::Notify;
+use waits::{Acks, Group};
 
-/// Most that one record can take: its subject (five names of at most 253 bytes and JSON around them), itself (91 bytes)
+/// Most that one record can take: its subject (six names of at most 253 bytes and JSON around them), itself (129 bytes)
 /// and the header of a new segment (36 bytes); rounded up.
 const RESERVED_BYTES: u64 = 2048;
 /// Largest segment. An eighth of the bound when that is less, so that trimming frees room long before the bound.
 const MAX_SEGMENT: u64 = 8 << 20;
 const MIN_SEGMENT: u64 = 4 << 10;
+
+/// What makes a file's bytes durable. Who embeds an activator may have a disk that wants something else for it.
+pub trait Syncer: std::fmt::Debug + Send + Sync {
+    /// Returns once whatever was written to the file before is durable. Blocks.
+    ///
+    /// # Errors
+    /// When that is not known to be so.
+    fn sync(&self, file: &File) -> io::Result<()>;
+}
+
+/// fdatasync(2).
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Fdatasync;
+
+impl Syncer for Fdatasync {
+    fn sync(&self, file: &File) -> io::Result<()> {
+        file.sync_data()
+    }
+}
 
 /// Why the spool does not take a record.
 #[derive(Debug, thiserror::Error)]
@@ -112,6 +136,13 @@ pub(crate) struct Spool {
     /// A write failed: nothing is taken until a new segment could be begun.
     failed: AtomicBool,
     unsynced: AtomicBool,
+    /// Held by whoever syncs: who finds everything synced must not overtake who is still at it.
+    disk: Mutex<Disk>,
+    pub(crate) syncer: Arc<dyn Syncer>,
+    /// Syncs made.
+    pub(crate) syncs: Counter,
+    group: Group,
+    acks: Acks,
     written: Notify,
     homes: Homes,
     /// Records that could not be read or were not wanted, since this was last asked.
@@ -125,6 +156,35 @@ struct Log {
     writer: Writer,
     /// Oldest first; the last one is the writer's.
     segments: VecDeque<Segment>,
+    /// Full segments that are not synced since they were written to.
+    full: Vec<File>,
+    /// A segment was begun whose name is not synced.
+    begun: bool,
+}
+
+impl Log {
+    /// Number of the last record; 0 without one.
+    fn last_seq(&self) -> u64 {
+        self.segments.back().map_or(0, |s| (s.header.first_seq + s.count).saturating_sub(1))
+    }
+
+    /// Everything that is to be synced now.
+    fn take_unsynced(&mut self) -> io::Result<Vec<File>> {
+        let current = self.writer.handle()?;
+        let mut files = std::mem::take(&mut self.full);
+        files.push(current);
+        Ok(files)
+    }
+}
+
+/// What is known of the disk.
+#[derive(Debug, Default)]
+struct Disk {
+    /// A sync failed, and no new segment was begun since. What a later sync of the same file says is worth nothing: the
+    /// kernel tells of a lost page once.
+    broken: bool,
+    /// Records up to this one share a segment with such a failure.
+    harmed: u64,
 }
 
 impl Spool {
@@ -155,9 +215,14 @@ impl Spool {
             max_bytes,
             segment_bytes: (max_bytes / 8).clamp(MIN_SEGMENT, MAX_SEGMENT),
             room: Arc::new(room),
-            log: Mutex::new(Log { writer, segments }),
+            log: Mutex::new(Log { writer, segments, full: Vec::new(), begun: false }),
             failed: AtomicBool::new(false),
             unsynced: AtomicBool::new(true),
+            disk: Mutex::default(),
+            syncer: Arc::new(Fdatasync),
+            syncs: Counter::default(),
+            group: Group::default(),
+            acks: Acks::default(),
             written: Notify::new(),
             homes: Homes::open(folder).map_err(at)?,
             lost: AtomicU64::new(lost),
@@ -190,23 +255,23 @@ impl Spool {
         if full || self.failed.load(Relaxed) { Err(SpoolError::Full) } else { Ok(reservation) }
     }
 
-    /// Writes a record. When this returns, no end of the process loses it.
+    /// Writes a record, and says its number in this epoch. When this returns, no end of the process loses it.
     pub(crate) fn append(
         &self,
         subject: &Arc<Subject>,
         record: &CallRecord,
         reservation: Reservation,
-    ) -> Result<(), SpoolError> {
+    ) -> Result<u64, SpoolError> {
         let mut log = self.log.lock();
-        let result = self.write(&mut log, subject, record);
+        let result = self.write(&mut log, subject, record).map(|bytes| (bytes, log.last_seq()));
         drop(log);
         drop(reservation);
         match result {
-            Ok(bytes) => {
+            Ok((bytes, seq)) => {
                 self.room.used.fetch_add(bytes, Relaxed);
                 self.unsynced.store(true, Relaxed);
                 self.written.notify_one();
-                Ok(())
+                Ok(seq)
             }
             Err(e) => {
                 self.failed.store(true, Relaxed);
@@ -231,14 +296,12 @@ impl Spool {
     /// Starts a new segment; returns the bytes that it takes already.
     fn begin_segment(&self, log: &mut Log) -> io::Result<u64> {
         // What is in the old one is synced by whoever syncs next: here it would hold up every call.
-        let header = Header {
-            activator: self.identity.activator,
-            epoch: self.identity.epoch,
-            first_seq: log.segments.back().map_or(1, |s| s.header.first_seq + s.count),
-        };
+        let header =
+            Header { activator: self.identity.activator, epoch: self.identity.epoch, first_seq: log.last_seq() + 1 };
         let (writer, segment) = Writer::begin(&self.folder, header)?;
         let old = std::mem::replace(&mut log.writer, writer);
-        old.finish(&self.folder);
+        log.full.push(old.finish());
+        log.begun = true;
         // One without a record began with the same number: the file is the same, and the new one has its place.
         if log.segments.back().is_some_and(|s| s.count == 0)
             && let Some(empty) = log.segments.pop_back()
@@ -252,24 +315,76 @@ impl Spool {
 
     /// Syncs what was written. Blocks; call it each second.
     pub(crate) fn sync(&self) {
+        let mut disk = self.disk.lock();
         if self.failed.load(Relaxed) {
-            self.recover_from_failure();
+            self.recover_from_failure(&mut disk);
         }
-        if !self.unsynced.swap(false, Relaxed) {
+        self.sync_written(&mut disk);
+    }
+
+    /// Waits until a sync that begins after this has ended. True: see to it that [`Spool::commit`] runs.
+    pub(crate) fn wait_for_disk(&self, seq: u64) -> (Told, bool) {
+        self.group.join(seq)
+    }
+
+    /// Waits until the ledger has a record. [`Spool::leave`] says that nobody does any more.
+    pub(crate) fn wait_for_ledger(&self, seq: u64) -> Told {
+        self.acks.join(seq)
+    }
+
+    /// Nobody waits for the ledger to have this record.
+    pub(crate) fn leave(&self, seq: u64) {
+        self.acks.leave(seq);
+    }
+
+    /// Ends when somebody waits for the ledger.
+    pub(crate) async fn awaited(&self) {
+        self.acks.awaited().await;
+    }
+
+    /// Syncs until nobody waits for it: one sync for all who wait when it begins; who comes while it runs is of the next
+    /// group. Blocks.
+    pub(crate) fn commit(&self) {
+        loop {
+            let mut disk = self.disk.lock();
+            let Some(group) = self.group.take() else { return };
+            self.sync_written(&mut disk);
+            let Disk { broken, harmed } = *disk;
+            drop(disk);
+            for (seq, teller) in group {
+                // One whose client left does not hear it.
+                let _ = teller.send(!broken && seq > harmed);
+            }
+        }
+    }
+
+    fn sync_written(&self, disk: &mut Disk) {
+        if disk.broken || !self.unsynced.swap(false, Relaxed) {
             return;
         }
-        let file = self.log.lock().writer.handle();
-        if let Err(e) = file.and_then(|f| f.sync_data()) {
-            tracing::error!("spool cannot be synced: {e}");
-            self.failed.store(true, Relaxed);
+        let mut log = self.log.lock();
+        let (files, begun) = (log.take_unsynced(), std::mem::take(&mut log.begun));
+        drop(log);
+        let synced = files.and_then(|files| files.iter().try_for_each(|file| self.syncer.sync(file)));
+        match synced.and_then(|()| if begun { segment::sync_folder(&self.folder) } else { Ok(()) }) {
+            Ok(()) => drop(self.syncs.inc()),
+            Err(e) => {
+                tracing::error!("spool cannot be synced: {e}");
+                disk.broken = true;
+                self.failed.store(true, Relaxed);
+            }
         }
     }
 
     /// After a failed write or sync a fresh segment shows whether the disk works again.
-    fn recover_from_failure(&self) {
+    fn recover_from_failure(&self, disk: &mut Disk) {
         let mut log = self.log.lock();
+        let last = log.last_seq();
         match self.begin_segment(&mut log) {
             Ok(bytes) => {
+                if std::mem::take(&mut disk.broken) {
+                    disk.harmed = last;
+                }
                 self.room.used.fetch_add(bytes, Relaxed);
                 self.failed.store(false, Relaxed);
                 tracing::info!("spool takes records again");
@@ -288,8 +403,12 @@ impl Spool {
         self.written.notified().await;
     }
 
-    /// Everything up to `watermark` of an epoch is in the ledger: whole segments below it are deleted.
+    /// Everything up to `watermark` of an epoch is in the ledger: who waits for that is told, and whole segments below it
+    /// are deleted.
     pub(crate) fn trim(&self, activator: u64, epoch: u32, watermark: u64) {
+        if self.is_mine((activator, epoch)) {
+            self.acks.acknowledge(watermark);
+        }
         let mut log = self.log.lock();
         let current = log.segments.back().map(|s| s.path.clone());
         let mut freed = 0;
@@ -335,7 +454,11 @@ impl Spool {
         let Some(gone) = log.segments.remove(at) else { return Ok(()) };
         drop(log);
         self.room.used.fetch_sub(gone.bytes, Relaxed);
-        let records = (gone.header.first_seq + gone.count).saturating_sub(from);
+        let end = gone.header.first_seq + gone.count;
+        if self.is_mine(gone.of()) {
+            self.acks.give_up(from..end);
+        }
+        let records = end.saturating_sub(from);
         self.lost.fetch_add(records, Relaxed);
         tracing::error!(path = %gone.path.display(), records, "a harmed segment is set aside: its records are lost");
         segment::rename_aside(&gone.path)
@@ -353,6 +476,9 @@ impl Spool {
         let living: Vec<_> = segments.iter().map(Segment::of).collect();
         self.homes.move_on(of, last + 1, &living)?;
         self.lost.fetch_add(batch.records.len() as u64, Relaxed);
+        if self.is_mine(of) {
+            self.acks.give_up(batch.first_seq..last + 1);
+        }
         self.trim(batch.activator, batch.epoch, last);
         Ok(())
     }
@@ -360,6 +486,11 @@ impl Spool {
     /// How many records were lost since this was last asked.
     pub(crate) fn take_lost(&self) -> u64 {
         self.lost.swap(0, Relaxed)
+    }
+
+    /// Whether records of a writer and epoch are of this life.
+    fn is_mine(&self, of: (u64, u32)) -> bool {
+        of == (self.identity.activator, self.identity.epoch)
     }
 
     fn segments(&self) -> Vec<Segment> {

@@ -53,7 +53,9 @@ pub(crate) enum Command {
 #[command(after_help = "\
 Reads *.yaml, *.yml and *.json of the folder (not of folders in it), the same manifests that `kubectl apply` takes.
 A function's command is its annotation dormouse.dev/local-command; it runs in the manifest's folder and serves HTTP
-on $PORT. Calls are metered into a ledger in the state directory, which the next start continues.
+on $PORT. Calls are metered into a ledger in the state directory, which the next start continues. While it runs, the
+token of the usage API stands in the file `token` there: commands find it by themselves, curl is told it as
+-H \"Authorization: Bearer $(cat .dormouse/token)\".
 
 Examples:
   dormouse dev examples/hello
@@ -123,15 +125,19 @@ pub(crate) struct WhereArgs {
     /// Namespace that Dormouse is installed in
     #[arg(long, env = "DORMOUSE_SYSTEM_NAMESPACE", default_value = "dormouse-system", help_heading = "Which Dormouse")]
     pub(crate) system_namespace: String,
-    /// Usage API, in place of a port-forward to it
+    /// Usage API (http or https), in place of a port-forward to it
     #[arg(long, env = "DORMOUSE_USAGE_URL", help_heading = "Which Dormouse")]
     pub(crate) usage_url: Option<String>,
     /// Activator, in place of a port-forward to it
     #[arg(long, env = "DORMOUSE_ACTIVATOR_URL", help_heading = "Which Dormouse")]
     pub(crate) activator_url: Option<String>,
-    /// Token of the usage API [default: the one of `dev`, or of the Secret dormouse-token]
+    /// Token of the usage API [default: the one of `dev`, or of the Secret dormouse-token; with --usage-url, where that
+    /// may not be read, the kubeconfig's]
     #[arg(long, env = "DORMOUSE_TOKEN", hide_env_values = true, help_heading = "Which Dormouse")]
     pub(crate) token: Option<String>,
+    /// File with the token of the usage API; goes before --token
+    #[arg(long, value_name = "FILE", help_heading = "Which Dormouse")]
+    pub(crate) token_file: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -255,7 +261,8 @@ Times are UTC: 2026-11, 2026-11-24, 2026-11-24T10:00:00Z, or `now`.
 Examples:
   dormouse usage
   dormouse usage --by day --from 2026-11-01 --to 2026-12-01
-  dormouse usage --by function,hour -o json")]
+  dormouse usage --by function,hour -o json
+  dormouse usage --usage-url https://usage.example.com --token-file token -n shop")]
 pub(crate) struct UsageArgs {
     /// From, inclusive [default: the first of this month]
     #[arg(long)]
@@ -284,7 +291,9 @@ pub(crate) struct UsageArgs {
 Examples:
   dormouse bill
   dormouse bill --month 2026-11 --tenant shop -o csv
-  dormouse bill --fixed-server 350")]
+  dormouse bill --fixed-server 350
+  dormouse bill --as lambda
+  dormouse bill --explain compute -o csv > calls.csv")]
 pub(crate) struct BillArgs {
     /// Tenant [default: `default`]
     #[arg(long, default_value = "default")]
@@ -295,6 +304,12 @@ pub(crate) struct BillArgs {
     /// What a server that is always on would cost, to compare with
     #[arg(long, value_name = "PRICE")]
     pub(crate) fixed_server: Option<String>,
+    /// Price the same usage by another plan: lambda, alibaba-fc, article, or one of your own
+    #[arg(long = "as", value_name = "PLAN")]
+    pub(crate) as_plan: Option<String>,
+    /// List the calls behind a line, and check that they add up to it: calls, compute, cpu, ...
+    #[arg(long, value_name = "LINE", conflicts_with = "fixed_server")]
+    pub(crate) explain: Option<String>,
     /// Output
     #[arg(short, long, value_enum, default_value_t)]
     pub(crate) output: BillFormat,

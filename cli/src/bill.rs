@@ -1,5 +1,7 @@
 //! `dormouse bill`: a tenant's statement of a month, beside what a server that is always on would cost.
 
+mod explain;
+
 use crate::args::{BillArgs, BillFormat};
 use crate::exit::{Failure, Outcome};
 use crate::say;
@@ -13,24 +15,28 @@ use serde::Deserialize;
 use std::fmt::Write as _;
 
 #[derive(Debug, Deserialize)]
-struct Statement {
-    tenant: String,
-    period: String,
+pub(crate) struct Statement {
+    pub(crate) tenant: String,
+    pub(crate) period: String,
+    pub(crate) from: String,
+    pub(crate) to: String,
     period_over: bool,
-    plan: String,
+    pub(crate) plan: String,
     currency: String,
     calls: u64,
-    billed_calls: u64,
-    lines: Vec<Line>,
+    pub(crate) billed_calls: u64,
+    pub(crate) unmetered_calls: u64,
+    pub(crate) lines: Vec<Line>,
     total: String,
     comparison: Option<Comparison>,
 }
 
 #[derive(Debug, Deserialize)]
-struct Line {
-    item: String,
-    quantity: String,
-    unit: String,
+pub(crate) struct Line {
+    pub(crate) item: String,
+    pub(crate) tier: u32,
+    pub(crate) quantity: String,
+    pub(crate) unit: String,
     unit_price: String,
     amount: String,
 }
@@ -45,7 +51,11 @@ struct Comparison {
 pub(crate) async fn run(args: &BillArgs) -> Outcome {
     let path = path(args, Timestamp::now())?;
     let target = Target::find(&args.target).await?;
-    let body = target.usage().await?.get(&path).await?;
+    let door = target.usage().await?;
+    let body = door.get(&path).await?;
+    if let Some(line) = &args.explain {
+        return explain::run(&door, &statement(&body)?, line, args).await;
+    }
     match args.output {
         BillFormat::Csv => say::bytes(&body)?,
         BillFormat::Json => {
@@ -53,12 +63,14 @@ pub(crate) async fn run(args: &BillArgs) -> Outcome {
             say::out(serde_json::to_string_pretty(&value).map_err(Failure::failed)?);
         }
         BillFormat::Table => {
-            let statement: Statement = serde_json::from_slice(&body)
-                .map_err(|e| Failure::failed(format!("the answer is of another version: {e}")))?;
-            say::out(page(&statement));
+            say::out(page(&statement(&body)?));
         }
     }
     Ok(())
+}
+
+fn statement(body: &[u8]) -> Result<Statement, Failure> {
+    serde_json::from_slice(body).map_err(|e| Failure::failed(format!("the answer is of another version: {e}")))
 }
 
 fn path(args: &BillArgs, now: Timestamp) -> Result<String, Failure> {
@@ -68,8 +80,11 @@ fn path(args: &BillArgs, now: Timestamp) -> Result<String, Failure> {
         None => now.to_zoned(TimeZone::UTC).strftime("%Y-%m").to_string(),
     };
     let mut path = format!("/v1/statements/{}/{month}", encoded(&args.tenant));
-    let format = if args.output == BillFormat::Csv { "csv" } else { "json" };
-    let _ = write!(path, "?format={format}");
+    let csv = args.output == BillFormat::Csv && args.explain.is_none();
+    let _ = write!(path, "?format={}", if csv { "csv" } else { "json" });
+    if let Some(plan) = &args.as_plan {
+        let _ = write!(path, "&as={}", encoded(plan));
+    }
     if let Some(price) = &args.fixed_server {
         if price.parse::<Decimal>().ok().is_none_or(|p| p <= Decimal::ZERO) {
             return Err(Failure::usage(format!(
@@ -89,10 +104,23 @@ fn page(statement: &Statement) -> String {
     let (price, amount) = (format!(">PRICE {currency}"), format!(">AMOUNT {currency}"));
     let mut rows = table(&["ITEM", ">QUANTITY", "UNIT", &price, &amount]);
     for line in &statement.lines {
-        rows.add_row([&line.item, &line.quantity, &line.unit, &line.unit_price, &line.amount]);
+        let several = statement.lines.iter().filter(|other| other.item == line.item).count() > 1;
+        let item = match line.tier {
+            0 => format!("{}, free", line.item),
+            tier if several => format!("{}, tier {tier}", line.item),
+            _ => line.item.clone(),
+        };
+        rows.add_row([&item, &line.quantity, &line.unit, &line.unit_price, &line.amount]);
     }
     rows.add_row(["total", "", "", "", &statement.total]);
     page.push_str(&text(&rows));
+    if statement.unmetered_calls > 0 {
+        let _ = write!(
+            page,
+            "\n\n{} calls came before the ledger knew how plan {plan} rounds time: they are in no line but calls",
+            statement.unmetered_calls
+        );
+    }
     if let Some(c) = &statement.comparison {
         let _ = write!(
             page,
@@ -122,8 +150,8 @@ mod tests {
     #[test]
     fn the_question_is_the_apis() {
         assert_eq!(asked("").unwrap(), "/v1/statements/default/2026-11?format=json");
-        let all = asked("--tenant a/b --month 2026-10 --fixed-server 350 -o csv").unwrap();
-        assert_eq!(all, "/v1/statements/a%2Fb/2026-10?format=csv&fixed_server=350");
+        let all = asked("--tenant a/b --month 2026-10 --fixed-server 350 --as lambda -o csv").unwrap();
+        assert_eq!(all, "/v1/statements/a%2Fb/2026-10?format=csv&as=lambda&fixed_server=350");
         for wrong in ["--month 2026", "--month 2026-13", "--fixed-server 0", "--fixed-server x"] {
             assert!(asked(wrong).is_err(), "{wrong}");
         }
@@ -137,14 +165,18 @@ mod tests {
             period_over: true,
             plan: "article".into(),
             currency: "CNY".into(),
+            from: "2026-11-01T00:00:00Z".into(),
+            to: "2026-12-01T00:00:00Z".into(),
             calls: 15_000_000,
             billed_calls: 15_000_000,
+            unmetered_calls: 0,
             lines: [
                 ("calls", "15000000", "call", "0.0000002", "3.00"),
                 ("compute", "750000", "GB-second", "0.00003", "22.50"),
             ]
             .map(|(item, quantity, unit, unit_price, amount)| Line {
                 item: item.into(),
+                tier: 1,
                 quantity: quantity.into(),
                 unit: unit.into(),
                 unit_price: unit_price.into(),

@@ -23,6 +23,7 @@ use dormouse_controller::Controller;
 use dormouse_controller::fleet::process::{self, Local, Processes};
 use dormouse_controller::ledger::LedgerDoor;
 use dormouse_controller::reconcile::plan::Urls;
+use dormouse_controller::usage_api::Guard;
 use dormouse_core::FunctionKey;
 use dormouse_core::function::EnvVar;
 use dormouse_core::price::PricePlan;
@@ -119,7 +120,7 @@ impl Dev {
         ledger: LedgerDoor,
     ) -> Result<Self, Failure> {
         let program = std::env::current_exe()?;
-        let console = Console::new(plan, &ledger);
+        let console = Console::new(plan, &ledger).await;
         let mark = state.mark()?;
         let (keeper, left) = Keeper::start(&program, &mark).await?;
         let (seen, lines) = mpsc::channel(LINES);
@@ -142,7 +143,7 @@ impl Dev {
             grpc,
             usage: ports.usage,
             token: token.clone(),
-            usage_token: Some(token),
+            usage_guard: Guard::token(token),
             beside_usage: Some(functions::router(fleet.clone(), places.clone())),
             ledger,
             urls: Urls { domain: DOMAIN.into(), activator: format!("http://{address}") },

@@ -7,7 +7,7 @@ use crate::args::WhereArgs;
 use crate::dev::state::{self, DevFile};
 use crate::exit::Failure;
 use crate::view::View;
-use door::Door;
+pub(crate) use door::Door;
 use http::Method;
 use std::path::{Path, PathBuf};
 
@@ -38,14 +38,11 @@ impl Target {
 
     /// The usage API.
     pub(crate) async fn usage(&self) -> Result<Door, Failure> {
-        let token = self.args.token.clone();
+        let token = given(&self.args)?;
         match (&self.args.usage_url, &self.place) {
-            (Some(url), Place::Cluster(_) | Place::Addresses) if token.is_some() => Door::at(url, token),
-            (Some(url), Place::Cluster(config)) => {
-                Door::at(url, Some(cluster::token(&client(config)?, &self.args.system_namespace).await?))
-            }
-            (Some(url), _) => Door::at(url, token),
-            (None, Place::Dev(dev)) => Door::at(&dev.usage_url, Some(token.unwrap_or_else(|| dev.token.clone()))),
+            (Some(url), Place::Cluster(config)) if token.is_none() => self.usage_of(url, config).await,
+            (Some(url), _) => Door::usage(url, token),
+            (None, Place::Dev(dev)) => Door::usage(&dev.usage_url, Some(token.unwrap_or_else(|| dev.token.clone()))),
             (None, Place::Cluster(config)) => {
                 let client = client(config)?;
                 let token = match token {
@@ -56,6 +53,25 @@ impl Target {
             }
             (None, Place::Addresses) => Err(nothing_found("")),
         }
+    }
+
+    /// The usage API of a cluster by its address, with no token given: the operator's, for who may read its Secret, else
+    /// what the kubeconfig shows to the API server, where nobody can read it on the way.
+    async fn usage_of(&self, url: &str, config: &kube::Config) -> Result<Door, Failure> {
+        let refusal = match cluster::token(&client(config)?, &self.args.system_namespace).await {
+            Ok(token) => return Door::usage(url, Some(token)),
+            Err(refusal) => refusal,
+        };
+        let why = match cluster::bearer(&config.auth_info) {
+            Some(shown) if door::is_private(url)? => return Door::showing(url, shown),
+            Some(_) => "the kubeconfig's token opens more than the usage API, and is not sent over http",
+            None => "the kubeconfig has no token",
+        };
+        Err(Failure::failed(format!(
+            "no token for {url}: {why}; {}. Give one with --token-file or DORMOUSE_TOKEN: {}",
+            refusal.message(),
+            door::A_TOKEN
+        )))
     }
 
     /// Where functions are called.
@@ -119,6 +135,17 @@ impl Target {
                 views.into_iter().find(|v| v.name() == name).ok_or_else(missing)
             }
         }
+    }
+}
+
+/// The token that was given, by file or as it is.
+fn given(args: &WhereArgs) -> Result<Option<String>, Failure> {
+    let Some(file) = &args.token_file else { return Ok(args.token.clone()) };
+    let text = std::fs::read_to_string(file)
+        .map_err(|e| Failure::failed(format!("cannot read the token in {}: {e}", file.display())))?;
+    match text.trim() {
+        "" => Err(Failure::failed(format!("the token file {} is empty", file.display()))),
+        token => Ok(Some(token.to_owned())),
     }
 }
 

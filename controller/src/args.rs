@@ -3,13 +3,17 @@
 use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use dormouse_controller::fleet::kubernetes::wall::Policies;
+use dormouse_controller::ledger::{Place, Plans};
 use dormouse_controller::reconcile::build::network_policy::Platform;
+use dormouse_controller::usage_api::Guard;
+use dormouse_controller::usage_api::reviews::ApiServer;
 use dormouse_core::price::PricePlan;
 use dormouse_core::warm_pool::{WarmPool, WarmPoolSpec};
 use dormouse_daemon::Token;
 use serde::Deserialize;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Functions become instances, instances become routes, records become statements.
 #[derive(Debug, Parser)]
@@ -50,18 +54,30 @@ pub(crate) struct Run {
     /// Where the usage API is.
     #[arg(long, env = "DORMOUSE_USAGE", default_value = "0.0.0.0:8081")]
     pub(crate) usage: SocketAddr,
+    /// Audiences (separated by commas) that a token of Kubernetes may be meant for, to be taken by the usage API for what
+    /// its owner may see: the right to get functions/usage. Empty: only the shared token is taken.
+    #[arg(long, env = "DORMOUSE_USAGE_AUDIENCES", value_delimiter = ',', default_value = "dormouse-usage")]
+    usage_audiences: Vec<String>,
     /// Where /livez, /readyz, /startupz, /metrics and /loglevel are served.
     #[arg(long, env = "DORMOUSE_ADMIN", default_value = "0.0.0.0:9090")]
     pub(crate) admin: SocketAddr,
     /// Folder of the ledger.
     #[arg(long, env = "DORMOUSE_LEDGER_DIR", default_value = "/var/lib/dormouse")]
     pub(crate) ledger_dir: PathBuf,
+    /// File that holds the URL of a PostgreSQL database (postgres://user:password@host/name?sslmode=require) in which the
+    /// ledger is kept, instead of a folder. Without it the URL itself is read from DORMOUSE_LEDGER_URL.
+    #[arg(long, env = "DORMOUSE_LEDGER_URL_FILE")]
+    ledger_url_file: Option<PathBuf>,
     /// File that holds the token which activators share. Without it the token itself is read from DORMOUSE_TOKEN.
     #[arg(long, env = "DORMOUSE_TOKEN_FILE")]
     token_file: Option<PathBuf>,
     /// The price plan (YAML). Default: CNY 0.0000002 per call and 0.00003 per GB-second.
     #[arg(long, env = "DORMOUSE_PRICE_PLAN")]
     price_plan: Option<PathBuf>,
+    /// Other price plans that usage can be priced by, besides those that come with Dormouse (YAML, a file each; separated
+    /// by commas).
+    #[arg(long, env = "DORMOUSE_OTHER_PRICE_PLANS", value_delimiter = ',')]
+    other_price_plans: Vec<PathBuf>,
     /// Domain below which functions have their names: NAME.NAMESPACE.DOMAIN.
     #[arg(long, env = "DORMOUSE_DOMAIN", default_value = "dormouse.local")]
     pub(crate) domain: String,
@@ -147,12 +163,24 @@ impl Run {
         Token::new(&text).context("the token is empty")
     }
 
-    /// The price plan.
-    pub(crate) fn price_plan(&self) -> anyhow::Result<PricePlan> {
-        let Some(file) = &self.price_plan else { return Ok(PricePlan::default()) };
-        let value: serde_json::Value =
-            serde_saphyr::from_str(&read(file)?).with_context(|| format!("{} is no YAML", file.display()))?;
-        PricePlan::from_value(&value).with_context(|| format!("price plan {}", file.display()))
+    /// Where the ledger is.
+    pub(crate) fn ledger(&self) -> anyhow::Result<Place> {
+        let (url, from) = match &self.ledger_url_file {
+            Some(file) => (read(file)?, file.display().to_string()),
+            None => match std::env::var("DORMOUSE_LEDGER_URL") {
+                Ok(url) if !url.is_empty() => (url, "DORMOUSE_LEDGER_URL".to_owned()),
+                _ => return Ok(Place::folder(&self.ledger_dir)),
+            },
+        };
+        Place::postgres(&url).with_context(|| format!("what {from} holds"))
+    }
+
+    /// The price plan in force, those that are named beside it, and those that come with Dormouse.
+    pub(crate) fn price_plans(&self) -> anyhow::Result<Plans> {
+        let in_force = self.price_plan.as_deref().map_or_else(|| Ok(PricePlan::default()), price_plan)?;
+        let mut others = self.other_price_plans.iter().map(|file| price_plan(file)).collect::<Result<Vec<_>, _>>()?;
+        others.extend(PricePlan::shipped());
+        Ok(Plans::new(in_force, others))
     }
 
     /// The warm pools to make.
@@ -177,6 +205,33 @@ impl Run {
         }
         Ok(url.to_owned())
     }
+
+    /// Who may ask the usage API what.
+    pub(crate) fn usage_guard(&self, operator: Token, client: &kube::Client) -> anyhow::Result<Guard> {
+        let guard = Guard::token(operator);
+        Ok(match self.audiences()? {
+            audiences if audiences.is_empty() => guard,
+            audiences => guard.reviewed_by(Arc::new(ApiServer::new(client.clone(), audiences))),
+        })
+    }
+
+    /// The audiences that are named, at most [`MAX_AUDIENCES`].
+    fn audiences(&self) -> anyhow::Result<Vec<String>> {
+        let named: Vec<String> = self.usage_audiences.iter().filter(|name| !name.is_empty()).cloned().collect();
+        let good = |name: &String| name.len() <= MAX_AUDIENCE && name.bytes().all(|b| b.is_ascii_graphic());
+        if named.len() > MAX_AUDIENCES || !named.iter().all(good) {
+            bail!(
+                "--usage-audiences takes at most {MAX_AUDIENCES} names of at most {MAX_AUDIENCE} characters without space"
+            );
+        }
+        Ok(named)
+    }
+}
+
+fn price_plan(file: &Path) -> anyhow::Result<PricePlan> {
+    let value: serde_json::Value =
+        serde_saphyr::from_str(&read(file)?).with_context(|| format!("{} is no YAML", file.display()))?;
+    PricePlan::from_value(&value).with_context(|| format!("price plan {}", file.display()))
 }
 
 fn read(file: &Path) -> anyhow::Result<String> {
@@ -191,6 +246,10 @@ fn namespace(text: &str) -> Result<String, String> {
     }
     Ok(text.to_owned())
 }
+
+/// Most audiences, and most characters of one: a URL, as identity providers name theirs.
+const MAX_AUDIENCES: usize = 16;
+const MAX_AUDIENCE: usize = 512;
 
 /// Most bytes of a label's key (a prefix of 253, a slash, a name of 63) and of its value.
 const MAX_LABEL: (usize, usize) = (317, 63);
@@ -232,6 +291,18 @@ mod tests {
         assert_eq!(run(&["--network-policies=remove"]).unwrap().policies().unwrap(), Policies::Remove);
         let why = run(&["--network-policies=make"]).unwrap().policies().unwrap_err().to_string();
         assert!(why.contains("needs --system-namespace"), "{why}");
+    }
+
+    #[test]
+    fn audiences_are_a_short_list_of_words() {
+        let named = |flag: &str| run(&[flag]).unwrap().audiences();
+        assert_eq!(run(&[]).unwrap().audiences().unwrap(), ["dormouse-usage"]);
+        assert_eq!(named("--usage-audiences=a,https://b.example").unwrap(), ["a", "https://b.example"]);
+        assert!(named("--usage-audiences=").unwrap().is_empty());
+        for bad in ["a b".to_owned(), "x".repeat(MAX_AUDIENCE + 1), vec!["x"; MAX_AUDIENCES + 1].join(",")] {
+            let why = named(&format!("--usage-audiences={bad}")).unwrap_err().to_string();
+            assert!(why.contains("--usage-audiences"), "{why}");
+        }
     }
 
     #[test]

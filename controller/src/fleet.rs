@@ -195,6 +195,8 @@ pub struct Instance {
     pub h2c: bool,
     /// It was claimed from a warm pool; `None`: its revision's workload carries it.
     pub claim: Option<Claim>,
+    /// When its process last started, microseconds since 1970 UTC, where the fleet knows.
+    pub started_at_us: Option<i64>,
 }
 
 /// How far an instance is. Whether its port is open is not the fleet's to say: activators dial.

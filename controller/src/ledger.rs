@@ -1,49 +1,47 @@
-//! Where records end: each frame applied exactly once, kept in sled, summed by the hour.
+//! Where records end: each frame applied exactly once, kept in a store, summed by minute and hour.
 //!
-//! How sled is used, so that a power cut loses nothing that was acknowledged: one `Db`, one tree, values of at most
-//! 4 KiB, one writer thread that groups frames into atomic batches of blocks, sums and watermarks, then flushes sled
-//! and syncs its file through a second handle (sled itself only starts the write-back), and only then acknowledges.
-//! After the first write error the ledger acknowledges nothing more and must be opened again.
+//! What every store does is [`store::Store`]; what is said here and beside it is said once for all of them.
 
-mod apply;
-mod block;
-mod codec;
+mod conservation;
 mod counts;
-mod dict;
 mod door;
+mod fold;
 mod frame;
-mod growth;
-mod key;
-mod open;
+mod function;
+mod plans;
+mod postgres;
 mod records;
 mod rpc;
+mod sled;
+mod store;
+mod times;
 mod usage;
-mod verify;
-mod writer;
+mod warm;
 
-#[cfg(test)]
-mod tests;
-
-pub use codec::FunctionId;
-pub use door::{DoorState, LedgerDoor};
+pub use self::sled::{Filesystem, FolderError};
+pub use conservation::Conservation;
+pub use door::{DoorState, LedgerDoor, NotADatabase, Place};
+pub use fold::month_hours;
 pub use frame::{Frame, MAX_FRAME_RECORDS, MAX_FRAME_SUBJECTS};
-pub use open::{Filesystem, OpenError};
+pub use function::FunctionId;
+pub use plans::Plans;
+pub use postgres::PostgresError;
 pub use records::{RecordKey, RecordRow, RecordsQuery};
 pub use rpc::service;
-pub use usage::{Filter, Granularity, GroupBy, GroupKey, MAX_DAYS, RowKey, UsageQuery, UsageRow, month_hours};
-pub use verify::Conservation;
+pub use usage::{
+    Filter, Granularity, GroupBy, GroupKey, Level, MAX_DAYS, MINUTES_KEPT_HOURS, RowKey, UsageQuery, UsageRow,
+};
+pub use warm::WarmSpan;
 
+use self::postgres::PostgresStore;
+use self::sled::SledStore;
 use dormouse_core::price::{PricePlan, TooLarge};
 use dormouse_core::usage::UsageSum;
-use open::Store;
-use parking_lot::Mutex;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use store::Store;
+use tokio::sync::Semaphore;
 
-/// Frames that wait for the writer.
-const QUEUE_FRAMES: usize = 256;
-/// Records that wait for the writer, unpacked: 131,072 x 80 B = 10.5 MB.
+/// Records that wait for the store, unpacked: 131,072 x 104 B = 13.6 MB.
 const QUEUE_RECORDS: u32 = 2 * MAX_FRAME_RECORDS;
 
 /// What became of a frame.
@@ -80,30 +78,36 @@ pub enum AppendError {
 /// A question that could not be answered.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
-    /// sled could not read.
+    /// The store could not read.
     #[error("the ledger could not be read")]
-    Store(#[from] sled::Error),
+    Store(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// A value is not what was written.
-    #[error(transparent)]
-    Corrupt(#[from] CorruptValue),
+    #[error("{0}")]
+    Corrupt(String),
     /// An amount has too many digits.
     #[error(transparent)]
     TooLarge(#[from] TooLarge),
     /// The ledger knows no usage of this tenant.
     #[error("tenant {0:?} has no usage in this ledger")]
     UnknownTenant(String),
-    /// The file grew far more than what was put in.
-    #[error("sled no longer cleans its file: it must be opened again")]
-    Outgrown,
     /// The writer is gone.
     #[error("the ledger is closed: {0}")]
     Closed(String),
 }
 
-/// A stored value that cannot be read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a stored {0} is damaged")]
-pub struct CorruptValue(&'static str);
+/// A ledger that cannot be opened. The messages are for people: where, and what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// In a folder.
+    #[error(transparent)]
+    Folder(#[from] FolderError),
+    /// In a database.
+    #[error(transparent)]
+    Postgres(#[from] PostgresError),
+    /// Opening it ended in a panic, which was logged.
+    #[error("the ledger in {0} could not be opened: see the log")]
+    Panicked(String),
+}
 
 /// Some rows and where to go on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -119,70 +123,36 @@ pub struct Page<R, K> {
 pub struct Health {
     /// Why it takes no records, or may lose some.
     pub problem: Option<String>,
-    /// Bytes of sled's files.
+    /// Bytes that the store takes.
     pub size_on_disk: u64,
 }
 
 /// An open ledger; clones share it. The last one to go closes it.
 #[derive(Clone)]
 pub struct Ledger {
-    inner: Arc<Inner>,
-}
-
-struct Inner {
-    store: Arc<Store>,
-    plan: PricePlan,
-    /// Taken at the end, so that the writer sees it close.
-    queue: Option<mpsc::Sender<writer::Command>>,
+    store: Arc<dyn Store>,
+    place: Place,
+    plans: Arc<Plans>,
     room: Arc<Semaphore>,
-    failure: Failure,
-    writer: Option<std::thread::JoinHandle<()>>,
-}
-
-/// Why the writer stopped; shared between it and the handles.
-#[derive(Clone, Default)]
-struct Failure(Arc<Mutex<Option<String>>>);
-
-impl Failure {
-    fn set(&self, why: &str) {
-        self.0.lock().get_or_insert_with(|| why.to_owned());
-    }
-
-    fn why(&self) -> Option<String> {
-        self.0.lock().clone()
-    }
 }
 
 impl Ledger {
-    /// Opens the ledger in a folder, which is made if it is not there. Blocks while sled recovers.
+    /// Opens the ledger at a place, once its store has recovered.
     ///
     /// # Errors
-    /// When it cannot be opened: the message names the folder and what to do.
-    pub fn open(dir: &Path, plan: PricePlan) -> Result<Self, OpenError> {
-        Self::open_on(dir, plan, Filesystem::Checked)
-    }
-
-    /// [`Ledger::open`] with a word on file systems that cannot be trusted with it.
-    ///
-    /// # Errors
-    /// As [`Ledger::open`].
-    pub fn open_on(dir: &Path, plan: PricePlan, filesystem: Filesystem) -> Result<Self, OpenError> {
-        let store = Arc::new(Store::open(dir, filesystem)?);
-        let applier = apply::Applier::new(Arc::clone(&store), plan.metering())
-            .map_err(|source| OpenError::Read { dir: dir.to_owned(), source })?;
-        verify::check_tails(&store).map_err(|source| OpenError::Read { dir: dir.to_owned(), source })?;
-        let (queue, commands) = mpsc::channel(QUEUE_FRAMES);
-        let failure = Failure::default();
-        let thread = std::thread::Builder::new().name("ledger".to_owned());
-        let writer = thread
-            .spawn({
-                let failure = failure.clone();
-                move || writer::run(commands, applier, &failure)
-            })
-            .map_err(|source| OpenError::Io { dir: dir.to_owned(), source })?;
+    /// When it cannot be opened: the message says where and what to do.
+    pub async fn open(place: Place, plans: impl Into<Plans>) -> Result<Self, OpenError> {
+        let plans = Arc::new(plans.into());
+        let store: Arc<dyn Store> = match &place {
+            Place::Folder { dir, filesystem } => {
+                let (dir, filesystem, rules) = (dir.clone(), *filesystem, plans.rules());
+                let opened = tokio::task::spawn_blocking(move || SledStore::open(&dir, filesystem, rules));
+                Arc::new(opened.await.map_err(|_| OpenError::Panicked(place.to_string()))??)
+            }
+            Place::Postgres(config) => Arc::new(PostgresStore::open(config, plans.rules()).await?),
+        };
         let room = Arc::new(Semaphore::new(QUEUE_RECORDS as usize));
-        let inner = Inner { store, plan, queue: Some(queue), room, failure, writer: Some(writer) };
-        Ok(Self { inner: Arc::new(inner) })
+        Ok(Self { store, place, plans, room })
     }
 
     /// Applies what is new of a frame and returns when that is durable.
@@ -192,56 +162,69 @@ impl Ledger {
     pub async fn append(&self, frame: Frame) -> Result<Appended, AppendError> {
         frame.check_size()?;
         // The room is taken before anything is unpacked: memory is bounded by it.
-        let room = Arc::clone(&self.inner.room).acquire_many_owned(frame.count).await;
-        let room = room.map_err(|_| self.closed())?;
-        let frame = frame.check()?;
-        let (done, answer) = oneshot::channel();
-        let queue = self.inner.queue.as_ref().ok_or_else(|| self.closed())?;
-        queue.send(writer::Command::Append { frame, room, done }).await.map_err(|_| self.closed())?;
-        answer.await.map_err(|_| self.closed())
+        let room = Arc::clone(&self.room).acquire_many_owned(frame.count).await;
+        let room = room.map_err(|_| AppendError::Closed("it is closed".to_owned()))?;
+        let mut frame = frame.check()?;
+        frame.room = Some(room);
+        self.store.append(frame).await
     }
 
-    /// Sums by function and hour, grouped as asked. Blocks on the disk.
+    /// Counts the time that instances were kept warm; returns when that is durable.
+    ///
+    /// # Errors
+    /// When the ledger failed: tell it again later.
+    pub async fn keep_warm(&self, spans: Vec<WarmSpan>) -> Result<(), AppendError> {
+        self.store.keep_warm(spans).await
+    }
+
+    /// Forgets rows of minutes that are older than they are kept, seen from an hour since 1970 UTC.
+    ///
+    /// # Errors
+    /// When the ledger failed.
+    pub async fn forget_minutes(&self, now: u32) -> Result<(), AppendError> {
+        self.store.forget_minutes(now.saturating_sub(MINUTES_KEPT_HOURS).saturating_mul(60)).await
+    }
+
+    /// Sums by function and time, grouped as asked.
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub fn usage(&self, query: &UsageQuery) -> Result<Page<UsageRow, RowKey>, ReadError> {
-        usage::query(&self.inner.store, query)
+    pub async fn usage(&self, query: &UsageQuery) -> Result<Page<UsageRow, RowKey>, ReadError> {
+        usage::query(&*self.store, query).await
     }
 
-    /// Single records. Blocks on the disk.
+    /// Single records.
     ///
     /// # Errors
     /// When the store cannot be read.
-    pub fn records(&self, query: &RecordsQuery) -> Result<Page<RecordRow, RecordKey>, ReadError> {
-        records::query(&self.inner.store, query)
+    pub async fn records(&self, query: &RecordsQuery) -> Result<Page<RecordRow, RecordKey>, ReadError> {
+        records::query(&*self.store, query).await
     }
 
-    /// Everything a tenant used in a period of whole hours. Blocks on the disk.
+    /// Everything a tenant used in a period of whole hours.
     ///
     /// # Errors
     /// When the store cannot be read or knows no such tenant.
-    pub fn tenant_usage(&self, tenant: &str, hours: std::ops::Range<u32>) -> Result<UsageSum, ReadError> {
-        usage::of_tenant(&self.inner.store, tenant, hours)
+    pub async fn tenant_usage(&self, tenant: &str, hours: std::ops::Range<u32>) -> Result<UsageSum, ReadError> {
+        usage::of_tenant(&*self.store, tenant, hours).await
     }
 
     /// The prices in force.
     #[must_use]
     pub fn plan(&self) -> &PricePlan {
-        &self.inner.plan
+        self.plans.in_force()
     }
 
-    /// The folder it is in.
+    /// Where it is.
     #[must_use]
-    pub fn dir(&self) -> &PathBuf {
-        &self.inner.store.dir
+    pub fn place(&self) -> &Place {
+        &self.place
     }
 
-    /// Whether it can be relied on. Reads a folder: cheap, but not for every call.
+    /// Whether it can be relied on. Cheap, but not for every call.
     #[must_use]
     pub fn health(&self) -> Health {
-        let problem = self.inner.failure.why().or_else(|| self.inner.store.problem());
-        Health { problem, size_on_disk: self.inner.store.size_on_disk() }
+        self.store.health()
     }
 
     /// Reads everything and compares watermarks, records and sums, while nothing is written.
@@ -249,31 +232,17 @@ impl Ledger {
     /// # Errors
     /// When the store cannot be read; differences are no error but told in the result.
     pub async fn verify(&self) -> Result<Conservation, ReadError> {
-        let (done, answer) = oneshot::channel();
-        let closed = || ReadError::Closed(self.inner.failure.why().unwrap_or_default());
-        let queue = self.inner.queue.as_ref().ok_or_else(closed)?;
-        queue.send(writer::Command::Verify { done }).await.map_err(|_| closed())?;
-        answer.await.map_err(|_| closed())?
+        self.store.verify().await
     }
 
-    fn closed(&self) -> AppendError {
-        AppendError::Closed(self.inner.failure.why().unwrap_or_else(|| "it is closed".to_owned()))
-    }
-}
-
-impl Drop for Inner {
-    fn drop(&mut self) {
-        drop(self.queue.take());
-        if let Some(writer) = self.writer.take() {
-            // The writer ends once the queue is closed and what was in it is committed: one group's time. Its panic
-            // was already told where it was caught.
-            let _ = writer.join();
-        }
+    /// Returns when the ledger takes no more records.
+    pub async fn failed(&self) {
+        self.store.failed().await;
     }
 }
 
 impl std::fmt::Debug for Ledger {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Ledger").field("dir", &self.inner.store.dir).finish_non_exhaustive()
+        f.debug_struct("Ledger").field("place", &self.place).finish_non_exhaustive()
     }
 }

@@ -14,6 +14,7 @@ pub mod reconcile;
 pub mod routes;
 pub mod shares;
 pub mod usage_api;
+pub mod warm_meter;
 
 use doors::Doors;
 use dormouse_daemon::{Health, Token};
@@ -29,6 +30,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use usage_api::{Guard, Requests};
+use warm_meter::WarmMeter;
 
 /// Readiness check: records are taken.
 pub const LEDGER_CHECK: &str = "ledger";
@@ -45,9 +48,9 @@ pub struct Config {
     pub usage: SocketAddr,
     /// The secret that activators share.
     pub token: Token,
-    /// The secret that the usage API asks for; `None`: anyone who reaches the port may ask.
-    pub usage_token: Option<Token>,
-    /// Routes served beside the usage API, behind the same token (`dormouse dev` shows its functions there).
+    /// Who may ask the usage API what.
+    pub usage_guard: Guard,
+    /// Routes served beside the usage API, behind the same guard (`dormouse dev` shows its functions there).
     pub beside_usage: Option<axum::Router>,
     /// The ledger; opened by [`Controller::run`] unless it is open already.
     pub ledger: LedgerDoor,
@@ -62,8 +65,10 @@ pub struct Controller<F> {
     office: Office<F>,
     post: tokio::sync::mpsc::Sender<office::Mail>,
     routes: Routes,
+    warm_meter: WarmMeter,
     grpc: TcpListener,
     usage: TcpListener,
+    requests: Requests,
     config: Config,
 }
 
@@ -100,15 +105,19 @@ impl<F: Fleet> Controller<F> {
         let routes = Routes::default();
         config.health.expect(LEDGER_CHECK);
         config.ledger.register(registry);
+        let warm_meter = WarmMeter::default();
         let (office, post) = Office::new(Parts {
             fleet,
             events,
             routes: routes.clone(),
             urls: config.urls.clone(),
+            durability: config.ledger.plan().durability,
             health: config.health.clone(),
             metrics: Metrics::register(registry),
+            warm_meter: warm_meter.clone(),
         });
-        Ok(Self { office, post, routes, grpc, usage, config })
+        let requests = Requests::register(registry);
+        Ok(Self { office, post, routes, warm_meter, grpc, usage, requests, config })
     }
 
     /// Where activators call.
@@ -132,16 +141,18 @@ impl<F: Fleet> Controller<F> {
     /// # Errors
     /// When a server breaks or the fleet ends.
     pub async fn run(self, stop: CancellationToken) -> Result<(), ControllerError> {
-        let Self { office, post, routes, grpc, usage, config } = self;
-        let Config { token, usage_token, beside_usage, ledger, health, .. } = config;
+        let Self { office, post, routes, warm_meter, grpc, usage, requests, config } = self;
+        let Config { token, usage_guard, beside_usage, ledger, health, .. } = config;
         let all = stop.child_token();
         let keeper = tokio::spawn(ledger.clone().keep_open(all.clone()));
         let teller = tokio::spawn(tell_ledger(ledger.clone(), health, all.clone()));
+        let metered = CancellationToken::new();
+        let meter = tokio::spawn(warm_meter.run(ledger.clone(), metered.clone()));
         let mut office = tokio::spawn(office.run(all.clone()));
         let doors = Doors { token, routes, post, ledger: ledger.clone(), stop: all.clone() };
         let doors = doors::serve(grpc, doors);
-        let api = usage_api::with(usage_api::router(ledger, usage_token.clone()), beside_usage, usage_token);
-        let api = axum::serve(usage, api).with_graceful_shutdown(all.clone().cancelled_owned());
+        let api = usage_api::with(usage_api::router(ledger, usage_guard.clone()), beside_usage, usage_guard);
+        let api = axum::serve(usage, requests.counting(api)).with_graceful_shutdown(all.clone().cancelled_owned());
         let result = tokio::select! {
             biased;
             () = stop.cancelled() => Ok(()),
@@ -149,6 +160,9 @@ impl<F: Fleet> Controller<F> {
             ended = doors => Err(ControllerError::Ended("gRPC", ended.err().map_or("stopped".into(), |e| e.to_string()))),
             ended = api => Err(ControllerError::Ended("usage API", ended.err().map_or("stopped".into(), |e| e.to_string()))),
         };
+        // While the ledger is open.
+        metered.cancel();
+        let _ = meter.await;
         all.cancel();
         let _ = tokio::join!(keeper, teller);
         if !office.is_finished() {

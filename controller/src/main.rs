@@ -6,7 +6,7 @@ use anyhow::Context;
 use args::{Cli, Command, Kind, Run};
 use clap::Parser;
 use dormouse_controller::fleet::kubernetes::{Kubernetes, Options};
-use dormouse_controller::ledger::{Filesystem, LedgerDoor};
+use dormouse_controller::ledger::LedgerDoor;
 use dormouse_controller::reconcile::build::deployment::PodRules;
 use dormouse_controller::reconcile::plan::Urls;
 use dormouse_controller::{Config, Controller};
@@ -44,7 +44,7 @@ fn main() -> anyhow::Result<()> {
 
 async fn run(args: Run, logs: LogFilter) -> anyhow::Result<()> {
     let stop = shutdown::on_signal()?;
-    let (token, plan, health) = (args.token()?, args.price_plan()?, Health::default());
+    let (token, plans, health) = (args.token()?, args.price_plans()?, Health::default());
     let client = kube::Client::try_default().await.context("no cluster: not in a pod, and KUBECONFIG names none")?;
     let reporter = std::env::var("POD_NAME").or_else(|_| std::env::var("HOSTNAME"));
     let options = Options {
@@ -61,9 +61,9 @@ async fn run(args: Run, logs: LogFilter) -> anyhow::Result<()> {
         grpc: args.grpc,
         usage: args.usage,
         token: token.clone(),
-        usage_token: Some(token),
+        usage_guard: args.usage_guard(token, &client)?,
         beside_usage: None,
-        ledger: LedgerDoor::new(&args.ledger_dir, plan, Filesystem::Checked),
+        ledger: LedgerDoor::new(args.ledger()?, plans),
         urls: Urls { domain: args.domain.clone(), activator: args.activator_url()? },
         health: health.clone(),
     };

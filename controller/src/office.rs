@@ -7,13 +7,18 @@
 use crate::backoff;
 use crate::demand::{Begun, Calls, Demand, Touched};
 use crate::fleet::{Code, Event, Fit, Fleet, FleetError, FunctionUid, Instance, InstanceId, Phase, PoolKey, Trouble};
+use crate::ledger::WarmSpan;
 use crate::metrics::{Metrics, Replicas};
 use crate::pools::{self, Pools};
 use crate::reconcile::apply::{self, Answer, Hands};
-use crate::reconcile::observe::{Lane, LaneState, Moment, Observed, WorkloadSeen, function_of};
+use crate::reconcile::observe::{InstanceSeen, Lane, LaneState, Moment, Observed, WorkloadSeen, function_of};
 use crate::reconcile::plan::{self, Context, Urls};
 use crate::routes::Routes;
 use crate::shares::{Process, SHARES_HOLD, Shares};
+use crate::warm_meter::{self, WarmMeter};
+use dormouse_core::price::Durability;
+use dormouse_core::record::Subject;
+use dormouse_core::valid::ValidFunction;
 use dormouse_daemon::Health;
 use dormouse_proto::v1;
 use jiff::Timestamp;
@@ -87,6 +92,10 @@ pub enum Mail {
     },
 }
 
+/// An instance that is kept warm so soon after the opening was so before it: activators tell within seconds which ports
+/// are open.
+const RESUME: Duration = Duration::from_secs(120);
+
 /// The office and what it owns.
 pub struct Office<F> {
     hands: Hands<F>,
@@ -95,6 +104,7 @@ pub struct Office<F> {
     replicas: Replicas,
     health: Health,
     urls: Urls,
+    durability: Durability,
     events: mpsc::Receiver<Event>,
     mail: mpsc::Receiver<Mail>,
     answers: mpsc::Receiver<Answer>,
@@ -117,6 +127,9 @@ pub struct Office<F> {
     began: Instant,
     /// Set when everything that existed at the start is known.
     opened: Option<Moment>,
+    warm_meter: WarmMeter,
+    /// What the meter was last told is kept warm of each function; of those of which something is.
+    warm: HashMap<FunctionUid, BTreeSet<InstanceId>>,
 }
 
 /// What an office is made of.
@@ -129,10 +142,14 @@ pub struct Parts<F> {
     pub routes: Routes,
     /// How addresses are made.
     pub urls: Urls,
+    /// What the price plan in force has responses wait for.
+    pub durability: Durability,
     /// Where readiness is told.
     pub health: Health,
     /// Where numbers go.
     pub metrics: Metrics,
+    /// Where it is told what is kept warm.
+    pub warm_meter: WarmMeter,
 }
 
 impl<F: Fleet> Office<F> {
@@ -142,7 +159,7 @@ impl<F: Fleet> Office<F> {
         let (post, mail) = mpsc::channel(MAX_MAIL);
         let (answer, answers) = mpsc::channel(MAX_MAIL);
         let (pool_answer, pool_answers) = mpsc::channel(MAX_MAIL);
-        let Parts { fleet, events, routes, urls, health, metrics } = parts;
+        let Parts { fleet, events, routes, urls, durability, health, metrics, warm_meter } = parts;
         health.expect(CHECK);
         let office = Self {
             hands: Hands::new(fleet, answer),
@@ -151,6 +168,7 @@ impl<F: Fleet> Office<F> {
             metrics,
             health,
             urls,
+            durability,
             events,
             mail,
             answers,
@@ -167,6 +185,8 @@ impl<F: Fleet> Office<F> {
             shares: Shares::default(),
             began: Instant::now(),
             opened: None,
+            warm_meter,
+            warm: HashMap::new(),
         };
         (office, post)
     }
@@ -530,6 +550,37 @@ impl<F: Fleet> Office<F> {
         self.look_at(pool, now);
     }
 
+    /// Tells the meter when other instances of a function are kept warm than before.
+    fn meter_warm(&mut self, uid: &FunctionUid, now: Moment) {
+        let observed = self.functions.get(uid);
+        let warm = observed.map(Observed::warm).unwrap_or_default();
+        let before = self.warm.get(uid);
+        if before.map_or(warm.is_empty(), |before| before.iter().eq(warm.iter().copied())) {
+            return;
+        }
+        let at_us = Timestamp::now().as_microsecond();
+        let told = warm.iter().copied().filter_map(|id| {
+            let observed = observed?;
+            let (seen, valid) = (observed.instances.get(id)?, observed.object.as_ref()?.valid.as_ref()?);
+            let span = WarmSpan {
+                subject: subject(observed, seen, valid),
+                // An earlier controller kept it warm, too, if the ledger has any of its warm time.
+                resumes: seen.found && now < self.opened.unwrap_or_default() + RESUME,
+                from_us: at_us,
+                to_us: at_us,
+            };
+            Some((id.clone(), span))
+        });
+        let change = warm_meter::Change { function: uid.clone(), warm: told.collect(), at_us };
+        let told: BTreeSet<InstanceId> = warm.into_iter().cloned().collect();
+        if told.is_empty() {
+            self.warm.remove(uid);
+        } else {
+            self.warm.insert(uid.clone(), told);
+        }
+        self.warm_meter.see(change);
+    }
+
     /// Plans one function and applies the plan.
     fn plan(&mut self, uid: &FunctionUid, now: Moment) {
         if self.opened.is_none() {
@@ -543,6 +594,7 @@ impl<F: Fleet> Office<F> {
             self.unacknowledged.remove(uid);
             self.replicas.forget(uid);
             self.set_timer(uid, None);
+            self.meter_warm(uid, now);
             return;
         }
         let began = std::time::Instant::now();
@@ -564,6 +616,7 @@ impl<F: Fleet> Office<F> {
             watched: self.demand.is_watched(),
             hold_until: self.opened.unwrap_or_default() + HOLD,
             urls: &self.urls,
+            durability: self.durability,
             parked: &parked,
         };
         let mut plan = plan::plan(observed, decision, &context);
@@ -584,6 +637,7 @@ impl<F: Fleet> Office<F> {
         let applied = apply::apply(plan, observed, desk, &mut self.hands, now);
         self.replicas.note(observed, now);
         self.metrics.planned(&applied, began.elapsed());
+        self.meter_warm(uid, now);
         if applied.unacknowledged {
             self.unacknowledged.insert(uid.clone());
         }
@@ -606,6 +660,21 @@ impl<F: Fleet> Office<F> {
 fn again(uid: &FunctionUid, at: Moment, now: Moment) -> Moment {
     tracing::warn!(function = %uid, ?at, ?now, "its plan asks for a moment that is over: please report this");
     now + LEAST_PAUSE
+}
+
+/// What the records of an instance's calls are about, and so its warm time.
+fn subject(observed: &Observed, seen: &InstanceSeen, valid: &ValidFunction) -> Subject {
+    let or = |seen: u32, valid: u32| if seen == 0 { valid } else { seen };
+    Subject {
+        function_uid: observed.uid.to_string(),
+        namespace: valid.key.namespace.clone(),
+        name: valid.key.name.clone(),
+        revision: seen.seen.revision.to_string(),
+        tenant: valid.tenant.clone(),
+        memory_mib: or(seen.seen.memory_mib, valid.memory_mib),
+        cpu_millis: or(seen.seen.cpu_millis, valid.cpu_millis),
+        instance: seen.seen.id.to_string(),
+    }
 }
 
 /// How long a call of a function may run.

@@ -4,17 +4,20 @@
 //! Nothing is unbounded: answers are pages, the work for one page has a limit, and only a few questions read the disk
 //! at once.
 
+mod access;
 mod cursor;
 mod error;
 mod guard;
 mod params;
+mod requests;
+pub mod reviews;
 mod times;
 mod views;
 
 #[cfg(test)]
 mod tests;
 
-use crate::ledger::{Ledger, LedgerDoor, ReadError, RecordsQuery, UsageQuery, month_hours};
+use crate::ledger::{Ledger, LedgerDoor, RecordsQuery, UsageQuery, month_hours};
 use axum::Router;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
@@ -22,14 +25,16 @@ use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get};
 use cursor::Cursor;
-use dormouse_daemon::Token;
 use error::ApiError;
 use jiff::Timestamp;
 use params::Params;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use views::{Format, PricesView, RecordsView, StatementView, UsageView};
+
+pub use guard::Guard;
+pub use requests::Requests;
 
 /// Questions that read the disk at once. Each holds one page in memory: 10,000 rows x about 500 B = 5 MB.
 const READERS: usize = 4;
@@ -46,7 +51,7 @@ struct Api {
     turns: Arc<Semaphore>,
 }
 
-/// The routes that need the token.
+/// The routes behind the guard. What a question to one of them needs is [`access::need`]'s to say.
 fn guarded() -> Vec<(&'static str, MethodRouter<Api>)> {
     vec![
         ("/v1/usage", get(usage)),
@@ -61,15 +66,11 @@ fn open() -> Vec<(&'static str, MethodRouter<Api>)> {
     vec![("/openapi.yaml", get(openapi))]
 }
 
-/// The API of the ledger behind a door. With a token, every question must carry it (`Authorization: Bearer TOKEN`);
-/// without one, anyone may ask: only for an address that others cannot reach.
-pub fn router(door: LedgerDoor, token: Option<Token>) -> Router {
+/// The API of the ledger behind a door.
+pub fn router(door: LedgerDoor, guard: Guard) -> Router {
     let add = |router: Router<Api>, (path, handler)| router.route(path, handler);
     let guarded = guarded().into_iter().fold(Router::new(), add);
-    let guarded = match token {
-        Some(token) => guarded.route_layer(axum::middleware::from_fn_with_state(token, guard::check)),
-        None => guarded,
-    };
+    let guarded = guarded.route_layer(axum::middleware::from_fn_with_state(guard, guard::check));
     let api = Api { door, turns: Arc::new(Semaphore::new(READERS)) };
     open()
         .into_iter()
@@ -79,29 +80,20 @@ pub fn router(door: LedgerDoor, token: Option<Token>) -> Router {
         .with_state(api)
 }
 
-/// The API with other routes beside it, behind the same token.
-pub fn with(api: Router, beside: Option<Router>, token: Option<Token>) -> Router {
+/// The API with other routes beside it, behind the same guard: they need the right to see everything.
+pub fn with(api: Router, beside: Option<Router>, guard: Guard) -> Router {
     let Some(beside) = beside else { return api };
-    api.merge(match token {
-        Some(token) => beside.route_layer(axum::middleware::from_fn_with_state(token, guard::check)),
-        None => beside,
-    })
+    api.merge(beside.route_layer(axum::middleware::from_fn_with_state(guard, guard::check)))
 }
 
 impl Api {
-    /// Asks the ledger, on a thread that may block.
-    async fn ask<T: Send + 'static>(
-        &self,
-        question: impl FnOnce(&Ledger) -> Result<T, ReadError> + Send + 'static,
-    ) -> Result<T, ApiError> {
+    /// The ledger, when it is this question's turn: for as long as the turn is held.
+    async fn turn(&self) -> Result<(Ledger, OwnedSemaphorePermit), ApiError> {
         let ledger = self.door.ledger().map_err(ApiError::Unavailable)?;
-        let turn = tokio::time::timeout(TURN, Arc::clone(&self.turns).acquire_owned()).await;
-        let Ok(Ok(turn)) = turn else { return Err(ApiError::Busy) };
-        let answer = tokio::task::spawn_blocking(move || {
-            let _turn = turn;
-            question(&ledger)
-        });
-        Ok(answer.await.map_err(|_| ApiError::Internal)??)
+        match tokio::time::timeout(TURN, Arc::clone(&self.turns).acquire_owned()).await {
+            Ok(Ok(turn)) => Ok((ledger, turn)),
+            _ => Err(ApiError::Busy),
+        }
     }
 }
 
@@ -110,18 +102,20 @@ async fn usage(State(api): State<Api>, headers: HeaderMap, pairs: Pairs) -> Resu
     let format = Format::of(&mut params, &headers);
     let now = Timestamp::now();
     let hours = params.hours(now);
-    let granularity = params.granularity();
+    let granularity = params.granularity(&hours, now);
     let group_by = params.group_by();
     let filter = params.filter();
     let cursor = Cursor::new(&params);
     let after = params.usage_cursor(&cursor);
     let limit = params.limit();
+    let plan = params.plan(api.door.plans());
     params.done()?;
     let query = UsageQuery { hours: hours.clone(), granularity, group_by, filter, after, limit };
-    let page = api.ask(move |ledger| ledger.usage(&query)).await?;
+    let (ledger, _turn) = api.turn().await?;
+    let page = ledger.usage(&query).await?;
     let next = page.next.as_ref().map(|key| cursor.usage(key));
     let names = params::group_names(group_by);
-    let view = UsageView::new(&hours, granularity, names, api.door.plan(), &page.rows, next);
+    let view = UsageView::new(&hours, granularity, names, plan, &page.rows, next);
     Ok(views::answer(format, &view))
 }
 
@@ -133,11 +127,13 @@ async fn records(State(api): State<Api>, headers: HeaderMap, pairs: Pairs) -> Re
     let cursor = Cursor::new(&params);
     let after = params.records_cursor(&cursor);
     let limit = params.limit();
+    let plan = params.plan(api.door.plans());
     params.done()?;
     let query = RecordsQuery { times_us: times_us.clone(), filter, after, limit };
-    let page = api.ask(move |ledger| ledger.records(&query)).await?;
+    let (ledger, _turn) = api.turn().await?;
+    let page = ledger.records(&query).await?;
     let next = page.next.as_ref().map(|key| cursor.records(key));
-    let view = RecordsView::new(&times_us, api.door.plan(), &page.rows, next);
+    let view = RecordsView::new(&times_us, plan, &page.rows, next);
     Ok(views::answer(format, &view))
 }
 
@@ -154,23 +150,27 @@ async fn statement(
         return Err(ApiError::BadRequest(params.faults()));
     };
     let fixed = params.fixed_server();
+    let plan = params.plan(api.door.plans());
     let month = times::month(&period).and_then(|(year, month)| month_hours(year, month));
     if month.is_none() {
         params.fault("period", "must be a month from 1970-01 to 9998-12, as in 2026-11");
     }
     params.done()?;
     let hours = month.ok_or(ApiError::Internal)?;
-    let asked = (tenant.clone(), hours.clone());
-    let usage = api.ask(move |ledger| ledger.tenant_usage(&asked.0, asked.1)).await?;
-    let view = StatementView::new(tenant, period, &hours, api.door.plan(), &usage, fixed, Timestamp::now())?;
+    let (ledger, _turn) = api.turn().await?;
+    let usage = ledger.tenant_usage(&tenant, hours.clone()).await?;
+    let view = StatementView::new(tenant, period, &hours, plan, &usage, fixed, Timestamp::now())?;
     Ok(views::answer(format, &view))
 }
 
 async fn prices(State(api): State<Api>, headers: HeaderMap, pairs: Pairs) -> Result<Response, ApiError> {
     let mut params = Params::new(pairs, &params::PRICES)?;
     let format = Format::of(&mut params, &headers);
+    let plans = api.door.plans();
+    let plan = params.plan(plans);
     params.done()?;
-    Ok(views::answer(format, &PricesView::new(api.door.plan())))
+    let others = plans.all().map(|other| other.name.clone()).filter(|name| *name != plan.name).collect();
+    Ok(views::answer(format, &PricesView::new(plan, others)))
 }
 
 async fn openapi() -> Response {

@@ -1,10 +1,24 @@
 //! What calls cost: the price plan, exact amounts and statement arithmetic. No floating point anywhere; sums stay
-//! integers, an amount is an exact rational and is rounded once, half-even, on its statement line.
+//! integers, an amount is an exact rational. Each line of a statement is rounded once, half-even, and so is its total;
+//! what lies between the total and the lines is a line of its own.
 
+#![deny(clippy::float_arithmetic)]
+
+mod cost;
 mod exact;
+mod metering;
 mod plan;
+mod read;
+#[cfg(test)]
+mod sample;
+mod shipped;
 mod statement;
+mod tiers;
 
+pub use cost::Item;
 pub use exact::{Exact, TooLarge};
-pub use plan::{BilledOutcomes, Metering, PlanFault, PlanFaults, PricePlan};
-pub use statement::{Item, Line, Saving, Statement};
+pub use metering::Metering;
+pub use plan::{BilledOutcomes, Durability, Free, MemoryUnit, PricePlan, WarmPrices};
+pub use read::{PlanFault, PlanFaults};
+pub use statement::{Line, Saving, Statement};
+pub use tiers::{Tier, Tiers};

@@ -1,9 +1,8 @@
 //! What one dispatched call used, and its packed form.
 //!
-//! Packed: every field an LEB128 varint in the order of [`CallRecord`], `received_at_us` as a zigzag difference to the
-//! record before it (the first one to 0), `outcome` and `cold` in one byte (`outcome << 1 | cold`). Where that byte has
-//! the bit [`MORE`], `claim_us` and `connect_us` follow; else both are 0, and so they are in records of the first
-//! version, which knew neither. Typical length 18 to 26 bytes.
+//! Packed: varints (LEB128) in the order of [`CallRecord`], `received_at_us` as a zigzag difference to the record before
+//! it (the first one to 0), and then one byte: the outcome in its lowest three bits and a bit for each of the fields that
+//! most records do not have. What those bits announce follows it, in their order. Typical length 18 to 26 bytes.
 
 /// Why a dispatched call ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
@@ -60,6 +59,8 @@ pub struct Subject {
     pub memory_mib: u32,
     /// Configured cpu in thousandths.
     pub cpu_millis: u32,
+    /// The instance that ran it: a pod's uid, or a local process's id; never used again.
+    pub instance: String,
 }
 
 /// One dispatched call. Durations are of a monotonic clock, in microseconds.
@@ -91,6 +92,13 @@ pub struct CallRecord {
     pub outcome: Outcome,
     /// Waited for an instance to start.
     pub cold: bool,
+    /// It was the first call on an instance whose start it waited for: that start is billed with it, if at all.
+    pub first: bool,
+    /// Slots of its instance, when that is kept warm: the call used one of them. 0 for an instance that is there for
+    /// calls only.
+    pub warm_slots: u16,
+    /// Hash of the caller's `Idempotency-Key`; 0 when it sent none.
+    pub key: u64,
 }
 
 /// Packed bytes that are no records.
@@ -105,6 +113,15 @@ pub enum PackedError {
     /// Bytes follow the last record.
     #[error("{0} bytes follow the last packed record")]
     Trailing(usize),
+}
+
+/// [`CallRecord::key`] of an `Idempotency-Key`: FNV-1a with 64 bits (RFC 9923), the same in every activator; never 0.
+#[must_use]
+pub fn key_of(value: &[u8]) -> u64 {
+    let hash = value
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
+    hash.max(1)
 }
 
 /// Appends records to a packed run; `last_received_us` carries the difference base from one record to the next.
@@ -125,13 +142,18 @@ impl Packer {
         for v in [r.wait_us, r.start_us, r.run_us, r.request_bytes, r.response_bytes, u64::from(r.status)] {
             put(out, v);
         }
-        let tail = (r.outcome as u8) << 1 | u8::from(r.cold);
-        if r.claim_us == 0 && r.connect_us == 0 {
-            out.push(tail);
-        } else {
-            out.push(tail | MORE);
+        let parts = r.claim_us != 0 || r.connect_us != 0;
+        let bits = [(r.cold, COLD), (r.first, FIRST), (parts, PARTS), (r.warm_slots != 0, WARM), (r.key != 0, KEYED)];
+        out.push(bits.iter().fold(r.outcome as u8, |byte, (set, bit)| if *set { byte | bit } else { byte }));
+        if parts {
             put(out, r.claim_us);
             put(out, r.connect_us);
+        }
+        if r.warm_slots != 0 {
+            put(out, u64::from(r.warm_slots));
+        }
+        if r.key != 0 {
+            out.extend_from_slice(&r.key.to_le_bytes());
         }
         self.last_received_us = r.received_at_us;
         self.count += 1;
@@ -162,11 +184,21 @@ impl Packer {
     }
 }
 
-/// In a packed record's last byte: two more numbers follow it.
-const MORE: u8 = 0x10;
+/// The outcome in a packed record's byte of bits.
+const OUTCOME: u8 = 0x07;
+/// [`CallRecord::cold`].
+const COLD: u8 = 0x08;
+/// [`CallRecord::first`].
+const FIRST: u8 = 0x10;
+/// `claim_us` and `connect_us` follow; else both are 0.
+const PARTS: u8 = 0x20;
+/// `warm_slots` follows.
+const WARM: u8 = 0x40;
+/// `key` follows, eight bytes, little endian.
+const KEYED: u8 = 0x80;
 
-/// Longest packed record: 11 varints of at most 10 bytes, and one byte.
-pub const MAX_PACKED_LEN: usize = 11 * 10 + 1;
+/// Longest packed record: 12 varints of at most 10 bytes, one byte, and a key of 8.
+pub const MAX_PACKED_LEN: usize = 12 * 10 + 1 + 8;
 
 /// Reads `count` records that fill `bytes` exactly.
 ///
@@ -197,12 +229,13 @@ impl Reader<'_> {
         let [wait_us, start_us, run_us] = [self.take()?, self.take()?, self.take()?];
         let [request_bytes, response_bytes] = [self.take()?, self.take()?];
         let status = u16::try_from(self.take()?).map_err(|_| PackedError::Range("status"))?;
-        let (&tail, rest) = self.bytes.split_first().ok_or(PackedError::Short)?;
+        let (&bits, rest) = self.bytes.split_first().ok_or(PackedError::Short)?;
         self.bytes = rest;
-        let outcome = usize::from((tail & !MORE) >> 1);
-        let outcome = *Outcome::ALL.get(outcome).ok_or(PackedError::Range("outcome"))?;
-        let [claim_us, connect_us] = if tail & MORE == 0 { [0, 0] } else { [self.take()?, self.take()?] };
-        let cold = tail & 1 == 1;
+        let outcome = *Outcome::ALL.get(usize::from(bits & OUTCOME)).ok_or(PackedError::Range("outcome"))?;
+        let [claim_us, connect_us] = if bits & PARTS == 0 { [0, 0] } else { [self.take()?, self.take()?] };
+        let warm_slots = if bits & WARM == 0 { 0 } else { self.take()? };
+        let warm_slots = u16::try_from(warm_slots).map_err(|_| PackedError::Range("warm_slots"))?;
+        let key = if bits & KEYED == 0 { 0 } else { self.eight()? };
         Ok(CallRecord {
             subject,
             call,
@@ -216,8 +249,17 @@ impl Reader<'_> {
             response_bytes,
             status,
             outcome,
-            cold,
+            cold: bits & COLD != 0,
+            first: bits & FIRST != 0,
+            warm_slots,
+            key,
         })
+    }
+
+    fn eight(&mut self) -> Result<u64, PackedError> {
+        let (bytes, rest) = self.bytes.split_first_chunk().ok_or(PackedError::Short)?;
+        self.bytes = rest;
+        Ok(u64::from_le_bytes(*bytes))
     }
 
     fn take(&mut self) -> Result<u64, PackedError> {
@@ -261,8 +303,9 @@ mod tests {
     fn any_record() -> impl Strategy<Value = CallRecord> {
         let maybe = || prop_oneof![Just(0), any::<u64>()];
         let times = (any::<i64>(), [maybe(), maybe(), maybe(), maybe(), maybe()]);
-        let rest = (any::<u64>(), any::<u64>(), any::<u16>(), 0usize..6, any::<bool>());
-        (any::<u32>(), any::<u64>(), times, rest).prop_map(|(subject, call, t, r)| CallRecord {
+        let rest = (any::<u64>(), any::<u64>(), any::<u16>(), 0usize..6);
+        let bits = (any::<bool>(), any::<bool>(), prop_oneof![Just(0), any::<u16>()], maybe());
+        (any::<u32>(), any::<u64>(), times, rest, bits).prop_map(|(subject, call, t, r, b)| CallRecord {
             subject,
             call,
             received_at_us: t.0,
@@ -275,22 +318,51 @@ mod tests {
             response_bytes: r.1,
             status: r.2,
             outcome: Outcome::ALL[r.3],
-            cold: r.4,
+            cold: b.0,
+            first: b.1,
+            warm_slots: b.2,
+            key: b.3,
         })
     }
 
-    /// As the first version wrote it, and as it reads what has more: not at all.
     #[test]
-    fn records_of_the_first_version_are_read_and_newer_ones_are_no_older_ones() {
-        let bytes = [0, 1, 0, 10, 20, 0xac, 2, 5, 7, 0xc8, 1, 1];
-        let record = unpack(&bytes, 1).unwrap()[0];
-        assert_eq!((record.wait_us, record.start_us, record.run_us, record.status), (10, 20, 300, 200));
-        assert_eq!((record.claim_us, record.connect_us, record.cold), (0, 0, true));
-        let mut packer = Packer::default();
-        packer.push(&CallRecord { claim_us: 3, connect_us: 4, ..record });
-        let more = packer.finish();
-        assert_eq!(more, [&bytes[..11], &[1 | MORE, 3, 4]].concat());
-        assert!(Outcome::ALL.get(usize::from(more[11] >> 1)).is_none(), "it would be read as another outcome");
+    fn keys_hash_as_published() {
+        // Test vectors of the algorithm's authors.
+        assert_eq!((key_of(b""), key_of(b"a")), (0xcbf2_9ce4_8422_2325, 0xaf63_dc4c_8601_ec8c));
+        assert_eq!(key_of(b"foobar"), 0x8594_4171_f739_67e8);
+    }
+
+    /// The form is on disks and on the wire: it does not change by accident.
+    #[test]
+    fn bytes_are_as_described() {
+        let short = CallRecord {
+            subject: 0,
+            call: 1,
+            received_at_us: 0,
+            wait_us: 10,
+            claim_us: 0,
+            start_us: 20,
+            connect_us: 0,
+            run_us: 300,
+            request_bytes: 5,
+            response_bytes: 7,
+            status: 200,
+            outcome: Outcome::Timeout,
+            cold: true,
+            first: false,
+            warm_slots: 0,
+            key: 0,
+        };
+        let packed = |record: &CallRecord| {
+            let mut packer = Packer::default();
+            packer.push(record);
+            packer.finish()
+        };
+        let bytes = [0, 1, 0, 10, 20, 0xac, 2, 5, 7, 0xc8, 1];
+        assert_eq!(packed(&short), [&bytes[..], &[3 | COLD]].concat());
+        let long = CallRecord { claim_us: 3, connect_us: 4, first: true, warm_slots: 80, key: 9, ..short };
+        let bits = 3 | COLD | FIRST | PARTS | WARM | KEYED;
+        assert_eq!(packed(&long), [&bytes[..], &[bits, 3, 4, 80, 9, 0, 0, 0, 0, 0, 0, 0]].concat());
     }
 
     proptest! {

@@ -1,7 +1,7 @@
 //! Wire to core and back: the only place that does it.
 
 use crate::v1;
-use dormouse_core::record::Subject;
+use dormouse_core::{price::Durability, record::Subject};
 
 /// A message that says what it must not.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -34,6 +34,7 @@ impl From<&Subject> for v1::Subject {
             tenant: s.tenant.clone(),
             memory_mib: s.memory_mib,
             cpu_millis: s.cpu_millis,
+            instance: s.instance.clone(),
         }
     }
 }
@@ -50,7 +51,28 @@ impl TryFrom<v1::Subject> for Subject {
             tenant: named("tenant", s.tenant)?,
             memory_mib: s.memory_mib,
             cpu_millis: s.cpu_millis,
+            instance: named("instance", s.instance)?,
         })
+    }
+}
+
+impl From<Durability> for v1::Durability {
+    fn from(durability: Durability) -> Self {
+        match durability {
+            Durability::Process => Self::Process,
+            Durability::Disk => Self::Disk,
+            Durability::Ledger => Self::Ledger,
+        }
+    }
+}
+
+impl From<v1::Durability> for Durability {
+    fn from(durability: v1::Durability) -> Self {
+        match durability {
+            v1::Durability::Unspecified | v1::Durability::Process => Self::Process,
+            v1::Durability::Disk => Self::Disk,
+            v1::Durability::Ledger => Self::Ledger,
+        }
     }
 }
 

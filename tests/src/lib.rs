@@ -15,6 +15,7 @@ pub mod load;
 pub mod machine;
 pub mod pair;
 pub mod ports;
+pub mod postgres;
 pub mod proc;
 pub mod quantiles;
 pub mod script;

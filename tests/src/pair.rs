@@ -10,6 +10,7 @@ use crate::usage::Usage;
 use crate::wait::until;
 use anyhow::{Context, Result};
 use dormouse_controller::fleet::process::leftover;
+use dormouse_controller::ledger::Place;
 use dormouse_core::valid::LOCAL_COMMAND;
 use serde_json::Value;
 use std::net::SocketAddr;
@@ -60,7 +61,7 @@ pub struct Pair {
     /// Where usage is read.
     pub usage: Usage,
     traffic: SocketAddr,
-    ledger: PathBuf,
+    ledger: Place,
     mark: String,
 }
 
@@ -74,11 +75,31 @@ impl Pair {
         Self::with(folder, programs, &[Placed { name: FUNCTION.0.into(), spec, command }], &[])
     }
 
+    /// The same with the ledger in a database, by its URL.
+    ///
+    /// # Errors
+    /// When one cannot be started.
+    pub fn start_on(url: &str, folder: &Path, programs: &Programs, spec: Value) -> Result<Self> {
+        let command = vec![text(&programs.dormouse)?, "sample".into()];
+        let functions = [Placed { name: FUNCTION.0.into(), spec, command }];
+        Self::placed(Some(url), folder, programs, &functions, &[])
+    }
+
     /// Starts both with these functions; `flags` are more ones of the activator.
     ///
     /// # Errors
     /// When one cannot be started.
     pub fn with(folder: &Path, programs: &Programs, functions: &[Placed], flags: &[&str]) -> Result<Self> {
+        Self::placed(None, folder, programs, functions, flags)
+    }
+
+    fn placed(
+        url: Option<&str>,
+        folder: &Path,
+        programs: &Programs,
+        functions: &[Placed],
+        flags: &[&str],
+    ) -> Result<Self> {
         let mark = format!("{:016x}", rand::random::<u64>());
         let manifests = functions.iter().map(|f| Ok(format!("--function={}", text(&f.write(folder, &mark)?)?)));
         let manifests: Vec<String> = manifests.collect::<Result<_>>()?;
@@ -87,12 +108,17 @@ impl Pair {
         let house_program = Program::new(&programs.house, folder.join("house.log"))
             .args([format!("--grpc={grpc}"), format!("--usage={usage}"), format!("--mark={mark}")])
             .args([format!("--token={mark}"), format!("--ledger-dir={}", text(&ledger)?)])
+            .env("DORMOUSE_LEDGER_URL", url.unwrap_or_default())
             .args(manifests);
         let activator_program = Program::new(&programs.activator, folder.join("activator.log"))
             .args([format!("--listen={traffic}"), format!("--admin={admin}"), format!("--controller=http://{grpc}")])
             .args([format!("--spool-dir={}", text(&spool)?), "--name=pair".into()])
             .args(flags.iter().copied())
             .env("DORMOUSE_TOKEN", &mark);
+        let ledger = match url {
+            Some(url) => Place::postgres(url)?,
+            None => Place::folder(ledger),
+        };
         let house = Some(house_program.start()?);
         let activator = Some(activator_program.start()?);
         let usage = Usage::at(usage, Some(mark.clone()));
@@ -145,11 +171,11 @@ impl Pair {
         self.usage.request_ids(&crate::usage::lately()).await
     }
 
-    /// Asks both to end, the activator first so that it hands over what it has, and gives the ledger's folder.
+    /// Asks both to end, the activator first so that it hands over what it has, and says where the ledger is.
     ///
     /// # Errors
     /// When one does not end, or a process of the function is left.
-    pub async fn end(&mut self) -> Result<PathBuf> {
+    pub async fn end(&mut self) -> Result<Place> {
         for process in [self.activator.take(), self.house.take()].into_iter().flatten() {
             let name = format!("{process:?}");
             let status = tokio::task::spawn_blocking(move || process.end(ENDING)).await??;

@@ -2,7 +2,7 @@
 //! functions that no pod and no process stands for.
 
 use anyhow::{Context, Result};
-use dormouse_controller::ledger::{self, Filesystem, LedgerDoor};
+use dormouse_controller::ledger::{self, LedgerDoor, Place};
 use dormouse_core::price::PricePlan;
 use dormouse_proto::v1;
 use dormouse_proto::v1::demand_server::{Demand, DemandServer};
@@ -44,9 +44,8 @@ impl Script {
     /// # Errors
     /// When the address or the ledger cannot be had.
     pub async fn start(addr: SocketAddr, token: &str, folder: &Path) -> Result<Self> {
-        let door = LedgerDoor::new(folder, PricePlan::default(), Filesystem::Checked);
-        let opening = door.clone();
-        tokio::task::spawn_blocking(move || opening.open()).await??;
+        let door = LedgerDoor::new(Place::folder(folder), PricePlan::default());
+        door.open().await?;
         let script = Self(Arc::default());
         let bearer = format!("Bearer {token}");
         let check = move |request: Request<()>| {
@@ -135,7 +134,7 @@ pub fn awake(name: &str, addr: SocketAddr) -> v1::Function {
         revision: "1".into(),
         memory_mib: 256,
         cpu_millis: 100,
-        h2c: false,
+        ..Default::default()
     };
     v1::Function { instances: vec![instance], ..function(name) }
 }

@@ -1,6 +1,6 @@
 //! A client of the usage API.
 
-use crate::client::Target;
+use crate::client::{Answer, Target};
 use anyhow::{Context, Result};
 use http::header::{AUTHORIZATION, HeaderValue};
 use serde_json::Value;
@@ -20,16 +20,36 @@ impl Usage {
         Self { target: Target::new(addr, "usage", "/"), token }
     }
 
-    /// One answer.
+    /// The same, asked with another token or none.
+    #[must_use]
+    pub fn with(&self, token: Option<&str>) -> Self {
+        Self { target: self.target.clone(), token: token.map(str::to_owned) }
+    }
+
+    /// Where it is, as a URL.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("http://{}", self.target.addr)
+    }
+
+    /// One answer, whatever it says.
     ///
     /// # Errors
-    /// When it is not 200 or no JSON.
-    pub async fn get(&self, path: &str) -> Result<Value> {
+    /// When there is none.
+    pub async fn ask(&self, path: &str) -> Result<Answer> {
         let mut request = self.target.at(path).get(0);
         if let Some(token) = &self.token {
             request.headers_mut().insert(AUTHORIZATION, HeaderValue::from_str(&format!("Bearer {token}"))?);
         }
-        let answer = self.target.send(request).await.with_context(|| format!("GET {path}"))?;
+        self.target.send(request).await.with_context(|| format!("GET {path}"))
+    }
+
+    /// One good answer.
+    ///
+    /// # Errors
+    /// When it is not 200 or no JSON.
+    pub async fn get(&self, path: &str) -> Result<Value> {
+        let answer = self.ask(path).await?;
         anyhow::ensure!(answer.status == 200, "GET {path}: {answer}");
         serde_json::from_slice(&answer.body).with_context(|| format!("GET {path}: {answer}"))
     }

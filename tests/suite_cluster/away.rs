@@ -47,6 +47,10 @@ pub(crate) async fn the_api_server_goes_and_comes_back(world: World) -> Result<(
                     tokio::spawn(async move { target.call(number).await })
                 })
                 .collect();
+            let (unknown, operator) = (world.usage.with(Some("nobody-can-say")), world.usage.ask("/v1/prices").await?);
+            let unasked = unknown.ask("/v1/prices").await?;
+            anyhow::ensure!(operator.status == 200, "the operator's token needs no API server: {operator}");
+            anyhow::ensure!(unasked.status == 503 && !unasked.header("retry-after").is_empty(), "{unasked}");
             tokio::time::sleep(LAST).await;
             let early = waiting.iter().filter(|call| call.is_finished()).count();
             let meanwhile = journal.entries().len();

@@ -19,6 +19,7 @@ mod install;
 mod restarts;
 mod revisions;
 mod told;
+mod usage_api;
 mod wall;
 mod warm;
 mod world;
@@ -54,62 +55,67 @@ async fn main() -> ExitCode {
     }
 }
 
+/// In this order.
+const CASES: &[(&str, Case)] = &cases![
+    hello::one_function_from_apply_to_delete,
+    install::the_activator_has_no_rights,
+    wall::only_the_traffic_port_is_open_to_all,
+    wall::a_namespace_with_functions_is_walled_in,
+    wall::a_policy_of_somebody_else_is_left_alone,
+    wall::only_activators_reach_a_function,
+    wall::a_function_reaches_only_the_traffic_port,
+    calls::every_call_is_recorded_and_counted,
+    calls::what_is_no_function_is_not_found,
+    usage_api::rights_decide_who_reads_what,
+    usage_api::a_token_that_is_over_is_refused,
+    faults::bad_manifests_are_refused_with_our_words,
+    faults::a_broken_image_is_told_and_mended,
+    faults::a_crashing_function_is_told,
+    told::a_full_quota,
+    told::a_refusal_of_admission,
+    told::a_missing_secret,
+    told::no_room,
+    told::a_command_that_is_not_there,
+    told::a_crash_at_the_start,
+    told::too_little_memory,
+    told::a_crash_in_a_claimed_pod,
+    concurrency::twenty_calls_at_once_on_zero,
+    concurrency::one_at_a_time_is_a_hard_limit,
+    revisions::a_changed_env_rolls_without_a_failed_call,
+    revisions::a_revision_that_cannot_start_takes_no_traffic,
+    revisions::scaling_fields_roll_nothing,
+    deletion::a_running_call_ends_before_the_function_does,
+    restarts::the_controller_goes_and_comes_back,
+    restarts::killed_processes_lose_no_record,
+    activators::replaced_activators_fail_no_call,
+    activators::a_killed_activator_takes_only_its_own_calls,
+    activators::a_lost_activator_keeps_no_instance_awake,
+    away::the_api_server_goes_and_comes_back,
+    warm::a_function_wakes_in_a_parked_pod,
+    warm::a_claimed_pod_has_its_functions_memory,
+    warm::the_deployment_helps_an_empty_pool,
+    warm::demand_that_lasts_settles_on_the_deployment,
+    warm::a_refused_graft_falls_back,
+    warm::warm_capacity_is_ready_without_calls,
+    warm::an_evicted_warm_instance_is_stood_in_for,
+    warm::warm_time_is_metered_once,
+    warm::the_values_name_warm_pools,
+    warm::a_cold_call_says_where_its_time_went,
+    warm::no_kill_leaks_a_claim,
+    wall::who_opts_out_has_none,
+    chaos::calls_survive_what_goes_wrong,
+    idle::calls_at_the_idle_edge_never_fail,
+    install::helm_test_passes,
+];
+
 async fn all(wanted: &[String]) -> Result<usize> {
-    let cases = cases![
-        hello::one_function_from_apply_to_delete,
-        install::the_activator_has_no_rights,
-        wall::only_the_traffic_port_is_open_to_all,
-        wall::a_namespace_with_functions_is_walled_in,
-        wall::a_policy_of_somebody_else_is_left_alone,
-        wall::only_activators_reach_a_function,
-        wall::a_function_reaches_only_the_traffic_port,
-        calls::every_call_is_recorded_and_counted,
-        calls::what_is_no_function_is_not_found,
-        faults::bad_manifests_are_refused_with_our_words,
-        faults::a_broken_image_is_told_and_mended,
-        faults::a_crashing_function_is_told,
-        told::a_full_quota,
-        told::a_refusal_of_admission,
-        told::a_missing_secret,
-        told::no_room,
-        told::a_command_that_is_not_there,
-        told::a_crash_at_the_start,
-        told::too_little_memory,
-        told::a_crash_in_a_claimed_pod,
-        concurrency::twenty_calls_at_once_on_zero,
-        concurrency::one_at_a_time_is_a_hard_limit,
-        revisions::a_changed_env_rolls_without_a_failed_call,
-        revisions::a_revision_that_cannot_start_takes_no_traffic,
-        revisions::scaling_fields_roll_nothing,
-        deletion::a_running_call_ends_before_the_function_does,
-        restarts::the_controller_goes_and_comes_back,
-        restarts::killed_processes_lose_no_record,
-        activators::replaced_activators_fail_no_call,
-        activators::a_killed_activator_takes_only_its_own_calls,
-        activators::a_lost_activator_keeps_no_instance_awake,
-        away::the_api_server_goes_and_comes_back,
-        warm::a_function_wakes_in_a_parked_pod,
-        warm::a_claimed_pod_has_its_functions_memory,
-        warm::the_deployment_helps_an_empty_pool,
-        warm::demand_that_lasts_settles_on_the_deployment,
-        warm::a_refused_graft_falls_back,
-        warm::warm_capacity_is_ready_without_calls,
-        warm::an_evicted_warm_instance_is_stood_in_for,
-        warm::the_values_name_warm_pools,
-        warm::a_cold_call_says_where_its_time_went,
-        warm::no_kill_leaks_a_claim,
-        wall::who_opts_out_has_none,
-        chaos::calls_survive_what_goes_wrong,
-        idle::calls_at_the_idle_edge_never_fail,
-        install::helm_test_passes,
-    ];
     let installed = std::env::var("DORMOUSE_TEST_INSTALLED").is_ok_and(|v| v == "1");
     let (cluster, mut failed) = (dormouse_tests::cluster::Cluster::connect().await?, 0);
     if !installed {
         timed("install::helm_install", install::install(cluster.clone())).await?;
     }
     let world = World::of(cluster.clone()).await?;
-    for (name, case) in cases {
+    for (name, case) in CASES {
         if wanted.is_empty() || wanted.iter().any(|w| name.contains(w.as_str())) {
             failed += usize::from(timed(name, case(world.clone())).await.is_err());
         }

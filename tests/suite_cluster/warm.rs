@@ -11,6 +11,7 @@ use dormouse_tests::load::open;
 use dormouse_tests::trouble::{Cordoned, Refusing, kill_controller};
 use dormouse_tests::usage::lately;
 use dormouse_tests::wait::until;
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{DeleteParams, EvictParams, ListParams, Patch, PatchParams};
 use serde_json::json;
@@ -294,6 +295,60 @@ pub(crate) async fn an_evicted_warm_instance_is_stood_in_for(world: World) -> Re
             .await
         })
         .await
+}
+
+/// Warm capacity is metered from when an instance is ready until it is kept no longer, each moment once, though the
+/// controller is killed meanwhile: what is billed lies between what is certain and what is possible.
+pub(crate) async fn warm_time_is_metered_once(world: World) -> Result<()> {
+    world
+        .alone("metered", |world, space| async move {
+            let spec = ["warmUpConcurrency: 2", "concurrency: 1", "idleTimeoutSeconds: 2", "timeoutSeconds: 5"];
+            space.apply(&function("kept", &spec))?;
+            warm(&space, "kept", 2).await?;
+            let ready = Timestamp::now();
+            let pods = space.pods("kept").await?;
+            let started: Vec<Timestamp> = pods.iter().filter_map(started_at).collect();
+            anyhow::ensure!(started.len() == 2, "{started:?}");
+            let question = format!("/v1/usage?{}&filter%5Bnamespace%5D={}", lately(), space.name);
+            let metered = |least: i64| {
+                let (world, question) = (&world, &question);
+                until("its warm time is in the usage", LIMIT, move || async move {
+                    let usage = world.usage.get(question).await?;
+                    let told = usage["rows"][0]["warm_gb_seconds"].as_str().context("no row")?.to_owned();
+                    // 32 MiB: a GB-second is 32 seconds.
+                    let ms = told.parse::<f64>()? * 32.0 * 1000.0;
+                    anyhow::ensure!(ms >= least as f64, "{ms} ms of at least {least}");
+                    Ok(ms)
+                })
+            };
+            // The ledger has some of it: the next controller goes on from there.
+            metered(1).await?;
+            kill_controller(&space.cluster).await?;
+            let killed = Timestamp::now();
+            space.cluster.system_ready().await?;
+            // The next one has seen them, too.
+            metered(2 * millis(ready, killed)).await?;
+            let certain = 2 * millis(ready, Timestamp::now());
+            space.patch("kept", &json!({"spec": {"warmUpConcurrency": 0}})).await?;
+            space.pods_are("kept", 0).await?;
+            let gone = Timestamp::now();
+            let possible: i64 = started.iter().map(|at| millis(*at, gone)).sum();
+            let metered = metered(certain).await?;
+            crate::say(&format!("    {metered} ms metered: at least {certain}, at most {possible}"));
+            anyhow::ensure!(metered <= possible as f64, "{metered} ms of at most {possible}");
+            Ok(())
+        })
+        .await
+}
+
+/// When the process of a pod's function started: to the second, as Kubernetes tells it.
+fn started_at(pod: &Pod) -> Option<Timestamp> {
+    let containers = pod.status.as_ref()?.container_statuses.as_ref()?;
+    Some(containers.first()?.state.as_ref()?.running.as_ref()?.started_at.as_ref()?.0)
+}
+
+fn millis(from: Timestamp, to: Timestamp) -> i64 {
+    to.as_millisecond() - from.as_millisecond()
 }
 
 /// Pools that the chart's values name are made in their namespaces, changed with the values, and removed when they are

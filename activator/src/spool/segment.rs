@@ -1,7 +1,7 @@
 //! A segment file: a header, then entries, each with its length and CRC-32C.
 //!
 //! ```text
-//! header  "DMSPOOL1" activator:u64 epoch:u32 first_seq:u64 reserved:u32 crc32c:u32     36 bytes, little endian
+//! header  "DMSPOOL2" activator:u64 epoch:u32 first_seq:u64 reserved:u32 crc32c:u32     36 bytes, little endian
 //! entry   len:u32 crc32c:u32 payload[len]
 //! payload 1 number:u32 JSON                a subject, before the first record that names it
 //!         2 packed record                  as dormouse_core::record packs a single one; its number is its place
@@ -17,7 +17,7 @@ use std::{
     sync::Arc,
 };
 
-const MAGIC: &[u8; 8] = b"DMSPOOL1";
+const MAGIC: &[u8; 8] = b"DMSPOOL2";
 pub(super) const HEADER_LEN: usize = 36;
 const ENTRY_HEAD: usize = 8;
 /// Longest payload: a subject (see [`super::RESERVED_BYTES`]).
@@ -83,7 +83,7 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    /// Makes the file with its header. Its name is durable once the folder is synced: see [`Writer::finish`].
+    /// Makes the file with its header. Its name is durable once the folder is synced: see [`super::Spool::sync`].
     pub(super) fn begin(folder: &Path, header: Header) -> io::Result<(Self, Segment)> {
         let path = header.path(folder);
         // Left over by a failure before its first record: a file with records is never begun again.
@@ -134,19 +134,10 @@ impl Writer {
         self.file.try_clone()
     }
 
-    /// No more is written: another one has begun. The rest of this one and the name of the other are synced in the
-    /// background, not under the lock that all calls take.
-    pub(super) fn finish(self, folder: &Path) {
-        let folder = folder.to_owned();
-        let sync = move || {
-            if let Err(e) = self.file.sync_data().and_then(|()| sync_folder(&folder)) {
-                tracing::error!("a full spool segment cannot be synced: {e}");
-            }
-        };
-        match tokio::runtime::Handle::try_current() {
-            Ok(runtime) => drop(runtime.spawn_blocking(sync)),
-            Err(_) => sync(),
-        }
+    /// No more is written: another one has begun. What is left to sync of it, and the name of the other, are synced by
+    /// whoever syncs next, not under the lock that all calls take.
+    pub(super) fn finish(self) -> File {
+        self.file
     }
 }
 

@@ -1,5 +1,7 @@
 //! The spool across ends of its process, torn tails and its bound.
 
+mod commit;
+
 use super::*;
 use dormouse_core::record::Outcome;
 use proptest::prelude::*;
@@ -14,6 +16,7 @@ fn subject(name: &str) -> Arc<Subject> {
         tenant: "ns".into(),
         memory_mib: 256,
         cpu_millis: 100,
+        instance: "i1".into(),
     })
 }
 
@@ -32,6 +35,9 @@ fn record(call: u64) -> CallRecord {
         status: 200,
         outcome: Outcome::Ok,
         cold: true,
+        first: true,
+        warm_slots: 0,
+        key: 0,
     }
 }
 
@@ -325,7 +331,7 @@ proptest! {
     #[test]
     fn any_bytes_are_no_segment_or_one(mut bytes in prop::collection::vec(any::<u8>(), 0..300), magic in any::<bool>()) {
         if magic && bytes.len() >= 8 {
-            bytes[..8].copy_from_slice(b"DMSPOOL1");
+            bytes[..8].copy_from_slice(b"DMSPOOL2");
         }
         prop_assert_eq!(calls_of(&bytes), Vec::<u64>::new());
     }
@@ -338,7 +344,7 @@ proptest! {
     }
 }
 
-/// Segments of former versions and former faults, as bytes in hexadecimal: `CALLS... | BYTES`.
+/// Segments as they are written, and former faults, as bytes in hexadecimal: `CALLS... | BYTES`.
 #[test]
 fn the_corpus_of_segments_reads_as_it_did() {
     for line in include_str!("../../corpus/segments.txt").lines().filter(|line| !line.starts_with('#')) {

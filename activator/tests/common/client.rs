@@ -49,6 +49,12 @@ impl Client {
         n > 0
     }
 
+    /// True when nothing has come that was not taken. Proves something only while whatever could come is held up.
+    pub fn is_silent(&self) -> bool {
+        let would_block = |e: std::io::Error| e.kind() == std::io::ErrorKind::WouldBlock;
+        self.buffer.is_empty() && self.stream.try_read(&mut [0]).is_err_and(would_block)
+    }
+
     /// True when the other side has closed and nothing is left to read.
     pub async fn is_closed(&mut self) -> bool {
         while self.more().await {}

@@ -27,8 +27,8 @@ pub(crate) struct Console {
 
 impl Console {
     /// Goes on from what the ledger says of this month.
-    pub(crate) fn new(plan: PricePlan, ledger: &LedgerDoor) -> Self {
-        let cost = this_month(&plan, ledger).unwrap_or_default();
+    pub(crate) async fn new(plan: PricePlan, ledger: &LedgerDoor) -> Self {
+        let cost = this_month(&plan, ledger).await.unwrap_or_default();
         let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
         Self { plan, cost, colour }
     }
@@ -46,7 +46,7 @@ impl Console {
 
     fn call(&mut self, call: &SeenCall) {
         let record = &call.record;
-        let cost = self.plan.cost_of(record, call.subject.memory_mib, &self.plan.metering());
+        let cost = self.plan.cost_of(record, (call.subject.memory_mib, call.subject.cpu_millis));
         self.cost = self.cost.plus(cost);
         let key = FunctionKey::new(&*call.subject.namespace, &*call.subject.name);
         let request = format!("{} {}", call.method, short(&call.path));
@@ -92,7 +92,7 @@ impl Console {
 }
 
 /// What the ledger has of this month. Calls that a killed `dev` left in the spool are not in it yet.
-fn this_month(plan: &PricePlan, ledger: &LedgerDoor) -> Option<Exact> {
+async fn this_month(plan: &PricePlan, ledger: &LedgerDoor) -> Option<Exact> {
     let today = Timestamp::now().to_zoned(TimeZone::UTC).date();
     let query = UsageQuery {
         hours: month_hours(today.year(), today.month())?,
@@ -102,9 +102,9 @@ fn this_month(plan: &PricePlan, ledger: &LedgerDoor) -> Option<Exact> {
         after: None,
         limit: 1,
     };
-    let page = ledger.ledger().ok()?.usage(&query).ok()?;
+    let page = ledger.ledger().ok()?.usage(&query).await.ok()?;
     let billed = page.rows.first()?.usage.billed(plan);
-    Some(plan.cost(billed.calls, billed.mib_ms))
+    Some(plan.cost(&billed, &page.rows.first()?.usage.warm))
 }
 
 /// The status that the caller was given, or why there is none.
@@ -154,6 +154,9 @@ mod tests {
             status: 0,
             outcome: Outcome::ClientGone,
             cold: true,
+            first: true,
+            warm_slots: 0,
+            key: 0,
         };
         assert_eq!(times(&record), "wait 1.2 claim 3.0 start 40.1 connect 0.1 run 0.9 ms");
         assert_eq!(times(&CallRecord { cold: false, ..record }), "wait 1.2 run 0.9 ms");

@@ -5,7 +5,7 @@ use super::state::StateDir;
 use crate::exit::Failure;
 use crate::manifest::{self, Reading};
 use crate::say;
-use dormouse_controller::ledger::{Filesystem, LedgerDoor};
+use dormouse_controller::ledger::{Filesystem, LedgerDoor, Place, Plans};
 use dormouse_core::price::PricePlan;
 use std::path::{Path, PathBuf};
 
@@ -45,10 +45,9 @@ pub(crate) fn price_plan(file: Option<&Path>) -> Result<PricePlan, Failure> {
 
 pub(crate) async fn ledger(state: &StateDir, plan: &PricePlan) -> Result<LedgerDoor, Failure> {
     // A developer's ledger may be lost: any file system will do.
-    let door = LedgerDoor::new(&state.ledger(), plan.clone(), Filesystem::Any);
-    let opening = door.clone();
-    let opened = tokio::task::spawn_blocking(move || opening.open().map(drop)).await.map_err(Failure::failed)?;
-    opened.map_err(|e| {
+    let plans = Plans::new(plan.clone(), PricePlan::shipped());
+    let door = LedgerDoor::new(Place::Folder { dir: state.ledger(), filesystem: Filesystem::Any }, plans);
+    door.open().await.map_err(|e| {
         Failure::failed(format!(
             "{e}\nhint: to begin with an empty ledger beside it, name another folder with --state-dir"
         ))

@@ -1,7 +1,8 @@
 //! What `dev` keeps in its state directory, and how other commands find a running one.
 //!
 //! `ledger/` and `spool/` belong to controller and activator; `uids.json` gives each function the uid by which the
-//! ledger knows it; `mark` is what instances carry; `lock` is held while a `dev` runs; `dev.json` says where it listens.
+//! ledger knows it; `mark` is what instances carry; `lock` is held while a `dev` runs; `dev.json` says where it listens,
+//! and `token` holds the token of its usage API alone, for programs that are no command of ours.
 
 use crate::exit::Failure;
 use dormouse_core::FunctionKey;
@@ -15,6 +16,8 @@ use std::path::{Path, PathBuf};
 /// The state directory's name in the manifests' folder.
 pub(crate) const NAME: &str = ".dormouse";
 const DEV: &str = "dev.json";
+/// The token of a `dev`'s usage API, in the state directory.
+const TOKEN: &str = "token";
 
 /// Where a running `dev` listens. Holds its token: readable by its owner only.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,6 +59,7 @@ impl StateDir {
         }
         // Left by one that was killed.
         let _ = fs::remove_file(path.join(DEV));
+        let _ = fs::remove_file(path.join(TOKEN));
         let ignore = path.join(".gitignore");
         if !ignore.exists() {
             fs::write(&ignore, "*\n").map_err(failed)?;
@@ -65,6 +69,11 @@ impl StateDir {
 
     pub(crate) fn ledger(&self) -> PathBuf {
         self.path.join("ledger")
+    }
+
+    /// The file that holds the token of the usage API while a `dev` runs.
+    pub(crate) fn token(&self) -> PathBuf {
+        self.path.join(TOKEN)
     }
 
     pub(crate) fn spool(&self) -> PathBuf {
@@ -100,9 +109,12 @@ impl StateDir {
 
     /// Tells other commands where we listen.
     pub(crate) fn announce(&mut self, dev: &DevFile) -> io::Result<()> {
-        let file = self.path.join(DEV);
-        write_private(&file, &serde_json::to_vec_pretty(dev)?)?;
-        self.told.push(file);
+        for (file, text) in
+            [(self.token(), dev.token.clone().into_bytes()), (self.path.join(DEV), serde_json::to_vec_pretty(dev)?)]
+        {
+            write_private(&file, &text)?;
+            self.told.push(file);
+        }
         if let Some(registry) = registry() {
             let entry = registry.join(format!("{}.path", dev.pid));
             // Without it we are found by our folder only.
@@ -120,7 +132,7 @@ impl Drop for StateDir {
             let _ = fs::remove_file(file);
         }
         // Only the last one's registry is empty.
-        if let Some(registry) = self.told.get(1).and_then(|entry| entry.parent()) {
+        if let Some(registry) = self.told.get(2).and_then(|entry| entry.parent()) {
             let _ = fs::remove_dir(registry);
         }
     }
@@ -255,10 +267,13 @@ mod tests {
         };
         state.announce(&dev).unwrap();
         assert_eq!(fs::metadata(folder.path().join(DEV)).unwrap().mode() & 0o777, 0o600);
+        assert_eq!(fs::metadata(state.token()).unwrap().mode() & 0o777, 0o600);
+        assert_eq!(fs::read_to_string(state.token()).unwrap(), "t");
         assert_eq!(read(folder.path()), Some(dev));
         assert!(running().contains(&folder.path().canonicalize().unwrap()));
         drop(state);
         assert_eq!(read(folder.path()), None);
+        assert!(!folder.path().join(TOKEN).exists());
         assert!(!running().contains(&folder.path().canonicalize().unwrap()));
     }
 }

@@ -6,7 +6,7 @@ use crate::view::{EventView, InstanceView, View};
 use dormouse_core::function::{Function, SLEEP};
 use k8s_openapi::api::core::v1::{Event, Pod, Secret};
 use kube::api::{ListParams, Patch, PatchParams};
-use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
+use kube::config::{AuthInfo, KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Api, Client, Config};
 
 /// Most objects of one answer.
@@ -36,7 +36,15 @@ pub(crate) fn words(error: &kube::Error) -> String {
     }
 }
 
-/// The token of the usage API.
+/// What a user of a kubeconfig shows as a bearer token, without what else it has: certificates, a password, somebody to
+/// act as. `None`: nothing of the kind.
+pub(crate) fn bearer(user: &AuthInfo) -> Option<AuthInfo> {
+    let AuthInfo { token, token_file, exec, auth_provider, .. } = user.clone();
+    let any = token.is_some() || token_file.is_some() || exec.is_some() || auth_provider.is_some();
+    any.then(|| AuthInfo { token, token_file, exec, auth_provider, ..AuthInfo::default() })
+}
+
+/// The operator's token of the usage API.
 pub(crate) async fn token(client: &Client, namespace: &str) -> Result<String, Failure> {
     let secret = Api::<Secret>::namespaced(client.clone(), namespace).get("dormouse-token").await.map_err(|e| {
         Failure::failed(format!(
@@ -132,5 +140,25 @@ fn event(event: Event) -> EventView {
         reason: event.reason.unwrap_or_default(),
         message: event.message.unwrap_or_default(),
         time,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_a_bearer_token_is_shown_elsewhere() {
+        let mut user = AuthInfo {
+            username: Some("alice".into()),
+            client_certificate: Some("alice.crt".into()),
+            impersonate: Some("root".into()),
+            ..AuthInfo::default()
+        };
+        assert!(bearer(&user).is_none());
+        user.token_file = Some("/token".into());
+        let shown = bearer(&user).unwrap();
+        assert_eq!(shown.token_file.as_deref(), Some("/token"));
+        assert_eq!((shown.username, shown.client_certificate, shown.impersonate), (None, None, None));
     }
 }

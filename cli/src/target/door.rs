@@ -1,4 +1,5 @@
-//! One HTTP/1.1 server that a command asks: by address, or through the API server's port-forward to a pod.
+//! One HTTP/1.1 server that a command asks: by address, or through the API server's port-forward to a pod. The usage API
+//! may also be behind TLS.
 
 use super::cluster::words;
 use crate::exit::Failure;
@@ -6,11 +7,13 @@ use bytes::Bytes;
 use http::header::{AUTHORIZATION, HOST};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::{Pod, Service};
 use kube::Api;
 use kube::api::ListParams;
+use kube::config::AuthInfo;
+use std::net::IpAddr;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -23,6 +26,9 @@ const CONNECT: Duration = Duration::from_secs(5);
 /// For an answer of the usage API.
 const ANSWER: Duration = Duration::from_secs(60);
 
+/// How to get a token that is meant for the usage API.
+pub(crate) const A_TOKEN: &str = "`kubectl -n NAMESPACE create token ACCOUNT --audience dormouse-usage` gives one of a service account that may get functions/usage";
+
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
@@ -33,6 +39,8 @@ enum Place {
     Address(String),
     /// A Service's pods, by the API server.
     Service { client: kube::Client, namespace: String, name: &'static str, port: u16 },
+    /// A URL by the client that speaks TLS and knows how kubeconfigs show who one is.
+    Client(kube::Client),
 }
 
 /// A server, and the token that it wants.
@@ -43,16 +51,37 @@ pub(crate) struct Door {
 }
 
 impl Door {
-    /// A server by its URL.
+    /// A server by its http URL.
     pub(crate) fn at(url: &str, token: Option<String>) -> Result<Self, Failure> {
-        let wrong = |why: &str| Failure::usage(format!("{url:?} is not an address: {why}"));
-        let uri: Uri = url.parse().map_err(|_| wrong("write for example http://127.0.0.1:8081"))?;
+        let uri = address(url)?;
         if uri.scheme_str() != Some("http") {
-            return Err(wrong("only http:// is supported; for https leave it out and let the port-forward be used"));
+            return Err(wrong(
+                url,
+                "only http:// is supported; for https leave it out and let the port-forward be used",
+            ));
         }
-        let authority = uri.authority().ok_or_else(|| wrong("it has no host"))?;
+        let authority = uri.authority().ok_or_else(|| wrong(url, "it has no host"))?;
         let address = format!("{}:{}", authority.host(), authority.port_u16().unwrap_or(80));
         Ok(Self { place: Place::Address(address), token })
+    }
+
+    /// A usage API by its URL, http or https.
+    pub(crate) fn usage(url: &str, token: Option<String>) -> Result<Self, Failure> {
+        match address(url)?.scheme_str() {
+            Some("https") => Ok(Self { token, ..Self::showing(url, AuthInfo::default())? }),
+            _ => Self::at(url, token),
+        }
+    }
+
+    /// A usage API by its URL, that is shown what a kubeconfig's user shows.
+    pub(crate) fn showing(url: &str, user: AuthInfo) -> Result<Self, Failure> {
+        dormouse_daemon::install_tls_provider();
+        let mut config = kube::Config::new(address(url)?);
+        // A refusal is told as it is, at once.
+        (config.auth_info, config.default_retry, config.connect_timeout) = (user, false, Some(CONNECT));
+        let client = kube::Client::try_from(config);
+        let client = client.map_err(|e| Failure::failed(format!("{url} cannot be asked: {e}")))?;
+        Ok(Self { place: Place::Client(client), token: None })
     }
 
     /// A Service of a cluster.
@@ -74,6 +103,8 @@ impl Door {
                 Err(_) => Err(Failure::timed_out(format!("no connection to {address} within {} s", CONNECT.as_secs()))),
             },
             Place::Service { client, namespace, name, port } => forward(client, namespace, name, *port).await,
+            // Such a door is only asked.
+            Place::Client(_) => Err(Failure::failed("no connection of its own to this address")),
         }
     }
 
@@ -84,6 +115,7 @@ impl Door {
             let host = match &self.place {
                 Place::Address(address) => address.clone(),
                 Place::Service { name, .. } => (*name).into(),
+                Place::Client(_) => String::new(),
             };
             headers.insert(HOST, HeaderValue::try_from(host).map_err(Failure::usage)?);
         }
@@ -109,16 +141,61 @@ impl Door {
             request.headers_mut().insert(AUTHORIZATION, value);
         }
         let answer = async {
-            let response = self.send(request).await?;
-            let status = response.status();
-            let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
-            let body = body.map_err(|e| Failure::failed(format!("the answer broke off: {e}")))?.to_bytes();
+            let (status, body) = match &self.place {
+                Place::Client(client) => {
+                    let (head, _) = request.into_parts();
+                    let request = Request::from_parts(head, kube::client::Body::empty());
+                    whole(client.send(request).await.map_err(unreached)?).await?
+                }
+                _ => whole(self.send(request).await?).await?,
+            };
             if status.is_success() { Ok(body) } else { Err(refused(status, &body)) }
         };
         timeout(ANSWER, answer)
             .await
             .map_err(|_| Failure::timed_out(format!("no answer within {} s", ANSWER.as_secs())))?
     }
+}
+
+/// A URL that could be a server's: a scheme, a host, perhaps a port.
+fn address(url: &str) -> Result<Uri, Failure> {
+    let uri: Uri = url.parse().map_err(|_| wrong(url, "write for example http://127.0.0.1:8081"))?;
+    let known = matches!(uri.scheme_str(), Some("http" | "https"));
+    if known { Ok(uri) } else { Err(wrong(url, "write for example http://127.0.0.1:8081")) }
+}
+
+fn wrong(url: &str, why: &str) -> Failure {
+    Failure::usage(format!("{url:?} is not an address: {why}"))
+}
+
+/// Whether nobody on the way can read what is sent to a URL: by TLS, or because it stays on this machine.
+pub(crate) fn is_private(url: &str) -> Result<bool, Failure> {
+    let uri = address(url)?;
+    let host = uri.host().unwrap_or_default();
+    let loopback = host.trim_matches(['[', ']']).parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
+    Ok(uri.scheme_str() == Some("https") || loopback || host == "localhost")
+}
+
+/// A whole answer.
+async fn whole<B>(response: Response<B>) -> Result<(StatusCode, Bytes), Failure>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let status = response.status();
+    let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
+    Ok((status, body.map_err(|e| Failure::failed(format!("the answer broke off: {e}")))?.to_bytes()))
+}
+
+/// What the client says, with its reasons, each once: some of its errors repeat what is below them.
+fn unreached(error: kube::Error) -> Failure {
+    let mut said = "cannot reach the usage API".to_owned();
+    for reason in anyhow::Error::from(error).chain().map(ToString::to_string) {
+        if !said.contains(&reason) {
+            said = format!("{said}: {reason}");
+        }
+    }
+    Failure::failed(said)
 }
 
 fn broken(error: hyper::Error) -> Failure {
@@ -132,9 +209,10 @@ fn refused(status: StatusCode, body: &[u8]) -> Failure {
     let message =
         message.map_or_else(|| String::from_utf8_lossy(&body[..body.len().min(500)]).into_owned(), Into::into);
     match status {
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Failure::failed(format!(
-            "the usage API refuses the token ({status}): give the right one with --token or DORMOUSE_TOKEN"
+        StatusCode::UNAUTHORIZED => Failure::failed(format!(
+            "the usage API refuses the token ({status}): give the right one with --token-file or DORMOUSE_TOKEN; {A_TOKEN}"
         )),
+        StatusCode::FORBIDDEN => Failure::failed(format!("the usage API answered {status}: {message}")),
         StatusCode::NOT_FOUND => Failure::not_found(message),
         StatusCode::BAD_REQUEST => Failure::usage(message),
         _ => Failure::failed(format!("the usage API answered {status}: {message}")),
@@ -170,4 +248,50 @@ async fn forward(client: &kube::Client, namespace: &str, name: &str, port: u16) 
     // The forwarder's task ends with the stream.
     tokio::spawn(async move { forwarder.join().await });
     Ok(Box::new(stream))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_private_stays_here_or_is_encrypted() {
+        for url in ["https://usage.example.com", "http://127.0.0.1:8081", "http://[::1]:8081/", "http://localhost:1"] {
+            assert!(is_private(url).unwrap(), "{url}");
+        }
+        for url in ["http://usage.example.com", "http://10.96.0.7", "http://localhost.example.com"] {
+            assert!(!is_private(url).unwrap(), "{url}");
+        }
+        for url in ["usage.example.com", "ftp://x", "", "https://"] {
+            assert!(is_private(url).is_err(), "{url}");
+        }
+    }
+
+    #[test]
+    fn only_the_usage_api_is_asked_by_https() {
+        assert!(Door::at("https://fn.example.com", None).err().unwrap().message().contains("only http://"));
+        assert!(Door::usage("http://10.96.0.7", None).is_ok());
+        assert!(Door::usage("ftp://10.96.0.7", None).is_err());
+    }
+
+    #[tokio::test]
+    async fn a_kubeconfigs_token_is_shown_and_a_refusal_told() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let shown = async |headers: http::HeaderMap| headers[AUTHORIZATION].to_str().unwrap().to_owned();
+        let refusal = async || (StatusCode::FORBIDDEN, r#"{"message": "alice lacks the right"}"#);
+        let router = axum::Router::new().route("/v1/usage", axum::routing::get(shown));
+        let router = router.route("/v1/records", axum::routing::get(refusal));
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("token");
+        std::fs::write(&file, "from-a-file").unwrap();
+        let user = AuthInfo { token_file: file.to_str().map(str::to_owned), ..AuthInfo::default() };
+        let door = Door::showing(&url, user).unwrap();
+        assert_eq!(door.get("/v1/usage?limit=1").await.unwrap(), "Bearer from-a-file");
+        let refused = door.get("/v1/records").await.unwrap_err();
+        assert!(refused.message().contains("alice lacks the right"), "{}", refused.message());
+        let given = Door::usage(&url, Some("given".into())).unwrap();
+        assert_eq!(given.get("/v1/usage").await.unwrap(), "Bearer given");
+    }
 }

@@ -64,13 +64,13 @@ impl LedgerDoor {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ledger::Filesystem;
+    use crate::ledger::Place;
     use dormouse_core::price::PricePlan;
 
-    #[test]
-    fn a_closed_ledger_is_down_and_has_no_size() {
+    #[tokio::test]
+    async fn a_closed_ledger_is_down_and_has_no_size() {
         let folder = tempfile::tempdir().unwrap();
-        let door = LedgerDoor::new(folder.path(), PricePlan::default(), Filesystem::Any);
+        let door = LedgerDoor::new(Place::folder(folder.path()), PricePlan::default());
         let mut registry = Registry::default();
         door.register(&mut registry);
         let text = || {
@@ -79,7 +79,7 @@ mod tests {
             text
         };
         assert!(text().contains("dormouse_ledger_up 0.0\n") && !text().contains("store_bytes"), "{}", text());
-        let ledger = door.open().unwrap();
+        let ledger = door.open().await.unwrap();
         let open = text();
         assert!(open.contains("dormouse_ledger_up 1.0\n") && open.contains("dormouse_metering_store_bytes "), "{open}");
         door.counts().frame(Ok(AppendOutcome::Gap));

@@ -2,16 +2,75 @@
 //! the ledger is tried again.
 
 use super::counts::Counts;
-use super::{Filesystem, Ledger, OpenError};
+use super::{Filesystem, Ledger, OpenError, Plans};
 use dormouse_core::price::PricePlan;
-use parking_lot::{Mutex, RwLock};
-use std::path::{Path, PathBuf};
+use jiff::Timestamp;
+use parking_lot::RwLock;
+use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 /// First and longest pause between two tries to open.
 const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+
+/// A text that names no PostgreSQL database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "not the URL of a PostgreSQL database: write for example postgres://user:password@host:5432/name?sslmode=require"
+)]
+pub struct NotADatabase;
+
+/// Where a ledger is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// In a folder of this machine.
+    Folder {
+        /// The folder.
+        dir: PathBuf,
+        /// What to do on a file system that the ledger is not proven on.
+        filesystem: Filesystem,
+    },
+    /// In a PostgreSQL database.
+    Postgres(Box<tokio_postgres::Config>),
+}
+
+impl Place {
+    /// A folder on a file system that the ledger is proven on.
+    pub fn folder(dir: impl Into<PathBuf>) -> Self {
+        Self::Folder { dir: dir.into(), filesystem: Filesystem::Checked }
+    }
+
+    /// A database by its URL, as in `postgres://user:password@host:5432/name?sslmode=require`.
+    ///
+    /// # Errors
+    /// When it is none; the message does not repeat it, because of the password in it.
+    pub fn postgres(url: &str) -> Result<Self, NotADatabase> {
+        // Over TLS the server's certificate and name are always checked: what others call verify-full.
+        let url = url
+            .trim()
+            .replace("sslmode=verify-full", "sslmode=require")
+            .replace("sslmode=verify-ca", "sslmode=require");
+        let config: tokio_postgres::Config = url.parse().map_err(|_| NotADatabase)?;
+        if config.get_hosts().is_empty() || config.get_user().is_none() {
+            return Err(NotADatabase);
+        }
+        Ok(Self::Postgres(Box::new(config)))
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Folder { dir, .. } => write!(f, "{}", dir.display()),
+            Self::Postgres(config) => f.write_str(&super::postgres::place(config)),
+        }
+    }
+}
+
+/// Pause between two looks at what is not kept any longer.
+const TIDY: Duration = Duration::from_secs(3600);
 
 /// A ledger, or why there is none at the moment. Clones share it.
 #[derive(Clone, Debug)]
@@ -21,13 +80,12 @@ pub struct LedgerDoor {
 
 #[derive(Debug)]
 struct Inner {
-    dir: PathBuf,
-    plan: PricePlan,
-    filesystem: Filesystem,
+    place: Place,
+    plans: Plans,
     state: RwLock<DoorState>,
     counts: Counts,
     /// Held while opening, so that two who open at once do not meet at the file lock.
-    opening: Mutex<()>,
+    opening: tokio::sync::Mutex<()>,
 }
 
 /// What is behind the door.
@@ -39,37 +97,40 @@ pub enum DoorState {
     Closed(String),
 }
 
-impl LedgerDoor {
-    /// A closed door to the ledger of a folder.
-    #[must_use]
-    pub fn new(dir: &Path, plan: PricePlan, filesystem: Filesystem) -> Self {
-        let state = RwLock::new(DoorState::Closed("it is not open yet".to_owned()));
-        Self {
-            inner: Arc::new(Inner {
-                dir: dir.to_owned(),
-                plan,
-                filesystem,
-                state,
-                counts: Counts::default(),
-                opening: Mutex::new(()),
-            }),
+/// Forgets, each hour, what is not kept. Ends never.
+async fn tidy(ledger: &Ledger) {
+    loop {
+        let hour = u32::try_from(Timestamp::now().as_second() / 3600).unwrap_or_default();
+        if let Err(error) = ledger.forget_minutes(hour).await {
+            tracing::debug!(%error, "minutes are kept for longer");
         }
+        tokio::time::sleep(TIDY).await;
+    }
+}
+
+impl LedgerDoor {
+    /// A closed door to the ledger of a place.
+    #[must_use]
+    pub fn new(place: Place, plans: impl Into<Plans>) -> Self {
+        let state = RwLock::new(DoorState::Closed("it is not open yet".to_owned()));
+        let (plans, counts, opening) = (plans.into(), Counts::default(), tokio::sync::Mutex::new(()));
+        Self { inner: Arc::new(Inner { place, plans, state, counts, opening }) }
     }
 
     pub(super) fn counts(&self) -> &Counts {
         &self.inner.counts
     }
 
-    /// Opens it now. Blocks while sled recovers.
+    /// Opens it now, once its store has recovered.
     ///
     /// # Errors
     /// When the ledger cannot be opened; the door then tells the same to whoever asks.
-    pub fn open(&self) -> Result<Ledger, OpenError> {
-        let _alone = self.inner.opening.lock();
+    pub async fn open(&self) -> Result<Ledger, OpenError> {
+        let _alone = self.inner.opening.lock().await;
         if let Ok(ledger) = self.ledger() {
             return Ok(ledger);
         }
-        let opened = Ledger::open_on(&self.inner.dir, self.inner.plan.clone(), self.inner.filesystem);
+        let opened = Ledger::open(self.inner.place.clone(), self.inner.plans.clone()).await;
         *self.inner.state.write() = match &opened {
             Ok(ledger) => DoorState::Open(ledger.clone()),
             Err(e) => DoorState::Closed(e.to_string()),
@@ -91,7 +152,13 @@ impl LedgerDoor {
     /// The prices in force, ledger or not.
     #[must_use]
     pub fn plan(&self) -> &PricePlan {
-        &self.inner.plan
+        self.inner.plans.in_force()
+    }
+
+    /// All plans that usage can be priced by.
+    #[must_use]
+    pub fn plans(&self) -> &Plans {
+        &self.inner.plans
     }
 
     /// Why records are not taken or not safe, if so.
@@ -109,27 +176,25 @@ impl LedgerDoor {
         let mut pause = RETRY.0;
         let mut told = String::new();
         while !stop.is_cancelled() {
-            let door = self.clone();
-            let opened = tokio::task::spawn_blocking(move || door.open()).await;
-            match opened {
-                Ok(Ok(ledger)) => {
+            match self.open().await {
+                Ok(ledger) => {
                     (pause, told) = (RETRY.0, String::new());
-                    tracing::info!(dir = %ledger.dir().display(), "the ledger is open");
+                    tracing::info!(place = %ledger.place(), "the ledger is open");
                     tokio::select! {
                         () = ledger.failed() => {}
+                        () = tidy(&ledger) => {}
                         () = stop.cancelled() => {}
                     }
                     drop(ledger);
                     self.close("it is being opened again after a failure");
                 }
-                Ok(Err(error)) => {
+                Err(error) => {
                     let text = error.to_string();
                     if text != told {
                         tracing::error!(error = text, "records wait in the activators until the ledger can be opened");
                         told = text;
                     }
                 }
-                Err(_panicked) => self.close("opening it ended in a panic"),
             }
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
@@ -146,14 +211,5 @@ impl LedgerDoor {
     pub fn close(&self, why: &str) {
         let before = std::mem::replace(&mut *self.inner.state.write(), DoorState::Closed(why.to_owned()));
         drop(before);
-    }
-}
-
-impl Ledger {
-    /// Returns when the ledger takes no more records.
-    pub async fn failed(&self) {
-        if let Some(queue) = &self.inner.queue {
-            queue.closed().await;
-        }
     }
 }

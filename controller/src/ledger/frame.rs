@@ -3,8 +3,9 @@
 use super::AppendError;
 use dormouse_core::record::{CallRecord, Subject, unpack};
 use dormouse_proto::{WireError, v1};
+use tokio::sync::OwnedSemaphorePermit;
 
-/// Most records in a frame. Unpacked they take 80 B each: 5.2 MB.
+/// Most records in a frame. Unpacked they take 104 B each: 6.8 MB.
 pub const MAX_FRAME_RECORDS: u32 = 65_536;
 /// Most subjects in a frame.
 pub const MAX_FRAME_SUBJECTS: usize = 16_384;
@@ -38,6 +39,8 @@ pub(super) struct Checked {
     pub(super) first_seq: u64,
     pub(super) subjects: Vec<Subject>,
     pub(super) records: Vec<CallRecord>,
+    /// The room that it takes among frames that wait.
+    pub(super) room: Option<OwnedSemaphorePermit>,
 }
 
 impl TryFrom<v1::Frame> for Frame {
@@ -78,13 +81,16 @@ impl Frame {
             return Err(AppendError::BadFrame(why));
         }
         for subject in &self.subjects {
-            let Subject { function_uid, namespace, name, revision, tenant, memory_mib: _, cpu_millis: _ } = subject;
-            if [function_uid, namespace, name, revision, tenant].iter().any(|t| t.is_empty() || t.len() > MAX_TEXT) {
+            let Subject { function_uid, namespace, name, revision, tenant, instance, .. } = subject;
+            if [function_uid, namespace, name, revision, tenant, instance]
+                .iter()
+                .any(|t| t.is_empty() || t.len() > MAX_TEXT)
+            {
                 return Err(AppendError::BadFrame(format!("a subject has a text not of 1 to {MAX_TEXT} bytes")));
             }
         }
         let Self { activator, epoch, first_seq, subjects, .. } = self;
-        Ok(Checked { activator, epoch, first_seq, subjects, records })
+        Ok(Checked { activator, epoch, first_seq, subjects, records, room: None })
     }
 }
 
@@ -104,6 +110,7 @@ mod tests {
             tenant: text("t"),
             memory_mib: 256,
             cpu_millis: 100,
+            instance: text("i"),
         }
     }
 
@@ -130,6 +137,9 @@ mod tests {
                 status: 200,
                 outcome: Outcome::Ok,
                 cold: false,
+                first: false,
+                warm_slots: 0,
+                key: 0,
             });
         }
         packer.finish()
@@ -173,7 +183,7 @@ mod tests {
         }
     }
 
-    /// Frames of former versions and former faults: `good|bad COUNT FIRST_SEQ RECORDS`, records in hexadecimal.
+    /// Frames as they are sent, and former faults: `good|bad COUNT FIRST_SEQ RECORDS`, records in hexadecimal.
     #[test]
     fn the_corpus_of_frames_is_taken_as_it_was() {
         for line in include_str!("../../corpus/frames.txt").lines().filter(|line| !line.starts_with('#')) {

@@ -1,15 +1,9 @@
 //! Sums by time and group, from the hourly rows.
 
-use super::codec::{FunctionId, decode_sum};
-use super::dict;
-use super::key::RollupId;
-use super::open::Store;
-use super::{CorruptValue, Page, ReadError};
+use super::fold::{Calendar, Fold};
+use super::store::Store;
+use super::{FunctionId, Page, ReadError};
 use dormouse_core::usage::UsageSum;
-use jiff::Timestamp;
-use jiff::civil::Date;
-use jiff::tz::TimeZone;
-use std::collections::BTreeMap;
 use std::ops::Range;
 
 /// Longest period of a question: ten years with their leap days. Bounds the months of a calendar to 121.
@@ -18,6 +12,8 @@ pub const MAX_DAYS: u32 = 3_653;
 /// How long a row's time is; all in UTC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Granularity {
+    /// `PT1M`: for as long as minutes are kept.
+    Minute,
     /// `PT1H`.
     Hour,
     /// `P1D`.
@@ -89,7 +85,7 @@ pub struct UsageQuery {
 pub struct RowKey {
     /// What the row is about.
     pub group: GroupKey,
-    /// First hour of the row's time.
+    /// Beginning of the row's time, in the unit of its granularity.
     pub start: u32,
 }
 
@@ -98,10 +94,23 @@ pub struct RowKey {
 pub struct UsageRow {
     /// What it is about.
     pub group: GroupKey,
-    /// Its time, cut to the period asked for.
-    pub hours: Range<u32>,
+    /// Its time, cut to the period asked for: minutes since 1970 UTC for [`Granularity::Minute`], else hours.
+    pub time: Range<u32>,
     /// What was used.
     pub usage: UsageSum,
+}
+
+/// Rows of minutes are kept for so many hours.
+pub const MINUTES_KEPT_HOURS: u32 = 48;
+
+impl Granularity {
+    /// Which rows its times are made of, and a period of hours in their unit.
+    fn rows(self, hours: &Range<u32>) -> (Level, Range<u32>) {
+        match self {
+            Self::Minute => (Level::Minute, hours.start.saturating_mul(60)..hours.end.saturating_mul(60)),
+            _ => (Level::Hour, hours.clone()),
+        }
+    }
 }
 
 impl Filter {
@@ -137,12 +146,23 @@ impl GroupBy {
     }
 }
 
+/// Rows are kept for this long a time each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Level {
+    /// Minutes since 1970 UTC.
+    Minute = 0,
+    /// Hours since 1970 UTC.
+    Hour = 1,
+}
+
 /// Answers a question. Only the functions of the page's groups are read, so a page costs what it shows.
-pub(super) fn query(store: &Store, query: &UsageQuery) -> Result<Page<UsageRow, RowKey>, ReadError> {
-    let calendar = Calendar::new(query.granularity, query.hours.clone());
+pub(super) async fn query(store: &dyn Store, query: &UsageQuery) -> Result<Page<UsageRow, RowKey>, ReadError> {
+    if query.limit == 0 || query.hours.is_empty() {
+        return Ok(Page { rows: Vec::new(), next: None });
+    }
     let mut functions = Vec::new();
-    for entry in dict::functions(store) {
-        let (number, id) = entry?;
+    for (number, id) in store.functions().await? {
         if query.filter.takes(&id) {
             let group = query.group_by.key(id);
             if query.after.as_ref().is_none_or(|after| group >= after.group) {
@@ -151,145 +171,45 @@ pub(super) fn query(store: &Store, query: &UsageQuery) -> Result<Page<UsageRow, 
         }
     }
     functions.sort_unstable();
-    let mut rows = Vec::new();
-    for group in functions.chunk_by(|a, b| a.0 == b.0) {
-        let key = &group[0].0;
-        let after = query.after.as_ref().filter(|after| after.group == *key);
-        let hours = after.map_or(query.hours.start, |a| calendar.time_of(a.start).end)..query.hours.end;
-        // One row more than asked for tells that there are more.
-        let room = query.limit + 1 - rows.len();
-        for (start, usage) in sums(store, group.iter().map(|g| g.1), &hours, &calendar, room)? {
-            rows.push(UsageRow { group: key.clone(), hours: calendar.time_of(start), usage });
-        }
-        if rows.len() > query.limit {
-            break;
-        }
-    }
+    let mut groups: Vec<GroupKey> = functions.iter().map(|(group, _)| group.clone()).collect();
+    groups.dedup();
+    let at = |group: &GroupKey| groups.binary_search(group).ok();
+    let of = functions.iter().filter_map(|(group, number)| Some((*number, at(group)?))).collect();
+    let after = query.after.as_ref().and_then(|after| Some((at(&after.group)?, after.start)));
+    let (level, period) = query.granularity.rows(&query.hours);
+    let calendar = Calendar::new(query.granularity, period.clone());
+    // One row more than asked for tells that there are more.
+    let fold = Fold::new(calendar, of, after, query.limit + 1);
+    let numbers = functions.iter().map(|(_, number)| *number).collect();
+    let fold = store.fold(numbers, level, period, fold).await?;
+    let row = |(group, time, usage): (usize, Range<u32>, UsageSum)| {
+        groups.get(group).map(|group| UsageRow { group: group.clone(), time, usage })
+    };
+    let mut rows: Vec<UsageRow> = fold.rows().filter_map(row).collect();
     let more = rows.len() > query.limit;
     rows.truncate(query.limit);
-    let next = rows.last().filter(|_| more).map(|r| RowKey { group: r.group.clone(), start: r.hours.start });
+    let next = rows.last().filter(|_| more).map(|r| RowKey { group: r.group.clone(), start: r.time.start });
     Ok(Page { rows, next })
 }
 
 /// Everything of a tenant in a period.
-pub(super) fn of_tenant(store: &Store, tenant: &str, hours: Range<u32>) -> Result<UsageSum, ReadError> {
-    let mut known = false;
-    let mut sum = UsageSum::default();
-    let calendar = Calendar::new(Granularity::Total, hours.clone());
-    for entry in dict::functions(store) {
-        let (number, id) = entry?;
-        if id.tenant == tenant {
-            known = true;
-            for part in sums(store, std::iter::once(number), &hours, &calendar, 1)?.values() {
-                sum.merge(part);
-            }
-        }
+pub(super) async fn of_tenant(store: &dyn Store, tenant: &str, hours: Range<u32>) -> Result<UsageSum, ReadError> {
+    let all = store.functions().await?;
+    let of: std::collections::HashMap<u32, usize> =
+        all.into_iter().filter(|(_, id)| id.tenant == tenant).map(|(number, _)| (number, 0)).collect();
+    if of.is_empty() {
+        return Err(ReadError::UnknownTenant(tenant.to_owned()));
     }
-    if known { Ok(sum) } else { Err(ReadError::UnknownTenant(tenant.to_owned())) }
-}
-
-/// The first `room` times with usage of some functions together.
-fn sums(
-    store: &Store,
-    functions: impl Iterator<Item = u32>,
-    hours: &Range<u32>,
-    calendar: &Calendar,
-    room: usize,
-) -> Result<BTreeMap<u32, UsageSum>, ReadError> {
-    let mut times: BTreeMap<u32, UsageSum> = BTreeMap::new();
-    for function in functions {
-        let at = |hour| RollupId { function, hour, rule: 0 }.key();
-        for entry in store.db.range(at(hours.start)..at(hours.end)) {
-            let (key, value) = entry?;
-            let id = RollupId::read(&key).ok_or(CorruptValue("rollup"))?;
-            let start = calendar.time_of(id.hour).start;
-            // Once `room` times are known, later ones are of the next page: whatever is dropped here stays behind
-            // `room` earlier times, so a kept sum is always whole.
-            if times.len() >= room && times.last_key_value().is_some_and(|(&last, _)| start > last) {
-                break;
-            }
-            times.entry(start).or_default().merge(&decode_sum(&value)?);
-            if times.len() > room {
-                times.pop_last();
-            }
-        }
-    }
-    Ok(times)
-}
-
-/// Which row an hour belongs to.
-struct Calendar {
-    granularity: Granularity,
-    hours: Range<u32>,
-    /// First hours of the months that touch the period, and of the one after it.
-    months: Vec<u32>,
-}
-
-impl Calendar {
-    fn new(granularity: Granularity, hours: Range<u32>) -> Self {
-        let mut months = Vec::new();
-        if granularity == Granularity::Month {
-            let mut month = month_of(hours.start);
-            while let Some(hour) = month.and_then(first_hour) {
-                months.push(hour);
-                if hour >= hours.end {
-                    break;
-                }
-                month = month.and_then(next_month);
-            }
-        }
-        Self { granularity, hours, months }
-    }
-
-    /// The time an hour belongs to, cut to the period.
-    fn time_of(&self, hour: u32) -> Range<u32> {
-        let whole = match self.granularity {
-            Granularity::Hour => hour..hour.saturating_add(1),
-            Granularity::Day => hour / 24 * 24..(hour / 24).saturating_add(1).saturating_mul(24),
-            Granularity::Month => {
-                let after = self.months.partition_point(|&start| start <= hour);
-                let start = after.checked_sub(1).and_then(|i| self.months.get(i)).copied();
-                start.unwrap_or(self.hours.start)..self.months.get(after).copied().unwrap_or(self.hours.end)
-            }
-            Granularity::Total => self.hours.clone(),
-        };
-        whole.start.max(self.hours.start)..whole.end.min(self.hours.end)
-    }
-}
-
-/// The hours of a calendar month, UTC. `None` for a month outside 1970 to 9998.
-#[must_use]
-pub fn month_hours(year: i16, month: i8) -> Option<Range<u32>> {
-    let date = Date::new(year, month, 1).ok()?;
-    Some(first_hour(date)?..first_hour(next_month(date)?)?)
-}
-
-fn month_of(hour: u32) -> Option<Date> {
-    let time = Timestamp::from_second(i64::from(hour) * 3600).ok()?;
-    Some(time.to_zoned(TimeZone::UTC).date().first_of_month())
-}
-
-fn next_month(month: Date) -> Option<Date> {
-    month.checked_add(jiff::Span::new().months(1)).ok()
-}
-
-fn first_hour(date: Date) -> Option<u32> {
-    let second = date.to_zoned(TimeZone::UTC).ok()?.timestamp().as_second();
-    u32::try_from(second / 3600).ok().filter(|_| second >= 0)
+    let mut numbers: Vec<u32> = of.keys().copied().collect();
+    numbers.sort_unstable();
+    let fold = Fold::new(Calendar::new(Granularity::Total, hours.clone()), of, None, 1);
+    let fold = store.fold(numbers, Level::Hour, hours, fold).await?;
+    Ok(fold.rows().next().map(|(_, _, sum)| sum).unwrap_or_default())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
-
-    #[test]
-    fn months_know_leap_years() {
-        assert_eq!(month_hours(1970, 1), Some(0..744));
-        assert_eq!(month_hours(2024, 2).map(|h| h.len()), Some(29 * 24));
-        assert_eq!(month_hours(2026, 11).map(|h| h.start), Some(498_192));
-        assert_eq!((month_hours(1969, 12), month_hours(2026, 13), month_hours(9999, 12)), (None, None, None));
-    }
 
     #[test]
     fn a_name_alone_or_with_its_namespace_selects() {
@@ -299,22 +219,5 @@ mod tests {
         assert_eq!([by("cart"), by("shop/cart"), by("other/cart"), by("shop")], [true, true, false, false]);
         assert!(Filter::default().takes(&id));
         assert!(!Filter { tenants: vec!["x".into()], ..Filter::default() }.takes(&id));
-    }
-
-    proptest! {
-        #[test]
-        fn times_cover_the_period_without_overlap(start in 0u32..600_000, len in 1u32..20_000, pick in 0usize..4) {
-            let hours = start..start + len;
-            let all = [Granularity::Hour, Granularity::Day, Granularity::Month, Granularity::Total];
-            let calendar = Calendar::new(all[pick], hours.clone());
-            let mut hour = hours.start;
-            while hour < hours.end {
-                let time = calendar.time_of(hour);
-                prop_assert_eq!(time.start, hour);
-                prop_assert!(time.end > hour && time.end <= hours.end);
-                prop_assert_eq!(calendar.time_of(time.end - 1), time.clone());
-                hour = time.end;
-            }
-        }
     }
 }

@@ -131,6 +131,7 @@ mod tests {
             address: Some("10.0.0.1:8080".parse().unwrap()),
             h2c: false,
             claim: None,
+            started_at_us: None,
             phase,
             trouble: None,
             restarts: 0,

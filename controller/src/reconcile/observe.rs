@@ -8,7 +8,7 @@ use dormouse_core::scale::{MAX_INSTANCES, Policy, Scaler};
 use dormouse_core::valid::{Fault, ValidFunction};
 use dormouse_core::warm::Starts;
 use jiff::Timestamp;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -334,6 +334,19 @@ impl Observed {
         });
     }
 
+    /// The instances that are kept warm: of those that take calls of the serving revision the oldest, as many as the floor
+    /// has. Claimed pods are there for calls only.
+    #[must_use]
+    pub fn warm(&self) -> BTreeSet<&InstanceId> {
+        let serving = |i: &InstanceSeen| self.serving.as_ref() == Some(&i.seen.revision);
+        let kept = |i: &InstanceSeen| serving(i) && i.is_open() && i.claimed.is_none() && !i.is_spent() && !i.condemned;
+        // By the start of their processes, where that is known: after a controller's restart they are the same ones.
+        let age = |i: &InstanceSeen| (i.seen.started_at_us.unwrap_or_default(), i.since);
+        let mut warm: Vec<_> = self.instances.iter().filter(|(_, i)| kept(i)).map(|(id, i)| (age(i), id)).collect();
+        warm.sort_unstable();
+        warm.into_iter().map(|(_, id)| id).take(self.floor.instances as usize).collect()
+    }
+
     /// Whether an instance is in the function's namespace, as far as that is known: what a pod says of itself is not
     /// believed across namespaces.
     #[must_use]
@@ -403,6 +416,7 @@ impl Observed {
             cpu_millis: valid.cpu_millis,
             h2c: valid.protocol == Protocol::H2c,
             claim: Some(Claim { pool: parked.pool.clone(), taken: false, owned: false, shrunk: false }),
+            started_at_us: None,
         };
         let id = seen.id.clone();
         self.instance(seen, false, now);

@@ -16,6 +16,7 @@ use super::observe::{InstanceSeen, Lane, LaneOpen, Moment, Object, Observed};
 use super::report;
 use crate::fleet::{InstanceId, Note, Parked, Phase, Trouble};
 use dormouse_core::function::{FunctionStatus, StartCheck};
+use dormouse_core::price::Durability;
 use dormouse_core::revision::Revision;
 use dormouse_core::scale::{Decision, Why};
 use dormouse_proto::v1;
@@ -46,6 +47,8 @@ pub struct Context<'a> {
     pub hold_until: Moment,
     /// Where functions are called.
     pub urls: &'a Urls,
+    /// What the price plan in force has responses wait for.
+    pub durability: Durability,
     /// Parked pods that the function fits into, the best first.
     pub parked: &'a [Parked],
 }
@@ -257,7 +260,7 @@ pub fn plan(observed: &Observed, decision: Decision, context: &Context<'_>) -> P
         draft.effects.release = draft.may(&Lane::Release);
     }
     let standing = report::standing(observed, object, &roles, &targets, &draft.drained, context);
-    let route = route::route(observed, object, &standing, &draft.drained, context.urls);
+    let route = route::route(observed, object, &standing, &draft.drained, context);
     let status = report::status(observed, &standing, context.wall);
     let notes = report::notes(&observed.status, &status);
     Plan {

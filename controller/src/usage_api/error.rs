@@ -20,6 +20,14 @@ pub(super) enum ApiError {
     /// The question has faults: all of them.
     BadRequest(Vec<Fault>),
     Unauthorized,
+    /// The asker is known, and may not see what was asked for.
+    Forbidden {
+        user: String,
+        /// `None`: all of them.
+        namespace: Option<String>,
+    },
+    /// Who asks, or what he may see, could not be found out.
+    Unasked,
     NotFound(String),
     MethodNotAllowed,
     /// An amount that cannot be written.
@@ -43,11 +51,23 @@ impl From<ReadError> for ApiError {
             ReadError::UnknownTenant(_) => Self::NotFound(error.to_string()),
             ReadError::TooLarge(_) => Self::TooLarge,
             ReadError::Closed(why) => Self::Unavailable(why),
-            ReadError::Store(_) | ReadError::Corrupt(_) | ReadError::Outgrown => {
+            ReadError::Store(_) | ReadError::Corrupt(_) => {
                 tracing::error!(error = ?error, "the ledger could not be read");
                 Self::Internal
             }
         }
+    }
+}
+
+/// Names nothing but the asker and what he asked for.
+fn forbidden(user: &str, namespace: Option<String>) -> String {
+    let right = "the right to get functions/usage (API group dormouse.dev)";
+    match namespace {
+        Some(namespace) => format!("{user} lacks {right} in namespace {namespace}"),
+        None => format!(
+            "{user} lacks {right} in all namespaces, which this question is about: name namespaces that you may see \
+             (/v1/usage?filter[namespace]=NAME, /v1/records?namespace=NAME, /v1/statements/NAME/MONTH)"
+        ),
     }
 }
 
@@ -61,8 +81,15 @@ impl IntoResponse for ApiError {
                 (StatusCode::BAD_REQUEST, "BadRequest", told.join("; "))
             }
             Self::Unauthorized => {
-                let message = "send the header Authorization: Bearer TOKEN with the right token";
+                let message = "send the header Authorization: Bearer TOKEN with a token that is meant for this API: the \
+                               operator's, or one that `kubectl create token ACCOUNT --audience AUDIENCE` gives (AUDIENCE \
+                               is dormouse-usage unless the chart's usageApi.audiences says otherwise)";
                 (StatusCode::UNAUTHORIZED, "Unauthorized", message.to_owned())
+            }
+            Self::Forbidden { user, namespace } => (StatusCode::FORBIDDEN, "Forbidden", forbidden(&user, namespace)),
+            Self::Unasked => {
+                let message = "Kubernetes could not be asked who you are and what you may see: ask again";
+                (StatusCode::SERVICE_UNAVAILABLE, "AuthorizationUnavailable", message.to_owned())
             }
             Self::NotFound(message) => (StatusCode::NOT_FOUND, "NotFound", message),
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", "only GET".to_owned()),

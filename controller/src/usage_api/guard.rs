@@ -1,16 +1,124 @@
-//! The shared token in front of every question.
+//! Who may ask what, in front of every question: the operator's token opens everything; a token of Kubernetes opens what
+//! its owner may see there.
+//!
+//! A question is refused before anything is looked up for it, so that a refusal says nothing about what there is.
 
+use super::access::{Need, need};
 use super::error::ApiError;
-use axum::extract::{Request, State};
+use super::reviews::{Reviewer, Reviews, Unasked, User};
+use axum::extract::rejection::RawPathParamsRejection;
+use axum::extract::{Query, RawPathParams, Request, State};
+use axum::http::HeaderValue;
 use axum::http::header::AUTHORIZATION;
 use axum::middleware::Next;
 use axum::response::Response;
 use dormouse_daemon::Token;
+use std::sync::Arc;
 
-/// Lets a question through that carries the token.
-pub(super) async fn check(State(token): State<Token>, request: Request, next: Next) -> Result<Response, ApiError> {
-    match request.headers().get(AUTHORIZATION).is_some_and(|shown| token.opens(shown.as_bytes())) {
-        true => Ok(next.run(request).await),
-        false => Err(ApiError::Unauthorized),
+/// Longest token that is looked at: those of service accounts have about 1 KiB, those of identity providers a few.
+const MAX_TOKEN: usize = 16 << 10;
+
+/// What the usage API asks for.
+#[derive(Clone, Debug, Default)]
+pub struct Guard {
+    operator: Option<Token>,
+    reviews: Option<Arc<Reviews>>,
+}
+
+impl Guard {
+    /// Anyone may ask: only for an address that others cannot reach.
+    #[must_use]
+    pub fn open() -> Self {
+        Self::default()
+    }
+
+    /// Whoever shows this token may ask everything.
+    #[must_use]
+    pub fn token(operator: Token) -> Self {
+        Self { operator: Some(operator), reviews: None }
+    }
+
+    /// Besides, whoever a reviewer knows may ask what the reviewer allows.
+    #[must_use]
+    pub fn reviewed_by(self, reviewer: Arc<dyn Reviewer>) -> Self {
+        Self { reviews: Some(Arc::new(Reviews::new(reviewer))), ..self }
+    }
+
+    async fn admits(&self, shown: Option<&HeaderValue>, need: Need) -> Result<(), ApiError> {
+        if self.operator.is_none() && self.reviews.is_none() {
+            return Ok(());
+        }
+        let shown = shown.ok_or(ApiError::Unauthorized)?.as_bytes();
+        if self.operator.as_ref().is_some_and(|operator| operator.opens(shown)) {
+            return Ok(());
+        }
+        let reviews = self.reviews.as_ref().ok_or(ApiError::Unauthorized)?;
+        let token = bearer(shown).ok_or(ApiError::Unauthorized)?;
+        let user = reviews.who(token).await?.ok_or(ApiError::Unauthorized)?;
+        match need {
+            Need::Nothing => Ok(()),
+            Need::Everything => sees(reviews, &user, None).await,
+            Need::Namespaces(namespaces) => {
+                for namespace in &namespaces {
+                    sees(reviews, &user, Some(namespace)).await?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+async fn sees(reviews: &Reviews, user: &Arc<User>, namespace: Option<&str>) -> Result<(), ApiError> {
+    match reviews.may(user, namespace).await? {
+        true => Ok(()),
+        false => Err(ApiError::Forbidden { user: user.name.clone(), namespace: namespace.map(str::to_owned) }),
+    }
+}
+
+impl From<Unasked> for ApiError {
+    /// Why it was not to be had stands in the log.
+    fn from(_: Unasked) -> Self {
+        Self::Unasked
+    }
+}
+
+/// The token of a header `authorization: Bearer TOKEN`, if it can be one.
+fn bearer(header: &[u8]) -> Option<&str> {
+    let (scheme, token) = header.split_at_checked(b"Bearer ".len())?;
+    let plain = (1..=MAX_TOKEN).contains(&token.len()) && token.iter().all(u8::is_ascii_graphic);
+    str::from_utf8(token).ok().filter(|_| plain && scheme.eq_ignore_ascii_case(b"Bearer "))
+}
+
+/// Lets a question through whose asker may have the answer.
+pub(super) async fn check(
+    State(guard): State<Guard>,
+    in_path: Result<RawPathParams, RawPathParamsRejection>,
+    request: Request,
+    next: Next,
+) -> Result<Response, ApiError> {
+    let tenant = in_path.iter().flatten().find_map(|(name, value)| (name == "tenant").then_some(value));
+    let need = match Query::<Vec<(String, String)>>::try_from_uri(request.uri()) {
+        Ok(Query(parameters)) => need(request.uri().path(), tenant, &parameters),
+        Err(_) => Need::Everything,
+    };
+    guard.admits(request.headers().get(AUTHORIZATION), need).await?;
+    Ok(next.run(request).await)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bearer_token_is_one_plain_word() {
+        assert_eq!(bearer(b"Bearer a.b-c_d"), Some("a.b-c_d"));
+        assert_eq!(bearer(b"bearer x"), Some("x"));
+        for other in
+            [&b""[..], b"x", b"Bearer", b"Bearer ", b"Bearer a b", b"Bearer  a", b"Basic eHg6eQ==", b"Bearer \xff"]
+        {
+            assert_eq!(bearer(other), None, "{other:?}");
+        }
+        let longest = [&b"Bearer "[..], &[b'x'; MAX_TOKEN]].concat();
+        assert!(bearer(&longest).is_some() && bearer(&[&longest[..], b"x"].concat()).is_none());
     }
 }

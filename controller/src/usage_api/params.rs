@@ -3,13 +3,14 @@
 use super::cursor::Cursor;
 use super::error::{ApiError, Fault};
 use super::{Pairs, times};
-use crate::ledger::{Filter, Granularity, GroupBy, MAX_DAYS, RecordKey, RowKey};
+use crate::ledger::{Filter, Granularity, GroupBy, MAX_DAYS, MINUTES_KEPT_HOURS, Plans, RecordKey, RowKey};
+use dormouse_core::price::PricePlan;
 use jiff::{Timestamp, ToSpan};
 use rust_decimal::Decimal;
 use std::ops::Range;
 
 /// What `/v1/usage` knows.
-pub(super) const USAGE: [&str; 11] = [
+pub(super) const USAGE: [&str; 12] = [
     "from",
     "to",
     "granularity",
@@ -21,13 +22,15 @@ pub(super) const USAGE: [&str; 11] = [
     "cursor",
     "limit",
     "format",
+    "as",
 ];
 /// What `/v1/records` knows.
-pub(super) const RECORDS: [&str; 8] = ["from", "to", "tenant", "namespace", "function", "cursor", "limit", "format"];
+pub(super) const RECORDS: [&str; 9] =
+    ["from", "to", "tenant", "namespace", "function", "cursor", "limit", "format", "as"];
 /// What `/v1/statements` knows.
-pub(super) const STATEMENT: [&str; 2] = ["fixed_server", "format"];
+pub(super) const STATEMENT: [&str; 3] = ["fixed_server", "format", "as"];
 /// What `/v1/prices` knows.
-pub(super) const PRICES: [&str; 1] = ["format"];
+pub(super) const PRICES: [&str; 2] = ["format", "as"];
 
 /// Most rows of a page, and how many when nothing is said.
 const MAX_LIMIT: usize = 10_000;
@@ -146,14 +149,25 @@ impl Params {
         from.as_microsecond()..to.as_microsecond()
     }
 
-    pub(super) fn granularity(&mut self) -> Granularity {
+    /// Length of a row's time. Minutes are kept for a while only: what is asked by the minute must not begin before.
+    pub(super) fn granularity(&mut self, hours: &Range<u32>, now: Timestamp) -> Granularity {
+        let oldest = u32::try_from(now.as_second() / 3600).unwrap_or_default().saturating_sub(MINUTES_KEPT_HOURS);
         match self.one("granularity").as_deref() {
             None | Some("total") => Granularity::Total,
+            Some("PT1M") => {
+                if hours.start < oldest {
+                    self.fault(
+                        "from",
+                        &format!("must be at most {MINUTES_KEPT_HOURS} hours ago with granularity PT1M"),
+                    );
+                }
+                Granularity::Minute
+            }
             Some("PT1H") => Granularity::Hour,
             Some("P1D") => Granularity::Day,
             Some("P1M") => Granularity::Month,
             Some(_) => {
-                self.fault("granularity", "must be PT1H, P1D, P1M or total");
+                self.fault("granularity", "must be PT1M, PT1H, P1D, P1M or total");
                 Granularity::Total
             }
         }
@@ -233,6 +247,16 @@ impl Params {
         if !good {
             self.fault("cursor", "must be the next_cursor of an answer to the same question");
         }
+    }
+
+    /// The price plan to price by.
+    pub(super) fn plan<'a>(&mut self, plans: &'a Plans) -> &'a PricePlan {
+        let Some(name) = self.one("as") else { return plans.in_force() };
+        plans.named(&name).unwrap_or_else(|| {
+            let known: Vec<&str> = plans.all().map(|plan| plan.name.as_str()).collect();
+            self.fault("as", &format!("must be the name of a price plan: {}", known.join(", ")));
+            plans.in_force()
+        })
     }
 
     /// The fixed price to compare with.

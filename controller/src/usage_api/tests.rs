@@ -1,11 +1,14 @@
 //! The API over its router, and the file that describes it held against what it does.
 
+mod access;
+
 use super::*;
-use crate::ledger::{Filesystem, Frame};
+use crate::ledger::{Frame, Place};
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use dormouse_core::price::PricePlan;
 use dormouse_core::record::{CallRecord, Outcome, Packer, Subject};
+use dormouse_daemon::Token;
 use http_body_util::BodyExt;
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -22,8 +25,8 @@ struct Fixture {
 
 async fn fixture(token: Option<&str>) -> Fixture {
     let dir = tempfile::tempdir().unwrap();
-    let door = LedgerDoor::new(dir.path(), PricePlan::default(), Filesystem::Checked);
-    let ledger = door.open().unwrap();
+    let door = LedgerDoor::new(Place::folder(dir.path()), PricePlan::default());
+    let ledger = door.open().await.unwrap();
     let subject = |name: &str| Subject {
         function_uid: format!("uid-{name}"),
         namespace: "shop".to_owned(),
@@ -32,6 +35,7 @@ async fn fixture(token: Option<&str>) -> Fixture {
         tenant: "acme".to_owned(),
         memory_mib: 512,
         cpu_millis: 100,
+        instance: format!("i-{name}"),
     };
     let mut packer = Packer::default();
     for call in 0..100u64 {
@@ -49,6 +53,9 @@ async fn fixture(token: Option<&str>) -> Fixture {
             status: 200,
             outcome: if call == 99 { Outcome::PlatformError } else { Outcome::Ok },
             cold: call == 0,
+            first: call == 0,
+            warm_slots: 0,
+            key: 0,
         });
     }
     let records = packer.finish();
@@ -56,7 +63,8 @@ async fn fixture(token: Option<&str>) -> Fixture {
     let subjects = vec![subject("cart"), subject("pay")];
     let frame = Frame { activator: 7, epoch: 1, first_seq: 1, count: 100, subjects, records, crc32c };
     ledger.append(frame).await.unwrap();
-    Fixture { router: router(door.clone(), token.and_then(Token::new)), door, _dir: dir }
+    let guard = token.and_then(Token::new).map_or_else(Guard::open, Guard::token);
+    Fixture { router: router(door.clone(), guard), door, _dir: dir }
 }
 
 impl Fixture {
@@ -137,14 +145,17 @@ async fn the_statement_beside_a_fixed_server() {
     assert!(body.contains("nobody"), "{body}");
     let (_, _, csv) = f.get("/v1/statements/acme/2026-11?format=csv", &[]).await;
     let lines: Vec<_> = csv.lines().collect();
-    assert_eq!(lines[0], "item,quantity,unit,unit_price,amount");
-    assert_eq!(lines[1..], ["calls,99,call,0.0000002,0.00", "compute,4.95,GB-second,0.00003,0.00", "total,,,,0.00"]);
+    assert_eq!(lines[0], "item,tier,quantity,unit,unit_price,amount");
+    assert_eq!(
+        lines[1..],
+        ["calls,1,99,call,0.0000002,0.00", "compute,1,4.95,GB-second,0.00003,0.00", "total,,,,,0.00"]
+    );
 }
 
 #[tokio::test]
 async fn every_fault_of_a_question_is_told() {
     let f = fixture(None).await;
-    let question = "/v1/usage?from=yesterday&to=2026-11-01T00:30:00Z&granularity=PT1M&group_by=color&limit=0&cursor=zz&\
+    let question = "/v1/usage?from=yesterday&to=2026-11-01T00:30:00Z&granularity=PT2H&group_by=color&limit=0&cursor=zz&\
                     format=xml&sort=up&from=2026-11-01&filter[tenant]=";
     let (status, _, body) = f.get(question, &[]).await;
     let body: Value = serde_json::from_str(&body).unwrap();
@@ -156,6 +167,7 @@ async fn every_fault_of_a_question_is_told() {
     for (bad, why) in [
         ("/v1/usage?from=2026-11-02&to=2026-11-01", "after from"),
         ("/v1/usage?from=2001-01-01&to=2026-11-01", "3653 days"),
+        ("/v1/usage?from=2026-01-01&to=2026-01-02&granularity=PT1M", "48 hours"),
         ("/v1/records?from=2026-11-02&to=2026-11-01", "after from"),
         ("/v1/records?function=a&function=b", "twice"),
         ("/v1/statements/acme/2026-13", "as in 2026-11"),
@@ -194,7 +206,7 @@ async fn a_closed_ledger_is_said_and_prices_are_still_told() {
     assert_eq!(status, 503);
     assert!(body.contains("LedgerUnavailable") && body.contains("the disk is gone"), "{body}");
     assert!(headers.contains_key(header::RETRY_AFTER));
-    assert_eq!(f.json("/v1/prices").await["per_call"], "0.0000002");
+    assert_eq!(f.json("/v1/prices").await["prices"][0]["unit_price"], "0.0000002");
 }
 
 #[tokio::test]

@@ -2,14 +2,14 @@
 
 use super::error::ApiError;
 use super::params::Params;
-use super::times::{hour_text, micros_text};
+use super::times::{hour_text, micros_text, minute_text};
 use crate::ledger::{Granularity, RecordRow, UsageRow};
 use axum::Json;
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
-use dormouse_core::price::{Exact, PricePlan};
+use dormouse_core::price::{BilledOutcomes, Exact, Item, PricePlan};
 use dormouse_core::record::Outcome;
-use dormouse_core::usage::UsageSum;
+use dormouse_core::usage::{Class, UsageSum};
 use jiff::Timestamp;
 use rust_decimal::Decimal;
 use serde::Serialize;
@@ -136,6 +136,9 @@ row! {
         cold_calls: u64,
         billed_ms: u128,
         gb_seconds: Exact,
+        vcpu_seconds: Exact,
+        warm_gb_seconds: Exact,
+        warm_used_gb_seconds: Exact,
         wait_us: u128,
         claim_us: u128,
         start_us: u128,
@@ -148,13 +151,17 @@ row! {
 }
 
 impl UsageRowView {
-    fn new(row: &UsageRow, plan: &PricePlan) -> Self {
+    fn new(row: &UsageRow, granularity: Granularity, plan: &PricePlan) -> Self {
+        let text = if granularity == Granularity::Minute { minute_text } else { hour_text };
         let billed = row.usage.billed(plan);
-        let calls = |outcome| row.usage.of(outcome).calls;
+        let calls = |outcome| row.usage.ended(outcome);
         let group = row.group.clone();
+        let mut time = billed.time;
+        time.merge(&billed.warm_time);
+        let memory = |mib_ms| plan.memory_unit.gb_seconds(mib_ms);
         Self {
-            start: hour_text(row.hours.start),
-            end: hour_text(row.hours.end),
+            start: text(row.time.start),
+            end: text(row.time.end),
             tenant: group.tenant,
             namespace: group.namespace,
             function: group.function,
@@ -168,8 +175,11 @@ impl UsageRowView {
             client_gone: calls(Outcome::ClientGone),
             aborted: calls(Outcome::Aborted),
             cold_calls: row.usage.cold,
-            billed_ms: billed.billed_ms,
-            gb_seconds: Exact::gb_seconds(billed.mib_ms),
+            billed_ms: time.ms,
+            gb_seconds: memory(time.mib_ms),
+            vcpu_seconds: Exact::vcpu_seconds(time.mcpu_ms),
+            warm_gb_seconds: memory(row.usage.warm.mib_ms),
+            warm_used_gb_seconds: memory(row.usage.warm.used().0),
             wait_us: row.usage.wait_us,
             claim_us: row.usage.claim_us,
             start_us: row.usage.start_us,
@@ -177,7 +187,7 @@ impl UsageRowView {
             run_us: row.usage.run_us,
             request_bytes: row.usage.request_bytes,
             response_bytes: row.usage.response_bytes,
-            cost: plan.cost(billed.calls, billed.mib_ms),
+            cost: plan.cost(&billed, &row.usage.warm),
         }
     }
 }
@@ -204,7 +214,8 @@ impl UsageView {
         rows: &[UsageRow],
         next_cursor: Option<String>,
     ) -> Self {
-        let granularity = match granularity {
+        let name = match granularity {
+            Granularity::Minute => "PT1M",
             Granularity::Hour => "PT1H",
             Granularity::Day => "P1D",
             Granularity::Month => "P1M",
@@ -213,11 +224,11 @@ impl UsageView {
         Self {
             from: hour_text(hours.start),
             to: hour_text(hours.end),
-            granularity,
+            granularity: name,
             group_by,
             plan: plan.name.clone(),
             currency: plan.currency.clone(),
-            rows: rows.iter().map(|row| UsageRowView::new(row, plan)).collect(),
+            rows: rows.iter().map(|row| UsageRowView::new(row, granularity, plan)).collect(),
             next_cursor,
         }
     }
@@ -246,6 +257,7 @@ row! {
         function: String,
         function_uid: String,
         revision: String,
+        instance: String,
         memory_mib: u32,
         cpu_millis: u32,
         wait_us: u64,
@@ -258,7 +270,12 @@ row! {
         status: u16,
         outcome: &'static str,
         cold: bool,
+        first: bool,
+        warm: bool,
+        idempotency_key: Option<String>,
         billed: bool,
+        compute_line: &'static str,
+        cpu_line: &'static str,
         billed_ms: u64,
         cost: Exact,
     }
@@ -266,8 +283,10 @@ row! {
 
 impl RecordView {
     fn new(row: &RecordRow, plan: &PricePlan) -> Self {
-        let RecordRow { key, request_id, subject, record, metering } = row;
-        let billed = plan.bills(record.outcome);
+        let RecordRow { key, request_id, subject, record } = row;
+        let billed = plan.bills(Class::of(record));
+        let warm = record.warm_slots != 0;
+        let own = |item: Item, apart: bool, other: Item| if warm && apart { item.name() } else { other.name() };
         Self {
             request_id: request_id.to_string(),
             activator: format!("{:016x}", key.activator),
@@ -279,6 +298,7 @@ impl RecordView {
             function: subject.name.clone(),
             function_uid: subject.function_uid.clone(),
             revision: subject.revision.clone(),
+            instance: subject.instance.clone(),
             memory_mib: subject.memory_mib,
             cpu_millis: subject.cpu_millis,
             wait_us: record.wait_us,
@@ -291,9 +311,14 @@ impl RecordView {
             status: record.status,
             outcome: record.outcome.name(),
             cold: record.cold,
+            first: record.first,
+            warm,
+            idempotency_key: (record.key != 0).then(|| format!("{:016x}", record.key)),
             billed,
-            billed_ms: if billed { metering.billed_ms(record) } else { 0 },
-            cost: plan.cost_of(record, subject.memory_mib, metering),
+            compute_line: own(Item::WarmCallsCompute, plan.warm.calls_per_gb_second.is_some(), Item::Compute),
+            cpu_line: own(Item::WarmCallsCpu, plan.warm.calls_per_vcpu_second.is_some(), Item::Cpu),
+            billed_ms: if billed { plan.metering().billed_ms(record) } else { 0 },
+            cost: plan.cost_of(record, (subject.memory_mib, subject.cpu_millis)),
         }
     }
 }
@@ -341,6 +366,7 @@ row! {
     /// One line of a statement.
     LineView {
         item: &'static str,
+        tier: u32,
         quantity: Exact,
         unit: &'static str,
         unit_price: Decimal,
@@ -368,6 +394,7 @@ pub(super) struct StatementView {
     currency: String,
     calls: u64,
     billed_calls: u64,
+    unmetered_calls: u64,
     lines: Vec<LineView>,
     total: Decimal,
     comparison: Option<ComparisonView>,
@@ -393,8 +420,9 @@ impl StatementView {
         };
         let line = |line: &dormouse_core::price::Line| LineView {
             item: line.item.name(),
+            tier: line.tier,
             quantity: line.quantity,
-            unit: line.item.unit(),
+            unit: line.unit,
             unit_price: line.unit_price,
             amount: line.amount,
         };
@@ -408,6 +436,7 @@ impl StatementView {
             currency: plan.currency.clone(),
             calls: usage.calls(),
             billed_calls: usage.billed(plan).calls,
+            unmetered_calls: statement.unmetered,
             lines: statement.lines.iter().map(line).collect(),
             total: statement.total,
             comparison,
@@ -418,8 +447,11 @@ impl StatementView {
 impl Table for StatementView {
     fn table(&self) -> Vec<Vec<String>> {
         let mut table = table(LineView::COLUMNS, &self.lines, LineView::cells);
-        let [item, total] = ["total".to_owned(), self.total.to_string()];
-        table.push(vec![item, String::new(), String::new(), String::new(), total]);
+        let mut last = vec![String::new(); LineView::COLUMNS.len()];
+        if let [item, .., amount] = last.as_mut_slice() {
+            (*item, *amount) = ("total".to_owned(), self.total.to_string());
+        }
+        table.push(last);
         table
     }
 }
@@ -434,49 +466,88 @@ struct BillView {
     client_gone: bool,
 }
 
-/// Answer of `/v1/prices`.
+row! {
+    /// One price; tier 0 is free.
+    PriceView {
+        item: &'static str,
+        tier: u32,
+        up_to: Option<String>,
+        unit: &'static str,
+        unit_price: Decimal,
+    }
+}
+
+/// Answer of `/v1/prices`: the plan that statements are priced by, and the names of the others.
 #[derive(Serialize)]
 pub(super) struct PricesView {
     plan: String,
     currency: String,
     minor_digits: u32,
-    per_call: Decimal,
-    per_gb_second: Decimal,
+    source: Option<String>,
+    date: Option<String>,
     step_ms: u32,
     min_ms: u32,
     bill: BillView,
+    prices: Vec<PriceView>,
+    others: Vec<String>,
 }
 
 impl PricesView {
-    pub(super) fn new(plan: &PricePlan) -> Self {
+    pub(super) fn new(plan: &PricePlan, others: Vec<String>) -> Self {
+        let BilledOutcomes { start, function_errors, timeouts, platform_errors, client_gone } = plan.bill;
         Self {
             plan: plan.name.clone(),
             currency: plan.currency.clone(),
             minor_digits: plan.minor_digits,
-            per_call: plan.per_call,
-            per_gb_second: plan.per_gb_second,
+            source: plan.source.clone(),
+            date: plan.date.map(|date| date.to_string()),
             step_ms: plan.step_ms,
             min_ms: plan.min_ms,
-            bill: BillView {
-                start: plan.bill.start,
-                function_errors: plan.bill.function_errors,
-                timeouts: plan.bill.timeouts,
-                platform_errors: plan.bill.platform_errors,
-                client_gone: plan.bill.client_gone,
-            },
+            bill: BillView { start, function_errors, timeouts, platform_errors, client_gone },
+            prices: prices(plan),
+            others,
         }
     }
 }
 
 impl Table for PricesView {
-    /// The prices as items, one a line.
     fn table(&self) -> Vec<Vec<String>> {
-        let row = |item: &str, unit: &str, price: Decimal| {
-            vec![item.to_owned(), unit.to_owned(), price.to_string(), self.currency.clone(), self.plan.clone()]
-        };
-        let head = ["item", "unit", "unit_price", "currency", "plan"].map(str::to_owned).to_vec();
-        vec![head, row("calls", "call", self.per_call), row("compute", "GB-second", self.per_gb_second)]
+        table(PriceView::COLUMNS, &self.prices, PriceView::cells)
     }
+}
+
+/// Every price of a plan that is not that of something else.
+fn prices(plan: &PricePlan) -> Vec<PriceView> {
+    let (free, warm) = (&plan.free, &plan.warm);
+    let mut rows = Vec::new();
+    let mut row = |item: Item, tier: u32, up_to: Option<Decimal>, unit_price: Decimal| {
+        let up_to = up_to.map(|end| end.to_string());
+        rows.push(PriceView { item: item.name(), tier, up_to, unit: item.unit(plan.memory_unit), unit_price });
+    };
+    let tiered = [
+        (Item::Calls, &plan.per_call, free.calls),
+        (Item::Compute, &plan.per_gb_second, free.gb_seconds),
+        (Item::Cpu, &plan.per_vcpu_second, free.vcpu_seconds),
+    ];
+    for (item, tiers, free) in tiered {
+        if !free.is_zero() {
+            row(item, 0, Some(free), Decimal::ZERO);
+        }
+        (1..).zip(tiers.all()).for_each(|(number, tier)| row(item, number, tier.up_to, tier.price));
+    }
+    let plain = [
+        (Item::WarmCallsCompute, warm.calls_per_gb_second),
+        (Item::WarmCallsCpu, warm.calls_per_vcpu_second),
+        (Item::WarmUsed, Some(warm.per_gb_second_used)),
+        (Item::WarmIdle, Some(warm.per_gb_second_idle)),
+        (Item::WarmCpuUsed, Some(warm.per_vcpu_second_used)),
+        (Item::WarmCpuIdle, Some(warm.per_vcpu_second_idle)),
+    ];
+    plain
+        .into_iter()
+        .filter_map(|(item, price)| Some((item, price?)))
+        .for_each(|(item, price)| row(item, 1, None, price));
+    rows
 }
 
 #[cfg(test)]

@@ -5,13 +5,14 @@ use dormouse_controller::doors::Doors;
 use dormouse_controller::fleet::{
     Event, Fleet, FleetError, FunctionUid, Instance, InstanceId, Note, Parked, Phase, PoolKey, Target, Victim, Workload,
 };
-use dormouse_controller::ledger::{Filesystem, LedgerDoor};
+use dormouse_controller::ledger::{LedgerDoor, Place};
 use dormouse_controller::metrics::Metrics;
 use dormouse_controller::office::{Office, Parts};
 use dormouse_controller::reconcile::plan::Urls;
 use dormouse_controller::routes::Routes;
+use dormouse_controller::warm_meter::WarmMeter;
 use dormouse_core::function::{Function, FunctionStatus, State};
-use dormouse_core::price::PricePlan;
+use dormouse_core::price::{Durability, PricePlan};
 use dormouse_core::revision::Revision;
 use dormouse_daemon::Health;
 use dormouse_daemon::Token;
@@ -101,17 +102,20 @@ impl House {
         let fleet = Arc::new(Scripted { events: Mutex::new(Some(receiver)), asked: asked_in });
         let (routes, stop, folder) = (Routes::default(), CancellationToken::new(), tempfile::tempdir().unwrap());
         let mut registry = Registry::default();
+        let warm_meter = WarmMeter::default();
         let (office, post) = Office::new(Parts {
             events: fleet.events().unwrap(),
             fleet,
             routes: routes.clone(),
             urls: Urls { domain: "localhost".into(), activator: "http://localhost".into() },
+            durability: Durability::Disk,
             health: Health::default(),
             metrics: Metrics::register(&mut registry),
+            warm_meter: warm_meter.clone(),
         });
         tokio::spawn(office.run(stop.clone()));
         // Never opened: waking does not depend on it.
-        let ledger = LedgerDoor::new(folder.path(), PricePlan::default(), Filesystem::Checked);
+        let ledger = LedgerDoor::new(Place::folder(folder.path()), PricePlan::default());
         let doors = Doors { token: Token::new("secret").unwrap(), routes, post, ledger, stop: stop.clone() };
         let (client, server) = tokio::io::duplex(1 << 16);
         let incoming = tokio_stream::once(Ok::<_, std::io::Error>(server));
@@ -194,6 +198,7 @@ pub fn instance(phase: Phase) -> Instance {
         restarts: 0,
         h2c: false,
         claim: None,
+        started_at_us: None,
         image_digest: None,
         memory_mib: 256,
         cpu_millis: 100,

@@ -1,10 +1,22 @@
 //! Exact non-negative decimals, wide enough that no product of a usage sum and a price can overflow.
 
 use rust_decimal::Decimal;
+use std::cmp::Ordering;
 use std::fmt;
 
-/// Limbs of 64 bits. The widest value is a sum brought to a common scale: quantity (128 bits) x price (50 bits: below
-/// 10^15) x 5^10 (24 bits) x 10^25 (84 bits) = 286 bits, so 5 limbs (320 bits) hold it and one addition.
+/// Limbs of 64 bits. A usage sum has 128 bits, a price 50 (below 10^15 over at most 10^12):
+///
+/// | amount of | bits | scale | brought to scale 25 |
+/// |---|---|---|---|
+/// | calls: sum x price | 178 | 12 | x 10^13 (44 bits): 222 |
+/// | GiB-seconds: sum x 5^10 (24 bits) x price | 202 | 13 + 12 | 202 |
+/// | GB-seconds: sum x 2^20 x price | 198 | 12 + 12 | x 10 (4 bits): 202 |
+/// | vCPU-seconds: sum x price | 178 | 6 + 12 | x 10^7 (24 bits): 202 |
+///
+/// A price of a smaller scale is smaller by as many digits as its amount then needs more of. A statement adds up fewer
+/// than 2^7 such amounts (9 items, at most 11 lines each): 229 bits. 5 limbs (320 bits) hold that, and 2^90 of them.
+/// A quantity of at most 152 bits is compared with the end of a tier: below 10^24 over 10^6 (80 bits), brought to scale
+/// 13 (24 bits).
 const LIMBS: usize = 5;
 
 /// An amount does not fit 28 digits.
@@ -13,7 +25,8 @@ const LIMBS: usize = 5;
 pub struct TooLarge;
 
 /// A non-negative exact decimal: `limbs / 10^scale`, limbs little endian. Displays without trailing zeros.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// Equal and ordered by value: 2.50 is 2.5.
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Exact {
     limbs: [u64; LIMBS],
     scale: u32,
@@ -29,7 +42,7 @@ impl Exact {
         Self { limbs, scale: 0 }
     }
 
-    /// GB-seconds of a sum of MiB-milliseconds: finite, because 1 / (1024 MiB x 1000 ms) = 5^10 / 10^13.
+    /// Seconds x 1024 MiB of a sum of MiB-milliseconds: finite, because 1 / (1024 MiB x 1000 ms) = 5^10 / 10^13.
     #[must_use]
     pub fn gb_seconds(mib_ms: u128) -> Self {
         let mut value = Self::whole(mib_ms);
@@ -38,7 +51,28 @@ impl Exact {
         value
     }
 
-    /// This many of something at a price (see [`super::PricePlan`] for its bounds).
+    /// Seconds x 10^9 bytes of a sum of MiB-milliseconds: 2^20 bytes x 1 ms / (10^9 x 1000).
+    #[must_use]
+    pub fn decimal_gb_seconds(mib_ms: u128) -> Self {
+        let mut value = Self::whole(mib_ms);
+        value.times(1 << 20);
+        value.scale = 12;
+        value
+    }
+
+    /// vCPU-seconds of a sum of thousandths of a cpu x milliseconds.
+    #[must_use]
+    pub fn vcpu_seconds(mcpu_ms: u128) -> Self {
+        Self { scale: 6, ..Self::whole(mcpu_ms) }
+    }
+
+    /// A decimal that is not negative; of a negative one, what it is without its sign.
+    #[must_use]
+    pub(super) fn of(value: Decimal) -> Self {
+        Self { scale: value.scale(), ..Self::whole(value.mantissa().unsigned_abs()) }
+    }
+
+    /// This many of something at a price that is not negative (see [`super::PricePlan`] for its bounds).
     #[must_use]
     pub(super) fn at(mut self, price: Decimal) -> Self {
         // Bounded by the plan's validation: 0 <= mantissa < 10^15.
@@ -60,6 +94,27 @@ impl Exact {
             carry = first || second;
         }
         self
+    }
+
+    /// What is left when `other` is taken away; nothing when that is more.
+    #[must_use]
+    pub(super) fn minus(mut self, mut other: Self) -> Self {
+        self.rescale(other.scale);
+        other.rescale(self.scale);
+        let mut borrow = false;
+        for (a, b) in self.limbs.iter_mut().zip(other.limbs) {
+            let (rest, first) = a.overflowing_sub(b);
+            let (rest, second) = rest.overflowing_sub(u64::from(borrow));
+            *a = rest;
+            borrow = first || second;
+        }
+        if borrow { Self::default() } else { self }
+    }
+
+    /// True for nothing at all.
+    #[must_use]
+    pub fn is_zero(&self) -> bool {
+        self.limbs == [0; LIMBS]
     }
 
     /// Rounded half-even to `digits` after the point.
@@ -142,6 +197,29 @@ impl Exact {
     }
 }
 
+impl PartialEq for Exact {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for Exact {}
+
+impl PartialOrd for Exact {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Exact {
+    fn cmp(&self, other: &Self) -> Ordering {
+        let (mut a, mut b) = (*self, *other);
+        a.rescale(b.scale);
+        b.rescale(a.scale);
+        a.limbs.iter().rev().cmp(b.limbs.iter().rev())
+    }
+}
+
 impl fmt::Display for Exact {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut value = self.trimmed();
@@ -196,9 +274,35 @@ mod tests {
     #[test]
     fn nothing_overflows_on_the_way() {
         let price = decimal("999.999999999999");
-        let widest = Exact::gb_seconds(u128::MAX).at(price).plus(Exact::whole(u128::MAX).at(price));
+        let amounts = [Exact::whole, Exact::gb_seconds, Exact::decimal_gb_seconds, Exact::vcpu_seconds]
+            .map(|of| of(u128::MAX).at(price));
+        let mut widest = Exact::default();
+        for _ in 0..1 << 7 {
+            widest = amounts.iter().fold(widest, |sum, amount| sum.plus(*amount));
+        }
         assert_eq!(widest.round(2), Err(TooLarge));
-        assert_eq!(widest.to_string().split_once('.').unwrap().1.len(), 25);
+        let once = amounts.iter().fold(Exact::default(), |sum, amount| sum.plus(*amount));
+        assert_eq!(once.to_string().split_once('.').unwrap().1.len(), 25);
+        assert_eq!((1..1 << 7).fold(widest, |rest, _| rest.minus(once)), once);
+    }
+
+    #[test]
+    fn units_are_what_they_say() {
+        // 1 GiB for 1 s, 10^9 bytes are a little less; half a cpu for 2 s.
+        assert_eq!(Exact::gb_seconds(1024 * 1000).to_string(), "1");
+        assert_eq!(Exact::decimal_gb_seconds(1024 * 1000).to_string(), "1.073741824");
+        assert_eq!(Exact::vcpu_seconds(500 * 2000).to_string(), "1");
+        assert_eq!(Exact::vcpu_seconds(1).to_string(), "0.000001");
+    }
+
+    #[test]
+    fn values_compare_whatever_their_scale() {
+        let [two, more] = ["2.50", "2.500001"].map(|text| Exact::of(decimal(text)));
+        assert_eq!(two, Exact::whole(25).at(decimal("0.1")));
+        assert!(two < more && Exact::default() < two);
+        assert_eq!(more.minus(two).to_string(), "0.000001");
+        assert_eq!(two.minus(more), Exact::default());
+        assert!(two.minus(two).is_zero());
     }
 
     proptest! {
@@ -211,6 +315,14 @@ mod tests {
             prop_assert_eq!(exact.round(digits), Ok(expected));
             prop_assert_eq!(exact.nearest(), Ok(Decimal::from(calls) * price));
             prop_assert_eq!(exact.to_string(), (Decimal::from(calls) * price).normalize().to_string());
+        }
+
+        #[test]
+        fn order_and_difference_agree_with_decimal(a in any::<u32>(), b in any::<u32>(), scales in (0u32..13, 0u32..13)) {
+            let [a, b] = [Decimal::new(a.into(), scales.0), Decimal::new(b.into(), scales.1)];
+            prop_assert_eq!(Exact::of(a).cmp(&Exact::of(b)), a.cmp(&b));
+            let rest = Exact::of(a).minus(Exact::of(b));
+            prop_assert_eq!(rest.nearest(), Ok((a - b).max(Decimal::ZERO).normalize()));
         }
     }
 }

@@ -6,8 +6,9 @@
 use anyhow::{Context, Result};
 use clap::Parser;
 use dormouse_controller::fleet::process::{Config as Fleet, Local, Processes, command, leftover};
-use dormouse_controller::ledger::{Filesystem, LedgerDoor};
+use dormouse_controller::ledger::{LedgerDoor, Place};
 use dormouse_controller::reconcile::plan::Urls;
+use dormouse_controller::usage_api::Guard;
 use dormouse_controller::{Config, Controller};
 use dormouse_core::function::Function;
 use dormouse_core::price::PricePlan;
@@ -33,6 +34,9 @@ struct Args {
     /// Where usage is read.
     #[arg(long)]
     usage: SocketAddr,
+    /// URL of a PostgreSQL database in which the ledger is kept, instead of the folder; empty for none.
+    #[arg(long, env = "DORMOUSE_LEDGER_URL", default_value = "")]
+    ledger_url: String,
     /// Folder of the ledger.
     #[arg(long)]
     ledger_dir: PathBuf,
@@ -75,13 +79,17 @@ async fn main() -> Result<()> {
     let fleet = Fleet { program: std::env::current_exe()?, mark: args.mark, seen };
     let fleet = Arc::new(Processes::new(fleet, functions));
     let token = Token::new(&args.token).context("no token")?;
+    let place = match args.ledger_url.as_str() {
+        "" => Place::folder(&args.ledger_dir),
+        url => Place::postgres(url)?,
+    };
     let config = Config {
         grpc: args.grpc,
         usage: args.usage,
         token: token.clone(),
-        usage_token: Some(token),
+        usage_guard: Guard::token(token),
         beside_usage: None,
-        ledger: LedgerDoor::new(&args.ledger_dir, PricePlan::default(), Filesystem::Checked),
+        ledger: LedgerDoor::new(place, PricePlan::default()),
         urls: Urls { domain: "localhost".into(), activator: "http://localhost".into() },
         health: Health::default(),
     };

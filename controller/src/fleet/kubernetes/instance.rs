@@ -43,7 +43,12 @@ pub fn read(pod: &Pod) -> Option<Instance> {
         cpu_millis,
         h2c: speaks_h2c(spec),
         claim: None,
+        started_at_us: container.and_then(|c| c.state.as_ref()).and_then(started_at_us),
     })
+}
+
+fn started_at_us(state: &ContainerState) -> Option<i64> {
+    Some(state.running.as_ref()?.started_at.as_ref()?.0.as_microsecond())
 }
 
 /// It was told to end, or is over.
@@ -90,6 +95,7 @@ fn claimed(pod: &Pod, mark: &Mark) -> Option<Instance> {
             owned: labels::pool(labels).is_none(),
             shrunk: size(pod).is_some_and(|(memory, _)| memory <= mark.memory_mib),
         }),
+        started_at_us: state.and_then(started_at_us),
     })
 }
 

@@ -104,6 +104,7 @@ impl Life {
             cpu_millis: run.cpu_millis,
             h2c: run.h2c,
             claim: None,
+            started_at_us: None,
         };
         let life = Self {
             id,

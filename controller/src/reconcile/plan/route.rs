@@ -1,6 +1,6 @@
 //! What activators are told of a function.
 
-use super::Urls;
+use super::{Context, Urls};
 use crate::fleet::{InstanceId, Phase};
 use crate::reconcile::observe::{InstanceSeen, Object, Observed};
 use crate::reconcile::report::Standing;
@@ -21,14 +21,17 @@ pub(super) fn route(
     object: &Object,
     standing: &Standing<'_>,
     drained: &BTreeSet<InstanceId>,
-    urls: &Urls,
+    context: &Context<'_>,
 ) -> v1::Function {
+    let Context { urls, durability, .. } = *context;
     let closing = observed.closing_since.is_some();
     let Some(valid) = &object.valid else { return invalid(observed, object, urls, closing) };
     let failure =
         standing.callers_fail.map(|trouble| v1::Failure { code: trouble.code.name().to_owned(), status: BAD_GATEWAY });
     let waiting_reason = standing.callers_wait.map_or(String::new(), |trouble| trouble.code.name().to_owned());
-    let instances = observed.instances.iter().filter_map(|(id, i)| instance(i, valid, drained.contains(id))).collect();
+    let warm = observed.warm();
+    let told = |(id, seen)| instance(seen, valid, drained.contains(id), warm.contains(id));
+    let instances = observed.instances.iter().filter_map(told).collect();
     v1::Function {
         uid: observed.uid.to_string(),
         namespace: valid.key.namespace.clone(),
@@ -47,6 +50,7 @@ pub(super) fn route(
         // Shares are dealt out after the plan.
         holders: Vec::new(),
         keep_shares: false,
+        durability: v1::Durability::from(durability).into(),
     }
 }
 
@@ -72,7 +76,7 @@ fn invalid(observed: &Observed, object: &Object, urls: &Urls, closing: bool) -> 
 }
 
 /// An instance is told from the moment its process runs at a known address until it is gone.
-fn instance(seen: &InstanceSeen, valid: &ValidFunction, drained: bool) -> Option<v1::Instance> {
+fn instance(seen: &InstanceSeen, valid: &ValidFunction, drained: bool, warm: bool) -> Option<v1::Instance> {
     let address = seen.seen.address?;
     // Until the pod is known to be the function's: it may become another's.
     if seen.claimed.as_ref().is_some_and(|c| !c.grafted) && seen.published.is_none() {
@@ -99,6 +103,7 @@ fn instance(seen: &InstanceSeen, valid: &ValidFunction, drained: bool) -> Option
         memory_mib: if seen.seen.memory_mib == 0 { valid.memory_mib } else { seen.seen.memory_mib },
         cpu_millis: if seen.seen.cpu_millis == 0 { valid.cpu_millis } else { seen.seen.cpu_millis },
         h2c: seen.seen.h2c,
+        warm,
     })
 }
 

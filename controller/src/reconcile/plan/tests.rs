@@ -85,6 +85,7 @@ impl World {
             watched: self.watched,
             hold_until: S(0),
             urls: &urls,
+            durability: Durability::Disk,
             parked: &fitting,
         };
         let mut made = plan(&self.observed, decision, &context);
@@ -213,6 +214,7 @@ impl World {
                 cpu_millis: 100,
                 h2c: false,
                 claim: None,
+                started_at_us: None,
             };
             self.observed.instance(instance, false, self.now);
         }
@@ -496,6 +498,7 @@ fn a_revision_that_never_opens_takes_no_calls() {
     world.settle();
     let route = world.routes.get(&"f".into()).unwrap();
     assert_eq!((route.failure.clone(), world.states().len()), (None, 1), "the old one goes on");
+    assert_eq!(route.durability(), v1::Durability::Disk, "as the price plan has it");
     assert_eq!(world.ready(), ("False".into(), "ImagePullFailed".into()));
     assert!(
         world.observed.status.conditions.iter().any(|c| c.type_ == "Stalled" && c.message.contains("no such image"))
@@ -587,6 +590,7 @@ fn instances_found_at_the_start_are_held_until_activators_have_called() {
         watched: false,
         hold_until: S(30),
         urls: &urls,
+        durability: Durability::Disk,
         parked: &[],
     };
     let decision = world.observed.scaler.decide(S(20), &world.observed.policy().unwrap());

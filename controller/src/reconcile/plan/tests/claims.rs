@@ -260,6 +260,7 @@ fn a_claim_of_a_function_that_is_gone_is_removed() {
         watched: true,
         hold_until: S(0),
         urls: &urls,
+        durability: Durability::Disk,
         parked: &[],
     };
     assert_eq!(plan(&world.observed, NOTHING, &context).effects.retire, [InstanceId::from("p1")]);

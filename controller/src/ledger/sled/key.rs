@@ -1,11 +1,13 @@
 //! Every key of the ledger's one tree: a prefix byte names the keyspace, then big-endian numbers of fixed width, so
 //! that range scans read in order.
 
-/// Format and metering rules.
+use super::super::Level;
+
+/// The format.
 const META: u8 = 0;
 /// Packed records.
 const BLOCK: u8 = 1;
-/// Sums by function and hour.
+/// Sums by length of time, function and time.
 const ROLLUP: u8 = 2;
 /// Highest applied sequence by activator and epoch.
 const WATERMARK: u8 = 3;
@@ -20,6 +22,10 @@ const FUNCTION: u8 = 7;
 const FUNCTION_BY_SUM: u8 = 8;
 /// Which blocks hold records of an hour.
 const HOUR: u8 = 9;
+/// Subjects whose instance's start has been counted.
+const STARTED: u8 = 10;
+/// Up to when a subject's warm time has been counted.
+const WARM: u8 = 11;
 
 /// The format version's key.
 pub(super) const FORMAT: [u8; 2] = [META, 0];
@@ -34,11 +40,10 @@ pub(super) struct EpochId {
 /// One row of sums.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct RollupId {
+    pub(super) level: Level,
     pub(super) function: u32,
-    /// Hours since 1970 UTC.
-    pub(super) hour: u32,
-    /// The metering rule its billed times were counted by.
-    pub(super) rule: u16,
+    /// In the level's unit.
+    pub(super) time: u32,
 }
 
 /// One packed block.
@@ -96,16 +101,21 @@ pub(super) fn trailing_number(key: &[u8]) -> Option<u32> {
     key.last_chunk().map(|bytes| u32::from_be_bytes(*bytes))
 }
 
-/// Key of a metering rule.
-pub(super) fn rule(number: u16) -> [u8; 4] {
-    let [a, b] = number.to_be_bytes();
-    [META, 1, a, b]
+/// Key that says that the start of a subject's instance has been counted.
+pub(super) fn started(subject: u32) -> [u8; 5] {
+    one(STARTED, subject)
 }
 
-/// Prefix of all metering rules.
-pub(super) const RULES: [u8; 2] = [META, 1];
-/// Prefix of all rollups.
-pub(super) const ROLLUPS: [u8; 1] = [ROLLUP];
+/// Key of the time up to which a subject's warm time has been counted.
+pub(super) fn warm(subject: u32) -> [u8; 5] {
+    one(WARM, subject)
+}
+
+/// Prefix of all sums of a level.
+pub(super) fn rollups(level: Level) -> [u8; 2] {
+    [ROLLUP, level as u8]
+}
+
 /// Prefix of all watermarks.
 pub(super) const WATERMARKS: [u8; 1] = [WATERMARK];
 
@@ -162,19 +172,14 @@ pub(super) fn hour(hour: u32) -> [u8; 5] {
 
 impl RollupId {
     /// Its key.
-    pub(super) fn key(self) -> [u8; 11] {
-        let [a, b] = self.rule.to_be_bytes();
-        let hour = self.hour.to_be_bytes();
-        join(ROLLUP, &self.function.to_be_bytes(), &[hour[0], hour[1], hour[2], hour[3], a, b])
+    pub(super) fn key(self) -> [u8; 10] {
+        let [a, b, c, d] = self.function.to_be_bytes();
+        join(ROLLUP, &[self.level as u8, a, b, c, d], &self.time.to_be_bytes())
     }
 
-    /// From a rollup's key.
-    pub(super) fn read(key: &[u8]) -> Option<Self> {
-        let rest: &[u8; 10] = key.get(1..)?.try_into().ok()?;
-        let (function, rest) = rest.split_first_chunk()?;
-        let (hour, rule) = rest.split_first_chunk()?;
-        let [function, hour] = [function, hour].map(|bytes: &[u8; 4]| u32::from_be_bytes(*bytes));
-        Some(Self { function, hour, rule: u16::from_be_bytes(rule.try_into().ok()?) })
+    /// The time in a rollup's key.
+    pub(super) fn time_in(key: &[u8]) -> Option<u32> {
+        trailing_number(key).filter(|_| key.len() == 10)
     }
 }
 
@@ -198,21 +203,23 @@ mod tests {
 
     proptest! {
         #[test]
-        fn keys_read_back_and_sort_as_their_numbers(a in any::<[(u64, u32, u64); 2]>(), hours in any::<[u32; 2]>(), f in any::<[u32; 2]>(), rule in any::<u16>()) {
+        fn keys_read_back_and_sort_as_their_numbers(a in any::<[(u64, u32, u64); 2]>(), hours in any::<[u32; 2]>(), f in any::<[u32; 2]>(), level in 0..2) {
             let [x, y] = a.map(|(activator, epoch, first_seq)| BlockId { epoch: EpochId { activator, epoch }, first_seq });
             prop_assert_eq!(BlockId::read(&x.key()), Some(x));
             prop_assert_eq!(BlockId::read_in_hour(&x.in_hour(hours[0])), Some((hours[0], x)));
             prop_assert_eq!(EpochId::read(&x.epoch.watermark()), Some(x.epoch));
             prop_assert_eq!(x.key().cmp(&y.key()), x.cmp(&y));
             prop_assert_eq!(x.in_hour(hours[0]).cmp(&y.in_hour(hours[1])), (hours[0], x).cmp(&(hours[1], y)));
-            let [r, s] = [0, 1].map(|i| RollupId { function: f[i], hour: hours[i], rule });
-            prop_assert_eq!(RollupId::read(&r.key()), Some(r));
+            let level = [Level::Minute, Level::Hour][level as usize];
+            let [r, s] = [0, 1].map(|i| RollupId { level, function: f[i], time: hours[i] });
+            prop_assert_eq!(RollupId::time_in(&r.key()), Some(r.time));
+            prop_assert!(r.key().starts_with(&rollups(level)));
             prop_assert_eq!(r.key().cmp(&s.key()), r.cmp(&s));
         }
 
         #[test]
         fn any_bytes_are_no_panic(bytes in prop::collection::vec(any::<u8>(), 0..30)) {
-            let _ = (BlockId::read(&bytes), BlockId::read_in_hour(&bytes), EpochId::read(&bytes), RollupId::read(&bytes));
+            let _ = (BlockId::read(&bytes), BlockId::read_in_hour(&bytes), EpochId::read(&bytes), RollupId::time_in(&bytes));
         }
     }
 }

@@ -1,12 +1,12 @@
 //! Subjects and functions by number: kept once in the ledger, so that records and sums carry four bytes.
 
+use super::super::{FunctionId, ReadError};
 use super::CorruptValue;
-use super::ReadError;
-use super::codec::{FunctionId, StoredSubject};
-use super::key::{Dictionary, trailing_number};
-use super::open::Store;
+use super::codec::{StoredSubject, decode_function, encode_function};
+use super::key::{self, Dictionary, trailing_number};
+use super::open::Folder;
 use dormouse_core::record::Subject;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// Entries kept in memory for the writer: about 500 B each with its texts, so at most 8 MB.
 const MAX_CACHED: usize = 16_384;
@@ -16,29 +16,43 @@ const MAX_CACHED: usize = 16_384;
 pub(super) struct Known {
     pub(super) subject: u32,
     pub(super) function: u32,
-    pub(super) memory_mib: u32,
+    /// Memory in MiB and cpu in thousandths.
+    pub(super) size: (u32, u32),
 }
 
 /// The writer's side: gives numbers out.
 pub(super) struct Numbers {
     subjects: HashMap<Subject, Known>,
+    /// Subjects of `subjects` whose instance's start is known to be counted.
+    started: HashSet<u32>,
     functions: HashMap<FunctionId, u32>,
     next_subject: u32,
     next_function: u32,
 }
 
 impl Numbers {
-    pub(super) fn open(store: &Store) -> Result<Self, ReadError> {
+    pub(super) fn open(store: &Folder) -> Result<Self, ReadError> {
         let next = |dictionary: Dictionary| {
             let last = store.last_number(&dictionary.all())?;
             Ok::<_, ReadError>(last.map_or(0, |n| n.saturating_add(1)))
         };
         let [next_subject, next_function] = [next(Dictionary::Subject)?, next(Dictionary::Function)?];
-        Ok(Self { subjects: HashMap::new(), functions: HashMap::new(), next_subject, next_function })
+        Ok(Self {
+            subjects: HashMap::new(),
+            started: HashSet::new(),
+            functions: HashMap::new(),
+            next_subject,
+            next_function,
+        })
     }
 
     /// Number of a subject; a new one is written with the batch.
-    pub(super) fn of(&mut self, store: &Store, batch: &mut sled::Batch, subject: &Subject) -> Result<Known, ReadError> {
+    pub(super) fn of(
+        &mut self,
+        store: &Folder,
+        batch: &mut sled::Batch,
+        subject: &Subject,
+    ) -> Result<Known, ReadError> {
         if let Some(known) = self.subjects.get(subject) {
             return Ok(*known);
         }
@@ -46,23 +60,36 @@ impl Numbers {
         let function = match self.functions.get(&id) {
             Some(&number) => number,
             None => {
-                let number = number_of(store, batch, Dictionary::Function, &id.encode(), &mut self.next_function)?;
+                let number =
+                    number_of(store, batch, Dictionary::Function, &encode_function(&id), &mut self.next_function)?;
                 self.functions.insert(id, number);
                 number
             }
         };
-        let Subject { memory_mib, cpu_millis, ref revision, .. } = *subject;
-        let stored = StoredSubject { function, memory_mib, cpu_millis, revision: revision.clone() };
+        let Subject { memory_mib, cpu_millis, ref revision, ref instance, .. } = *subject;
+        let (revision, instance) = (revision.clone(), instance.clone());
+        let stored = StoredSubject { function, memory_mib, cpu_millis, revision, instance };
         let number = number_of(store, batch, Dictionary::Subject, &stored.encode(), &mut self.next_subject)?;
-        let known = Known { subject: number, function, memory_mib };
+        let known = Known { subject: number, function, size: (memory_mib, cpu_millis) };
         self.subjects.insert(subject.clone(), known);
         Ok(known)
+    }
+
+    /// Whether a call is the first whose record says that it waited for the start of its instance. Several activators may
+    /// each have had a first call there; each instance has a subject of its own.
+    pub(super) fn start(&mut self, store: &Folder, batch: &mut sled::Batch, subject: u32) -> Result<bool, ReadError> {
+        if !self.started.insert(subject) || store.db.contains_key(key::started(subject))? {
+            return Ok(false);
+        }
+        batch.insert(&key::started(subject), &[]);
+        Ok(true)
     }
 
     /// Forgets what the store knows as well. Only between batches: numbers of an unwritten batch are nowhere else.
     pub(super) fn trim(&mut self) {
         if self.subjects.len() > MAX_CACHED {
             self.subjects.clear();
+            self.started.clear();
         }
         if self.functions.len() > MAX_CACHED {
             self.functions.clear();
@@ -72,7 +99,7 @@ impl Numbers {
 
 /// Number of a value: found by its checksum, else the next one.
 fn number_of(
-    store: &Store,
+    store: &Folder,
     batch: &mut sled::Batch,
     dictionary: Dictionary,
     value: &[u8],
@@ -94,22 +121,22 @@ fn number_of(
 }
 
 /// Every function the ledger knows, by number.
-pub(super) fn functions(store: &Store) -> impl Iterator<Item = Result<(u32, FunctionId), ReadError>> {
+pub(super) fn functions(store: &Folder) -> impl Iterator<Item = Result<(u32, FunctionId), ReadError>> {
     store.db.scan_prefix(Dictionary::Function.all()).map(|entry| {
         let (key, value) = entry?;
         let number = trailing_number(&key).ok_or(CorruptValue("dictionary key"))?;
-        Ok((number, FunctionId::decode(&value)?))
+        Ok((number, decode_function(&value)?))
     })
 }
 
 /// What a subject number means.
-pub(super) fn subject(store: &Store, number: u32) -> Result<StoredSubject, ReadError> {
+pub(super) fn subject(store: &Folder, number: u32) -> Result<StoredSubject, ReadError> {
     let value = store.db.get(Dictionary::Subject.entry(number))?.ok_or(CorruptValue("subject"))?;
     Ok(StoredSubject::decode(&value)?)
 }
 
 /// What a function number means.
-pub(super) fn function(store: &Store, number: u32) -> Result<FunctionId, ReadError> {
+pub(super) fn function(store: &Folder, number: u32) -> Result<FunctionId, ReadError> {
     let value = store.db.get(Dictionary::Function.entry(number))?.ok_or(CorruptValue("function"))?;
-    Ok(FunctionId::decode(&value)?)
+    Ok(decode_function(&value)?)
 }

@@ -1,22 +1,25 @@
 //! Frames become batches: blocks, sums and watermarks in one atomic write, each record once.
 
-use super::block::{OpenBlock, hour_of};
-use super::codec::{decode_rule, decode_sum, encode_rule, encode_sum};
-use super::dict::{Known, Numbers};
-use super::frame::Checked;
+use super::super::frame::Checked;
+use super::super::times::{hour_of, minute_of};
+use super::super::{AppendOutcome, Appended, Level, ReadError, WarmSpan, warm};
+use super::CorruptValue;
+use super::block::OpenBlock;
+use super::codec::{decode_sum, encode_sum};
+use super::dict::{self, Known, Numbers};
 use super::growth::Growth;
 use super::key::{self, BlockId, EpochId, RollupId};
-use super::open::Store;
-use super::{AppendOutcome, Appended, CorruptValue, ReadError};
+use super::open::Folder;
 use dormouse_core::price::Metering;
 use dormouse_core::record::CallRecord;
 use dormouse_core::usage::UsageSum;
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 /// Records in one atomic batch: about 90 blocks, 360 KiB of sled's log.
 const MAX_BATCH: usize = 16_384;
-/// Sums kept in memory: about 350 B each, so at most 6 MB.
+/// Sums kept in memory: about 500 B each with two rules, so at most 8 MB.
 const MAX_SUMS: usize = 16_384;
 /// Watermarks kept in memory: about 40 B each.
 const MAX_WATERMARKS: usize = 16_384;
@@ -25,12 +28,13 @@ const MAX_TAILS: usize = 1_024;
 
 /// The writer's state. What it caches is what was written: it may be forgotten between batches.
 pub(super) struct Applier {
-    store: Arc<Store>,
-    metering: Metering,
-    rule: u16,
+    store: Arc<Folder>,
+    rules: Vec<Metering>,
     numbers: Numbers,
     watermarks: HashMap<EpochId, u64>,
     sums: HashMap<RollupId, UsageSum>,
+    /// Up to when the warm time of subjects has been counted.
+    warm: HashMap<u32, i64>,
     /// The last block of each epoch, while it takes more.
     tails: HashMap<EpochId, OpenBlock>,
     growth: Growth,
@@ -49,16 +53,16 @@ struct Pending {
 }
 
 impl Applier {
-    pub(super) fn new(store: Arc<Store>, metering: Metering) -> Result<Self, ReadError> {
-        let mut open = Pending::default();
-        let rule = rule_number(&store, &mut open.batch, &metering)?;
+    pub(super) fn new(store: Arc<Folder>, rules: Vec<Metering>) -> Result<Self, ReadError> {
+        let open = Pending::default();
         let numbers = Numbers::open(&store)?;
         let growth = Growth::new(store.size_on_disk());
         let (watermarks, sums, tails) = (HashMap::new(), HashMap::new(), HashMap::new());
-        Ok(Self { store, metering, rule, numbers, watermarks, sums, tails, growth, open, unsynced: false })
+        let warm = HashMap::new();
+        Ok(Self { store, rules, numbers, watermarks, sums, warm, tails, growth, open, unsynced: false })
     }
 
-    pub(super) fn store(&self) -> &Arc<Store> {
+    pub(super) fn store(&self) -> &Arc<Folder> {
         &self.store
     }
 
@@ -101,7 +105,7 @@ impl Applier {
             self.unsynced = false;
         }
         if self.growth.must_look() && self.growth.is_too_much(self.store.size_on_disk()) {
-            return Err(ReadError::Outgrown);
+            return Err(ReadError::Closed("sled no longer cleans its file: it must be opened again".to_owned()));
         }
         Ok(())
     }
@@ -111,22 +115,84 @@ impl Applier {
             full.write(&mut self.open.batch);
             self.tails.remove(&epoch);
         }
-        let new = || OpenBlock::new(BlockId { epoch, first_seq: seq }, self.rule);
+        let mut record = CallRecord { subject: known.subject, ..*record };
+        if record.first {
+            record.first = self.numbers.start(&self.store, &mut self.open.batch, known.subject)?;
+        }
+        let new = || OpenBlock::new(BlockId { epoch, first_seq: seq });
         let block = self.tails.entry(epoch).or_insert_with(new);
-        block.push(&CallRecord { subject: known.subject, ..*record }, known.function);
-        let id = RollupId { function: known.function, hour: hour_of(record.received_at_us), rule: self.rule };
-        if !self.sums.contains_key(&id) {
-            let stored = self.store.db.get(id.key())?;
-            let sum = stored.map_or_else(|| Ok(UsageSum::default()), |value| decode_sum(&value))?;
-            self.sums.insert(id, sum);
+        block.push(&record, known.function);
+        let at = record.received_at_us;
+        for (level, time) in [(Level::Hour, hour_of(at)), (Level::Minute, minute_of(at))] {
+            let rules = std::mem::take(&mut self.rules);
+            let sum = self.sum(RollupId { level, function: known.function, time });
+            let added = sum.map(|sum| sum.add(&record, known.size, &rules));
+            self.rules = rules;
+            added?;
         }
-        if let Some(sum) = self.sums.get_mut(&id) {
-            sum.add(record, known.memory_mib, &self.metering);
-        }
-        self.open.sums.insert(id);
         self.open.epochs.insert(epoch);
         self.watermarks.insert(epoch, seq);
         self.open.records += 1;
+        Ok(())
+    }
+
+    /// The sum of an id, which the next batch will write.
+    fn sum(&mut self, id: RollupId) -> Result<&mut UsageSum, ReadError> {
+        self.open.sums.insert(id);
+        match self.sums.entry(id) {
+            Entry::Occupied(known) => Ok(known.into_mut()),
+            Entry::Vacant(new) => {
+                let stored = self.store.db.get(id.key())?;
+                let sum = stored.map_or_else(|| Ok(UsageSum::default()), |value| decode_sum(&value))?;
+                Ok(new.insert(sum))
+            }
+        }
+    }
+
+    /// Forgets sums of minutes before this one. Those of records that come later than that are made anew, and go next time.
+    pub(super) fn forget_minutes(&mut self, before: u32) -> Result<(), ReadError> {
+        self.write()?;
+        self.sums.retain(|id, _| id.level != Level::Minute || id.time >= before);
+        let store = Arc::clone(&self.store);
+        for entry in dict::functions(&store) {
+            let (function, _) = entry?;
+            let at = |time| RollupId { level: Level::Minute, function, time }.key();
+            let (mut batch, mut any) = (sled::Batch::default(), false);
+            for key in store.db.range(at(0)..at(before)).keys() {
+                batch.remove(key?);
+                any = true;
+            }
+            if any {
+                // Two days of minutes at most, unless the ledger was closed for long: 2,880 keys of 10 bytes.
+                store.db.apply_batch(batch)?;
+                self.unsynced = true;
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts warm time that was not counted; it is durable after [`Applier::commit`].
+    pub(super) fn keep_warm(&mut self, spans: &[WarmSpan]) -> Result<(), ReadError> {
+        for span in spans {
+            let known = self.numbers.of(&self.store, &mut self.open.batch, &span.subject)?;
+            let counted = match self.warm.get(&known.subject) {
+                Some(counted) => *counted,
+                None => stored_time(&self.store, known.subject)?,
+            };
+            let from_us = span.begins(counted);
+            if from_us >= span.to_us {
+                continue;
+            }
+            for (level, time, warm) in warm::rows(from_us, span.to_us, known.size) {
+                self.sum(RollupId { level, function: known.function, time })?.warm.merge(&warm);
+            }
+            self.open.batch.insert(&key::warm(known.subject), &span.to_us.to_be_bytes());
+            self.warm.insert(known.subject, span.to_us);
+            self.open.records += 1;
+            if self.open.sums.len() >= MAX_BATCH {
+                self.write()?;
+            }
+        }
         Ok(())
     }
 
@@ -171,13 +237,17 @@ impl Applier {
         if self.tails.len() > MAX_TAILS {
             self.tails.clear();
         }
+        if self.warm.len() > MAX_SUMS {
+            self.warm.clear();
+        }
         if self.watermarks.len() > MAX_WATERMARKS {
             self.watermarks.clear();
         }
         if self.sums.len() > MAX_SUMS {
-            // The last two hours are what comes next; when even they are too many, nothing is kept.
-            let newest = self.sums.keys().map(|id| id.hour).max().unwrap_or_default();
-            self.sums.retain(|id, _| id.hour + 1 >= newest);
+            // The last two of each are what comes next; when even they are too many, nothing is kept.
+            let newest = |level| self.sums.keys().filter(|id| id.level == level).map(|id| id.time).max().unwrap_or(0);
+            let newest = [newest(Level::Minute), newest(Level::Hour)];
+            self.sums.retain(|id, _| newest.get(id.level as usize).is_none_or(|newest| id.time + 1 >= *newest));
             if self.sums.len() > MAX_SUMS {
                 self.sums.clear();
             }
@@ -185,34 +255,18 @@ impl Applier {
     }
 }
 
+/// Up to when a subject's warm time has been counted; 1970 before the first.
+fn stored_time(store: &Folder, subject: u32) -> Result<i64, ReadError> {
+    match store.db.get(key::warm(subject))? {
+        None => Ok(0),
+        Some(value) => Ok(i64::from_be_bytes((*value).try_into().map_err(|_| CorruptValue("time"))?)),
+    }
+}
+
 /// Highest applied sequence of an epoch; 0 before the first.
-pub(super) fn stored_watermark(store: &Store, epoch: EpochId) -> Result<u64, ReadError> {
+pub(super) fn stored_watermark(store: &Folder, epoch: EpochId) -> Result<u64, ReadError> {
     match store.db.get(epoch.watermark())? {
         None => Ok(0),
         Some(value) => Ok(u64::from_be_bytes((*value).try_into().map_err(|_| CorruptValue("watermark"))?)),
     }
-}
-
-/// Number of a metering rule; a new one is written with the batch.
-fn rule_number(store: &Store, batch: &mut sled::Batch, metering: &Metering) -> Result<u16, ReadError> {
-    let mut next = 0u16;
-    for (number, known) in rules(store)? {
-        if known == *metering {
-            return Ok(number);
-        }
-        next = number.checked_add(1).ok_or(CorruptValue("metering rule: all numbers are taken"))?;
-    }
-    batch.insert(&key::rule(next), encode_rule(metering));
-    Ok(next)
-}
-
-/// Every metering rule that records were ever counted by: one per change of a plan's step, minimum or start.
-pub(super) fn rules(store: &Store) -> Result<std::collections::BTreeMap<u16, Metering>, ReadError> {
-    let mut rules = std::collections::BTreeMap::new();
-    for entry in store.db.scan_prefix(key::RULES) {
-        let (key, value) = entry?;
-        let number = key.last_chunk().map(|b| u16::from_be_bytes(*b)).ok_or(CorruptValue("metering rule"))?;
-        rules.insert(number, decode_rule(&value)?);
-    }
-    Ok(rules)
 }

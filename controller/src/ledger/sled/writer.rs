@@ -1,13 +1,14 @@
 //! The one thread that writes: takes what waits, applies it, makes it durable, then answers everyone.
 
+use super::super::frame::Checked;
+use super::super::{Appended, Conservation, ReadError, WarmSpan};
+use super::Failure;
 use super::apply::Applier;
-use super::frame::Checked;
 use super::open::panic_text;
-use super::verify::{self, Conservation};
-use super::{Appended, Failure, ReadError};
+use super::verify;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 
 /// Records of one group, that is of one fdatasync.
 const MAX_GROUP: usize = 65_536;
@@ -18,8 +19,12 @@ const SMALL_GROUP: usize = 2_048;
 
 /// What the writer is asked for.
 pub(super) enum Command {
-    /// Apply a frame. The room is given back when it is done.
-    Append { frame: Checked, room: OwnedSemaphorePermit, done: oneshot::Sender<Appended> },
+    /// Apply a frame.
+    Append { frame: Checked, done: oneshot::Sender<Appended> },
+    /// Count warm time.
+    Warm { spans: Vec<WarmSpan>, done: oneshot::Sender<()> },
+    /// Forget sums of minutes before this one.
+    Forget { before: u32, done: oneshot::Sender<()> },
     /// Compare everything, with no write in between.
     Verify { done: oneshot::Sender<Result<Conservation, ReadError>> },
 }
@@ -50,7 +55,8 @@ fn gather(first: Command, commands: &mut mpsc::Receiver<Command>) -> Vec<Command
     let mut group = vec![first];
     let size = |c: &Command| match c {
         Command::Append { frame, .. } => frame.records.len(),
-        Command::Verify { .. } => MAX_GROUP,
+        Command::Warm { spans, .. } => spans.len(),
+        Command::Forget { .. } | Command::Verify { .. } => MAX_GROUP,
     };
     let mut records = size(&group[0]);
     let mut waited = false;
@@ -72,17 +78,29 @@ fn gather(first: Command, commands: &mut mpsc::Receiver<Command>) -> Vec<Command
 
 fn write_group(group: Vec<Command>, applier: &mut Applier) -> Result<(), ReadError> {
     let mut answers = Vec::with_capacity(group.len());
-    let mut checks = Vec::new();
+    let (mut checks, mut kept) = (Vec::new(), Vec::new());
     for command in group {
         match command {
-            Command::Append { frame, room, done } => answers.push((applier.apply(&frame)?, done, room)),
+            Command::Append { frame, done } => answers.push((applier.apply(&frame)?, done, frame)),
+            Command::Warm { spans, done } => {
+                applier.keep_warm(&spans)?;
+                kept.push(done);
+            }
+            Command::Forget { before, done } => {
+                applier.forget_minutes(before)?;
+                kept.push(done);
+            }
             Command::Verify { done } => checks.push(done),
         }
     }
     applier.commit()?;
-    for (appended, done, _room) in answers {
+    // With its frame goes the room that it held.
+    for (appended, done, _frame) in answers {
         // Who no longer waits will send the frame again and be told of a duplicate.
         let _ = done.send(appended);
+    }
+    for done in kept {
+        let _ = done.send(());
     }
     for done in checks {
         let _ = done.send(verify::whole(applier.store()));

@@ -3,27 +3,16 @@
 
 use super::CorruptValue;
 use super::key::BlockId;
+use crate::ledger::times::hour_of;
 use dormouse_core::record::{CallRecord, MAX_PACKED_LEN, Packer, unpack};
 use std::collections::BTreeMap;
 
 /// Longest value of a block. A leaf of sled holds up to 17 items: 17 x 4 KiB = 68 KiB, below the 128 KiB from which a
 /// page goes to a blob file.
 pub(super) const MAX_BLOCK: usize = 4096;
-/// version 1, rule 2, count 2, first and last time 2 x 8, checksum 4.
-const HEADER: usize = 1 + 2 + 2 + 16 + 4;
+/// version 1, count 2, first and last time 2 x 8, checksum 4.
+const HEADER: usize = 1 + 2 + 16 + 4;
 const VERSION: u8 = 1;
-
-/// Microseconds in an hour.
-pub(super) const HOUR_US: i64 = 3_600_000_000;
-/// Hours from 1970 to the end of the year 9999 (253,402,300,800 s / 3600): what a calendar can show.
-pub(super) const MAX_HOUR: u32 = 70_389_528 - 1;
-
-/// The hour a call is billed in. A clock far off is counted in the first or last hour rather than refused: a refused
-/// frame would hold up everything behind it.
-pub(super) fn hour_of(received_at_us: i64) -> u32 {
-    let hour = received_at_us.div_euclid(HOUR_US).clamp(0, i64::from(MAX_HOUR));
-    u32::try_from(hour).unwrap_or(MAX_HOUR)
-}
 
 /// Bit of a function in the hour index's masks.
 pub(super) fn mask_of(function: u32) -> u128 {
@@ -33,7 +22,6 @@ pub(super) fn mask_of(function: u32) -> u128 {
 /// A block that still takes records. It may be written many times, each time with more of them.
 pub(super) struct OpenBlock {
     id: BlockId,
-    rule: u16,
     packer: Packer,
     first_us: i64,
     last_us: i64,
@@ -43,7 +31,6 @@ pub(super) struct OpenBlock {
 
 /// A block as it is stored.
 pub(super) struct Block {
-    pub(super) rule: u16,
     pub(super) count: u16,
     pub(super) first_us: i64,
     pub(super) last_us: i64,
@@ -51,8 +38,8 @@ pub(super) struct Block {
 }
 
 impl OpenBlock {
-    pub(super) fn new(id: BlockId, rule: u16) -> Self {
-        Self { id, rule, packer: Packer::default(), first_us: i64::MAX, last_us: i64::MIN, hours: BTreeMap::new() }
+    pub(super) fn new(id: BlockId) -> Self {
+        Self { id, packer: Packer::default(), first_us: i64::MAX, last_us: i64::MIN, hours: BTreeMap::new() }
     }
 
     /// Whether it is so short that the next batch should go on with it: a quiet activator's frames hold a record or
@@ -88,7 +75,6 @@ impl OpenBlock {
         let body = self.packer.clone().finish();
         let mut value = Vec::with_capacity(HEADER + body.len());
         value.push(VERSION);
-        value.extend_from_slice(&self.rule.to_be_bytes());
         value.extend_from_slice(&count.to_be_bytes());
         value.extend_from_slice(&self.first_us.to_be_bytes());
         value.extend_from_slice(&self.last_us.to_be_bytes());
@@ -103,13 +89,13 @@ impl Block {
     pub(super) fn read(bytes: &[u8]) -> Result<Self, CorruptValue> {
         let (header, body) = bytes.split_first_chunk::<HEADER>().ok_or(CorruptValue("block"))?;
         let at = |from: usize| header.get(from..).and_then(<[u8]>::first_chunk::<8>).map(|b| i64::from_be_bytes(*b));
-        let [version, rule_a, rule_b, count_a, count_b, .., c0, c1, c2, c3] = *header;
-        let (Some(first_us), Some(last_us)) = (at(5), at(13)) else { return Err(CorruptValue("block")) };
+        let [version, count_a, count_b, .., c0, c1, c2, c3] = *header;
+        let (Some(first_us), Some(last_us)) = (at(3), at(11)) else { return Err(CorruptValue("block")) };
         if version != VERSION || u32::from_be_bytes([c0, c1, c2, c3]) != crc32c::crc32c(body) {
             return Err(CorruptValue("block"));
         }
-        let [rule, count] = [[rule_a, rule_b], [count_a, count_b]].map(u16::from_be_bytes);
-        Ok(Self { rule, count, first_us, last_us, body: body.to_vec() })
+        let count = u16::from_be_bytes([count_a, count_b]);
+        Ok(Self { count, first_us, last_us, body: body.to_vec() })
     }
 
     /// Its records.
@@ -139,6 +125,9 @@ mod tests {
             status: u16::MAX,
             outcome: Outcome::Ok,
             cold: false,
+            first: false,
+            warm_slots: u16::MAX,
+            key: big,
         }
     }
 
@@ -146,7 +135,7 @@ mod tests {
     fn full_blocks_stay_below_the_limit_and_read_back() {
         for big in [0, 100_000, u64::MAX] {
             let id = BlockId { epoch: EpochId { activator: 1, epoch: 2 }, first_seq: 3 };
-            let mut open = OpenBlock::new(id, 7);
+            let mut open = OpenBlock::new(id);
             let mut pushed = Vec::new();
             while open.has_room() {
                 let at = if pushed.len() % 2 == 0 { i64::MIN } else { i64::MAX };
@@ -156,20 +145,11 @@ mod tests {
             let mut value = open.value();
             assert!(value.len() <= MAX_BLOCK && value.len() > MAX_BLOCK - 2 * MAX_PACKED_LEN, "{}", value.len());
             let block = Block::read(&value).unwrap();
-            assert_eq!((block.rule, block.first_us, block.last_us), (7, i64::MIN, i64::MAX));
+            assert_eq!((block.first_us, block.last_us), (i64::MIN, i64::MAX));
             assert_eq!(block.records().unwrap(), pushed);
             let last = value.len() - 1;
             value[last] ^= 1;
             assert!(Block::read(&value).is_err(), "a changed byte is seen");
         }
-    }
-
-    #[test]
-    fn every_time_has_an_hour() {
-        assert_eq!(hour_of(0), 0);
-        assert_eq!(hour_of(HOUR_US - 1), 0);
-        assert_eq!(hour_of(HOUR_US), 1);
-        assert_eq!(hour_of(-1), 0);
-        assert_eq!((hour_of(i64::MIN), hour_of(i64::MAX)), (0, MAX_HOUR));
     }
 }

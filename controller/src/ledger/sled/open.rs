@@ -1,7 +1,8 @@
 //! Opening sled's folder, and everything that may stand in the way, said with the file and what to do.
 
-use super::ReadError;
+use super::super::ReadError;
 use super::key;
+use std::cmp::Ordering;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
@@ -10,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// The layout this program writes.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 /// Sub-folder that is sled's own.
 const SLED: &str = "sled";
 /// Says the format before sled touches anything.
@@ -35,7 +36,7 @@ pub enum Filesystem {
 
 /// A ledger that cannot be opened. The messages are for people: which file, and what to do.
 #[derive(Debug, thiserror::Error)]
-pub enum OpenError {
+pub enum FolderError {
     /// Another process has it open.
     #[error("{} is locked by {holder}: stop that one, or use another folder", file.display())]
     Locked {
@@ -51,6 +52,18 @@ pub enum OpenError {
         dir.display()
     )]
     Newer {
+        /// The ledger's folder.
+        dir: PathBuf,
+        /// Its format.
+        found: u32,
+    },
+    /// A program from before the first release wrote it.
+    #[error(
+        "the ledger in {} has format {found}, and this program reads format {FORMAT} only: keep the folder for its own \
+         version, and name another one; nothing was changed",
+        dir.display()
+    )]
+    Older {
         /// The ledger's folder.
         dir: PathBuf,
         /// Its format.
@@ -107,18 +120,18 @@ pub enum OpenError {
 }
 
 /// The open folder.
-pub(super) struct Store {
+pub(super) struct Folder {
     pub(super) dir: PathBuf,
     pub(super) db: sled::Db,
     /// Second handle of sled's file: sled's flush starts the write-back, this one waits for it.
     file: File,
 }
 
-impl Store {
-    pub(super) fn open(dir: &Path, filesystem: Filesystem) -> Result<Self, OpenError> {
-        let io = |source| OpenError::Io { dir: dir.to_owned(), source };
+impl Folder {
+    pub(super) fn open(dir: &Path, filesystem: Filesystem) -> Result<Self, FolderError> {
+        let io = |source| FolderError::Io { dir: dir.to_owned(), source };
         let fresh = !dir.join(SLED).exists();
-        let former = check_format_file(dir)?;
+        check_format_file(dir)?;
         fs::create_dir_all(dir).map_err(io)?;
         check_filesystem(dir, filesystem)?;
         let (db, room_made) = open_or_make_room(dir)?;
@@ -129,8 +142,7 @@ impl Store {
         // Also what recovery read from the page cache of a process that died before its fdatasync: a frame that is sent
         // again is acknowledged as a duplicate without another one.
         store.commit().map_err(|e| damaged(dir, e))?;
-        let put = if former { write } else { write_once };
-        put(dir, FORMAT_FILE, format!("dormouse-ledger {FORMAT}\n").as_bytes()).map_err(io)?;
+        write_once(dir, FORMAT_FILE, format!("dormouse-ledger {FORMAT}\n").as_bytes()).map_err(io)?;
         // A full disk keeps the space until the next start.
         if !room_made && write_once(dir, BALLAST_FILE, &vec![0x5a; BALLAST]).is_err() {
             tracing::warn!(dir = %dir.display(), "no space for the ledger's ballast file");
@@ -168,50 +180,51 @@ impl Store {
         Ok(last.and_then(|(key, _)| key::trailing_number(&key)))
     }
 
-    fn check_format_key(&self) -> Result<(), OpenError> {
-        let not_one = |what: &str| OpenError::NotALedger { path: self.dir.clone(), what: what.to_owned() };
+    fn check_format_key(&self) -> Result<(), FolderError> {
+        let not_one = |what: &str| FolderError::NotALedger { path: self.dir.clone(), what: what.to_owned() };
         match self.db.get(key::FORMAT).map_err(|e| damaged(&self.dir, e))? {
             Some(value) => match <[u8; 4]>::try_from(&*value).map(u32::from_be_bytes) {
-                Ok(found) if found > FORMAT => Err(OpenError::Newer { dir: self.dir.clone(), found }),
-                Ok(FORMAT) => Ok(()),
-                // What is written from now on is of the newer one; all of the former is read as it is.
-                Ok(_) => self.write_format_key(),
+                Ok(found) => check_format(&self.dir, found),
                 Err(_) => Err(not_one("its format is no number")),
             },
-            None if self.db.is_empty() => self.write_format_key(),
+            None if self.db.is_empty() => {
+                self.db.insert(key::FORMAT, &FORMAT.to_be_bytes()).map_err(|e| damaged(&self.dir, e)).map(drop)
+            }
             None => Err(not_one("a sled database of something else")),
         }
     }
+}
 
-    fn write_format_key(&self) -> Result<(), OpenError> {
-        self.db.insert(key::FORMAT, &FORMAT.to_be_bytes()).map_err(|e| damaged(&self.dir, e))?;
-        Ok(())
+fn check_format(dir: &Path, found: u32) -> Result<(), FolderError> {
+    let dir = || dir.to_owned();
+    match found.cmp(&FORMAT) {
+        Ordering::Greater => Err(FolderError::Newer { dir: dir(), found }),
+        Ordering::Less => Err(FolderError::Older { dir: dir(), found }),
+        Ordering::Equal => Ok(()),
     }
 }
 
-/// Answers whether it says a former format.
-fn check_format_file(dir: &Path) -> Result<bool, OpenError> {
+fn check_format_file(dir: &Path) -> Result<(), FolderError> {
     let path = dir.join(FORMAT_FILE);
-    let not_one = |what: &str| OpenError::NotALedger { path: path.clone(), what: what.to_owned() };
+    let not_one = |what: &str| FolderError::NotALedger { path: path.clone(), what: what.to_owned() };
     let text = match fs::read_to_string(&path) {
         Ok(text) => text,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return check_stray(dir).map(|()| false),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return check_stray(dir),
         Err(e) if e.kind() == io::ErrorKind::NotADirectory => return Err(not_one("it is below a file")),
-        Err(source) => return Err(OpenError::Io { dir: dir.to_owned(), source }),
+        Err(source) => return Err(FolderError::Io { dir: dir.to_owned(), source }),
     };
     let number = text.trim().strip_prefix("dormouse-ledger ").and_then(|n| n.parse::<u32>().ok());
     match number {
-        Some(found) if found > FORMAT => Err(OpenError::Newer { dir: dir.to_owned(), found }),
-        Some(found) => Ok(found < FORMAT),
+        Some(found) => check_format(dir, found),
         None => Err(not_one("it does not say a format")),
     }
 }
 
 /// A folder that is a plain sled database of someone else must not become a ledger.
-fn check_stray(dir: &Path) -> Result<(), OpenError> {
+fn check_stray(dir: &Path) -> Result<(), FolderError> {
     if dir.join("db").exists() && dir.join("conf").exists() {
         let what = "a sled database of something else".to_owned();
-        return Err(OpenError::NotALedger { path: dir.to_owned(), what });
+        return Err(FolderError::NotALedger { path: dir.to_owned(), what });
     }
     Ok(())
 }
@@ -220,11 +233,11 @@ fn check_stray(dir: &Path) -> Result<(), OpenError> {
 const LET_GO: Duration = Duration::from_millis(1000);
 
 /// Opens sled, waiting for who is just letting go of it.
-fn open_soon(dir: &Path) -> Result<sled::Db, OpenError> {
+fn open_soon(dir: &Path) -> Result<sled::Db, FolderError> {
     let began = Instant::now();
     loop {
         match open_sled(dir) {
-            Err(OpenError::Locked { .. }) if began.elapsed() < LET_GO => {
+            Err(FolderError::Locked { .. }) if began.elapsed() < LET_GO => {
                 std::thread::sleep(Duration::from_millis(20));
             }
             result => return result,
@@ -233,9 +246,9 @@ fn open_soon(dir: &Path) -> Result<sled::Db, OpenError> {
 }
 
 /// Opens sled; on a full disk once more after giving the ballast back.
-fn open_or_make_room(dir: &Path) -> Result<(sled::Db, bool), OpenError> {
+fn open_or_make_room(dir: &Path) -> Result<(sled::Db, bool), FolderError> {
     match open_soon(dir) {
-        Err(OpenError::Io { source, .. })
+        Err(FolderError::Io { source, .. })
             if source.kind() == io::ErrorKind::StorageFull && fs::remove_file(dir.join(BALLAST_FILE)).is_ok() =>
         {
             tracing::warn!(dir = %dir.display(), "the ledger's disk is full: its ballast file was given up, make space");
@@ -245,7 +258,7 @@ fn open_or_make_room(dir: &Path) -> Result<(sled::Db, bool), OpenError> {
     }
 }
 
-fn open_sled(dir: &Path) -> Result<sled::Db, OpenError> {
+fn open_sled(dir: &Path) -> Result<sled::Db, FolderError> {
     let path = dir.join(SLED);
     let config = sled::Config::new().path(&path).cache_capacity(CACHE);
     // sled's recovery panics on some damaged files instead of returning an error.
@@ -254,10 +267,10 @@ fn open_sled(dir: &Path) -> Result<sled::Db, OpenError> {
         Ok(Err(sled::Error::Io(e))) if e.to_string().contains("could not acquire lock") => {
             let file = path.join("db");
             let holder = lock_holder(&file).unwrap_or_else(|| "another process".to_owned());
-            Err(OpenError::Locked { file, holder })
+            Err(FolderError::Locked { file, holder })
         }
         Ok(Err(e)) => Err(damaged(dir, e)),
-        Err(panic) => Err(OpenError::Damaged { dir: dir.to_owned(), what: panic_text(&*panic) }),
+        Err(panic) => Err(FolderError::Damaged { dir: dir.to_owned(), what: panic_text(&*panic) }),
     }
 }
 
@@ -267,10 +280,10 @@ pub(super) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "sled panicked".to_owned())
 }
 
-fn damaged(dir: &Path, error: sled::Error) -> OpenError {
+fn damaged(dir: &Path, error: sled::Error) -> FolderError {
     match error {
-        sled::Error::Io(source) => OpenError::Io { dir: dir.to_owned(), source },
-        other => OpenError::Damaged { dir: dir.to_owned(), what: other.to_string() },
+        sled::Error::Io(source) => FolderError::Io { dir: dir.to_owned(), source },
+        other => FolderError::Damaged { dir: dir.to_owned(), what: other.to_string() },
     }
 }
 
@@ -287,10 +300,10 @@ fn lock_holder(file: &Path) -> Option<String> {
     Some(format!("process {pid} ({})", name.trim()))
 }
 
-fn check_filesystem(dir: &Path, filesystem: Filesystem) -> Result<(), OpenError> {
+fn check_filesystem(dir: &Path, filesystem: Filesystem) -> Result<(), FolderError> {
     let Some(kind) = filesystem_of(dir).filter(|kind| REFUSED.contains(&kind.as_str())) else { return Ok(()) };
     if filesystem == Filesystem::Checked {
-        return Err(OpenError::Filesystem { dir: dir.to_owned(), kind });
+        return Err(FolderError::Filesystem { dir: dir.to_owned(), kind });
     }
     tracing::warn!(dir = %dir.display(), kind, "the ledger is not proven on this file system");
     Ok(())

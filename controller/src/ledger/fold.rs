@@ -1,0 +1,165 @@
+//! Rows of a store become rows of an answer: by group and time, only as many as a page shows.
+
+use super::usage::Granularity;
+use dormouse_core::usage::UsageSum;
+use jiff::Timestamp;
+use jiff::civil::Date;
+use jiff::tz::TimeZone;
+use std::collections::{BTreeMap, HashMap};
+use std::ops::{ControlFlow, Range};
+
+/// Takes rows in the order of their groups and keeps the first `room` rows of the answer.
+#[derive(Debug)]
+pub(super) struct Fold {
+    calendar: Calendar,
+    /// The group of each function, groups in the order in which they are shown.
+    groups: HashMap<u32, usize>,
+    /// Only rows behind this one: its group and its time.
+    after: Option<(usize, u32)>,
+    room: usize,
+    rows: BTreeMap<(usize, u32), UsageSum>,
+}
+
+impl Fold {
+    /// `room` is at least one.
+    pub(super) fn new(
+        calendar: Calendar,
+        groups: HashMap<u32, usize>,
+        after: Option<(usize, u32)>,
+        room: usize,
+    ) -> Self {
+        Self { calendar, groups, after, room, rows: BTreeMap::new() }
+    }
+
+    /// Where the rows of a function begin to count.
+    pub(super) fn starts_at(&self, function: u32, period: &Range<u32>) -> u32 {
+        match (self.after, self.groups.get(&function)) {
+            (Some((after, start)), Some(group)) if *group == after => self.calendar.time_of(start).end,
+            _ => period.start,
+        }
+    }
+
+    /// Whether a function's rows are all behind the last one that is kept: nothing of it, or of those after it, is wanted.
+    pub(super) fn is_full_before(&self, function: u32) -> bool {
+        let last = self.rows.last_key_value().map(|(key, _)| key.0);
+        self.rows.len() >= self.room && self.groups.get(&function).zip(last).is_some_and(|(group, last)| *group > last)
+    }
+
+    /// Takes a row. Break: the following rows of this function are not wanted.
+    pub(super) fn take(&mut self, function: u32, time: u32, mut sum: UsageSum) -> ControlFlow<()> {
+        let Some(&group) = self.groups.get(&function) else { return ControlFlow::Break(()) };
+        let key = (group, self.calendar.time_of(time).start);
+        if self.after.is_some_and(|after| key <= after) {
+            return ControlFlow::Continue(());
+        }
+        // Whatever is dropped here is behind `room` other rows: a row that is kept is always whole.
+        if self.rows.len() >= self.room && self.rows.last_key_value().is_some_and(|(last, _)| key > *last) {
+            return ControlFlow::Break(());
+        }
+        sum.warm = sum.warm.bounded();
+        self.rows.entry(key).or_default().merge(&sum);
+        if self.rows.len() > self.room {
+            self.rows.pop_last();
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// The rows: group, time, sum.
+    pub(super) fn rows(self) -> impl Iterator<Item = (usize, Range<u32>, UsageSum)> {
+        let calendar = self.calendar;
+        self.rows.into_iter().map(move |((group, start), sum)| (group, calendar.time_of(start), sum))
+    }
+}
+
+/// Which row of an answer an hour belongs to, or, for answers by the minute, a minute.
+#[derive(Debug)]
+pub(super) struct Calendar {
+    granularity: Granularity,
+    hours: Range<u32>,
+    /// First hours of the months that touch the period, and of the one after it.
+    months: Vec<u32>,
+}
+
+impl Calendar {
+    pub(super) fn new(granularity: Granularity, hours: Range<u32>) -> Self {
+        let mut months = Vec::new();
+        if granularity == Granularity::Month {
+            let mut month = month_of(hours.start);
+            while let Some(hour) = month.and_then(first_hour) {
+                months.push(hour);
+                if hour >= hours.end {
+                    break;
+                }
+                month = month.and_then(next_month);
+            }
+        }
+        Self { granularity, hours, months }
+    }
+
+    /// The time an hour belongs to, cut to the period.
+    pub(super) fn time_of(&self, hour: u32) -> Range<u32> {
+        let whole = match self.granularity {
+            Granularity::Minute | Granularity::Hour => hour..hour.saturating_add(1),
+            Granularity::Day => hour / 24 * 24..(hour / 24).saturating_add(1).saturating_mul(24),
+            Granularity::Month => {
+                let after = self.months.partition_point(|&start| start <= hour);
+                let start = after.checked_sub(1).and_then(|i| self.months.get(i)).copied();
+                start.unwrap_or(self.hours.start)..self.months.get(after).copied().unwrap_or(self.hours.end)
+            }
+            Granularity::Total => self.hours.clone(),
+        };
+        whole.start.max(self.hours.start)..whole.end.min(self.hours.end)
+    }
+}
+
+/// The hours of a calendar month, UTC. `None` for a month outside 1970 to 9998.
+#[must_use]
+pub fn month_hours(year: i16, month: i8) -> Option<Range<u32>> {
+    let date = Date::new(year, month, 1).ok()?;
+    Some(first_hour(date)?..first_hour(next_month(date)?)?)
+}
+
+fn month_of(hour: u32) -> Option<Date> {
+    let time = Timestamp::from_second(i64::from(hour) * 3600).ok()?;
+    Some(time.to_zoned(TimeZone::UTC).date().first_of_month())
+}
+
+fn next_month(month: Date) -> Option<Date> {
+    month.checked_add(jiff::Span::new().months(1)).ok()
+}
+
+fn first_hour(date: Date) -> Option<u32> {
+    let second = date.to_zoned(TimeZone::UTC).ok()?.timestamp().as_second();
+    u32::try_from(second / 3600).ok().filter(|_| second >= 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn months_know_leap_years() {
+        assert_eq!(month_hours(1970, 1), Some(0..744));
+        assert_eq!(month_hours(2024, 2).map(|h| h.len()), Some(29 * 24));
+        assert_eq!(month_hours(2026, 11).map(|h| h.start), Some(498_192));
+        assert_eq!((month_hours(1969, 12), month_hours(2026, 13), month_hours(9999, 12)), (None, None, None));
+    }
+
+    proptest! {
+        #[test]
+        fn times_cover_the_period_without_overlap(start in 0u32..600_000, len in 1u32..20_000, pick in 0usize..4) {
+            let hours = start..start + len;
+            let all = [Granularity::Hour, Granularity::Day, Granularity::Month, Granularity::Total];
+            let calendar = Calendar::new(all[pick], hours.clone());
+            let mut hour = hours.start;
+            while hour < hours.end {
+                let time = calendar.time_of(hour);
+                prop_assert_eq!(time.start, hour);
+                prop_assert!(time.end > hour && time.end <= hours.end);
+                prop_assert_eq!(calendar.time_of(time.end - 1), time.clone());
+                hour = time.end;
+            }
+        }
+    }
+}

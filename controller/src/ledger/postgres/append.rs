@@ -1,0 +1,197 @@
+//! A frame as one transaction.
+
+use super::names::Known;
+use super::rows::{self, Sums};
+use super::{PostgresStore, Trouble, signed};
+use crate::ledger::frame::Checked;
+use crate::ledger::times::{hour_of, minute_of};
+use crate::ledger::{AppendOutcome, Appended, Level, WarmSpan, warm};
+use deadpool_postgres::{Object, Transaction};
+use dormouse_core::record::CallRecord;
+use std::collections::{BTreeSet, HashSet};
+use tokio_postgres::Client;
+
+/// Held while a partition is made: "days" as a number.
+const PARTITIONS: i64 = 0x6461_7973;
+
+/// Applies what is new of a frame.
+pub(super) async fn frame(store: &PostgresStore, frame: &Checked) -> Result<Appended, Trouble> {
+    let mut client = store.pool.client().await?;
+    let applied = apply(store, &mut client, frame).await;
+    if applied.is_err() {
+        // It may be another database by now, behind the same address: its numbers are its own.
+        store.names.forget();
+        store.days.lock().clear();
+    }
+    client.after(applied)
+}
+
+async fn apply(store: &PostgresStore, client: &mut Object, frame: &Checked) -> Result<Appended, Trouble> {
+    let subjects = subjects(store, client, frame).await?;
+    let days: BTreeSet<i32> = frame.records.iter().map(|r| day_of(r.received_at_us)).collect();
+    partitions(store, client, days).await?;
+    let step = client.transaction().await?;
+    let watermark = lock(&step, frame).await?;
+    let last = frame.first_seq + (frame.records.len() as u64 - 1);
+    if last <= watermark {
+        return Ok(Appended { watermark, outcome: AppendOutcome::Duplicate });
+    }
+    if frame.first_seq > watermark + 1 {
+        return Ok(Appended { watermark, outcome: AppendOutcome::Gap });
+    }
+    // The overlap is smaller than the frame: last > watermark.
+    let known = (watermark + 1 - frame.first_seq) as usize;
+    let new = new_records(&step, &frame.records[known..], &subjects).await?;
+    rows::write_records(&step, (frame.activator, frame.epoch, watermark + 1), &new).await?;
+    let mut sums = Sums::default();
+    for (record, known) in &new {
+        let at = record.received_at_us;
+        for (level, time) in [(Level::Minute, minute_of(at)), (Level::Hour, hour_of(at))] {
+            sums.entry((level, known.function, time)).or_default().add(record, known.size, &store.rules);
+        }
+    }
+    rows::add_sums(&step, &sums).await?;
+    let set = step.prepare_cached("UPDATE epoch SET watermark = $3 WHERE activator = $1 AND epoch = $2").await?;
+    step.execute(&set, &[&signed(frame.activator), &i64::from(frame.epoch), &(last as i64)]).await?;
+    step.commit().await?;
+    Ok(Appended { watermark: last, outcome: AppendOutcome::Applied })
+}
+
+/// What the frame's subject numbers mean; only of those that a record names.
+async fn subjects(store: &PostgresStore, client: &Client, frame: &Checked) -> Result<Vec<Option<Known>>, Trouble> {
+    let mut known = vec![None; frame.subjects.len()];
+    for record in &frame.records {
+        let at = record.subject as usize;
+        if known[at].is_none() {
+            known[at] = Some(store.names.of(client, &frame.subjects[at]).await?);
+        }
+    }
+    Ok(known)
+}
+
+/// Makes sure that each of the days has its partition. It is made beside the table and then attached, which holds up neither
+/// readers nor writers.
+async fn partitions(store: &PostgresStore, client: &mut Object, days: BTreeSet<i32>) -> Result<(), Trouble> {
+    let missing: Vec<i32> = days.into_iter().filter(|day| !store.days.lock().contains(day)).collect();
+    for day in missing {
+        let from = rows::date(day).ok_or(Trouble::Corrupt("day"))?.to_string();
+        let to = rows::date(day + 1).map_or("MAXVALUE".to_owned(), |day| format!("'{day}'"));
+        let name = format!("record_{}", from.replace('-', "_"));
+        let step = client.transaction().await?;
+        // One process at a time, each day once.
+        step.execute("SELECT pg_advisory_xact_lock($1)", &[&PARTITIONS]).await?;
+        let there = step.query_one("SELECT to_regclass($1) IS NOT NULL", &[&name]).await?;
+        if !there.get::<_, bool>(0) {
+            step.batch_execute(&format!(
+                "SET LOCAL lock_timeout = '5s';
+                 CREATE TABLE {name} (LIKE record INCLUDING DEFAULTS);
+                 ALTER TABLE record ATTACH PARTITION {name} FOR VALUES FROM ('{from}') TO ({to})"
+            ))
+            .await?;
+        }
+        step.commit().await?;
+        store.days.lock().insert(day);
+    }
+    Ok(())
+}
+
+/// The day of a record, days since 1970 UTC.
+fn day_of(received_at_us: i64) -> i32 {
+    i32::try_from(hour_of(received_at_us) / 24).unwrap_or(i32::MAX)
+}
+
+/// The epoch's watermark; nobody else moves it until the transaction is over.
+async fn lock(step: &Transaction<'_>, frame: &Checked) -> Result<u64, Trouble> {
+    let (activator, epoch) = (signed(frame.activator), i64::from(frame.epoch));
+    let new = step.prepare_cached("INSERT INTO epoch VALUES ($1, $2, 0) ON CONFLICT DO NOTHING").await?;
+    step.execute(&new, &[&activator, &epoch]).await?;
+    let read = "SELECT watermark FROM epoch WHERE activator = $1 AND epoch = $2 FOR UPDATE";
+    let row = step.query_one(&step.prepare_cached(read).await?, &[&activator, &epoch]).await?;
+    Ok(row.get::<_, i64>(0).unsigned_abs())
+}
+
+const START: &str = "UPDATE subject SET started = true WHERE id IN ( \
+        SELECT id FROM subject WHERE id = ANY ($1) AND NOT started ORDER BY id FOR UPDATE) \
+    RETURNING id";
+
+/// The records with their subjects; of those that say that they were the first on an instance, only one for each is.
+async fn new_records(
+    step: &Transaction<'_>,
+    records: &[CallRecord],
+    subjects: &[Option<Known>],
+) -> Result<Vec<(CallRecord, Known)>, Trouble> {
+    let known = |record: &CallRecord| subjects[record.subject as usize].ok_or(Trouble::Corrupt("subject"));
+    let mut firsts = BTreeSet::new();
+    for record in records.iter().filter(|record| record.first) {
+        firsts.insert(known(record)?.subject);
+    }
+    let mut started: HashSet<i32> = HashSet::new();
+    if !firsts.is_empty() {
+        // All at once and in one order, so that no two frames wait for each other.
+        let firsts: Vec<i32> = firsts.into_iter().collect();
+        let rows = step.query(&step.prepare_cached(START).await?, &[&firsts]).await?;
+        started = rows.iter().map(|row| row.get(0)).collect();
+    }
+    let new = records.iter().map(|record| {
+        let known = known(record)?;
+        let first = record.first && started.remove(&known.subject);
+        Ok((CallRecord { first, ..*record }, known))
+    });
+    new.collect()
+}
+
+/// Counts warm time that was not counted.
+pub(super) async fn keep_warm(store: &PostgresStore, spans: &[WarmSpan]) -> Result<(), Trouble> {
+    let mut client = store.pool.client().await?;
+    let kept = count_warm(store, &mut client, spans).await;
+    client.after(kept)
+}
+
+async fn count_warm(store: &PostgresStore, client: &mut Object, spans: &[WarmSpan]) -> Result<(), Trouble> {
+    let mut known = Vec::with_capacity(spans.len());
+    for span in spans {
+        known.push((store.names.of(client, &span.subject).await?, span));
+    }
+    // In one order, so that no two writers wait for each other.
+    known.sort_by_key(|(known, span)| (known.subject, span.to_us));
+    let step = client.transaction().await?;
+    let new = step.prepare_cached("INSERT INTO warm VALUES ($1, 0) ON CONFLICT DO NOTHING").await?;
+    let read = step.prepare_cached("SELECT counted_us FROM warm WHERE subject = $1 FOR UPDATE").await?;
+    let set = step.prepare_cached("UPDATE warm SET counted_us = $2 WHERE subject = $1").await?;
+    let mut sums = Sums::default();
+    for (known, span) in known {
+        step.execute(&new, &[&known.subject]).await?;
+        let counted: i64 = step.query_one(&read, &[&known.subject]).await?.get(0);
+        let from_us = span.begins(counted);
+        if from_us >= span.to_us {
+            continue;
+        }
+        for (level, time, warm) in warm::rows(from_us, span.to_us, known.size) {
+            sums.entry((level, known.function, time)).or_default().warm.merge(&warm);
+        }
+        step.execute(&set, &[&known.subject, &span.to_us]).await?;
+    }
+    rows::add_sums(&step, &sums).await?;
+    step.commit().await?;
+    Ok(())
+}
+
+/// Forgets sums of minutes before this one, and makes the partitions of the days that come next: what waits for a lock
+/// then holds up no frame.
+pub(super) async fn tidy(store: &PostgresStore, before: u32) -> Result<(), Trouble> {
+    let mut client = store.pool.client().await?;
+    let done = forget_and_prepare(store, &mut client, before).await;
+    client.after(done)
+}
+
+async fn forget_and_prepare(store: &PostgresStore, client: &mut Object, before: u32) -> Result<(), Trouble> {
+    let today = day_of(jiff::Timestamp::now().as_microsecond());
+    partitions(store, client, (today..=today + 2).collect()).await?;
+    let step = client.transaction().await?;
+    // In the order in which sums are added.
+    for table in ["usage", "usage_class"] {
+        step.execute(&format!("DELETE FROM {table} WHERE level = 0 AND time < $1"), &[&i64::from(before)]).await?;
+    }
+    step.commit().await?;
+    Ok(())
+}

@@ -1,0 +1,118 @@
+-- What this schema holds is read by people, too: see the views at the end.
+
+-- Everything that was ever recorded, by number.
+CREATE TABLE function (
+    id        integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    uid       text NOT NULL,
+    namespace text NOT NULL,
+    name      text NOT NULL,
+    tenant    text NOT NULL,
+    UNIQUE (uid, tenant, namespace, name)
+);
+
+-- What records are about: an instance of a function.
+CREATE TABLE subject (
+    id         integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    function   integer NOT NULL REFERENCES function,
+    revision   text NOT NULL,
+    instance   text NOT NULL,
+    memory_mib bigint NOT NULL,
+    cpu_millis bigint NOT NULL,
+    -- A call has been counted as the one that waited for the start of the instance.
+    started    boolean NOT NULL DEFAULT false,
+    UNIQUE (function, revision, instance, memory_mib, cpu_millis)
+);
+
+-- How far each life of each activator was applied. The row's lock is what makes two writers one after the other.
+CREATE TABLE epoch (
+    -- Unsigned, with its highest bit turned, so that it sorts as it counts.
+    activator bigint NOT NULL,
+    epoch     bigint NOT NULL,
+    watermark bigint NOT NULL,
+    PRIMARY KEY (activator, epoch)
+);
+
+-- One row a call. No unique index: the watermark is what makes records unique.
+CREATE TABLE record (
+    -- Of the hour, UTC: a clock that is far off counts in the first or last one.
+    day            date NOT NULL,
+    -- Hours since 1970 UTC.
+    hour           integer NOT NULL,
+    function       integer NOT NULL,
+    subject        integer NOT NULL,
+    activator      bigint NOT NULL,
+    epoch          bigint NOT NULL,
+    seq            bigint NOT NULL,
+    call           bigint NOT NULL,
+    received_at_us bigint NOT NULL,
+    wait_us        bigint NOT NULL,
+    claim_us       bigint NOT NULL,
+    start_us       bigint NOT NULL,
+    connect_us     bigint NOT NULL,
+    run_us         bigint NOT NULL,
+    request_bytes  bigint NOT NULL,
+    response_bytes bigint NOT NULL,
+    key            bigint NOT NULL,
+    status         integer NOT NULL,
+    warm_slots     integer NOT NULL,
+    outcome        smallint NOT NULL,
+    cold           boolean NOT NULL,
+    first          boolean NOT NULL
+) PARTITION BY RANGE (day);
+CREATE INDEX record_hour ON record USING brin (hour) WITH (pages_per_range = 16);
+
+-- Sums by length of time (0: minutes, 1: hours since 1970 UTC) and function.
+CREATE TABLE usage (
+    level          smallint NOT NULL,
+    function       integer NOT NULL,
+    time           bigint NOT NULL,
+    cold           bigint NOT NULL,
+    wait_us        bigint NOT NULL,
+    claim_us       bigint NOT NULL,
+    start_us       bigint NOT NULL,
+    connect_us     bigint NOT NULL,
+    run_us         bigint NOT NULL,
+    request_bytes  bigint NOT NULL,
+    response_bytes bigint NOT NULL,
+    warm_mib_ms       bigint NOT NULL,
+    warm_mcpu_ms      bigint NOT NULL,
+    warm_used_mib_ms  bigint NOT NULL,
+    warm_used_mcpu_ms bigint NOT NULL,
+    PRIMARY KEY (level, function, time)
+);
+
+-- The same by class of calls: how many (step_ms 0), and their time by each rule of rounding.
+CREATE TABLE usage_class (
+    level    smallint NOT NULL,
+    function integer NOT NULL,
+    time     bigint NOT NULL,
+    -- outcome + 6 if on warm capacity + 12 if an attempt that is not billed because the caller repeats it
+    class    smallint NOT NULL,
+    step_ms  bigint NOT NULL,
+    min_ms   bigint NOT NULL,
+    start    boolean NOT NULL,
+    calls    bigint NOT NULL,
+    ms       bigint NOT NULL,
+    mib_ms   bigint NOT NULL,
+    mcpu_ms  bigint NOT NULL,
+    PRIMARY KEY (level, function, time, class, step_ms, min_ms, start)
+);
+
+-- Up to when the warm time of an instance has been counted.
+CREATE TABLE warm (
+    subject    integer PRIMARY KEY,
+    counted_us bigint NOT NULL
+);
+
+CREATE VIEW calls AS
+SELECT to_timestamp(r.received_at_us / 1e6) AS received_at, f.tenant, f.namespace, f.name AS function, s.revision,
+    s.instance, s.memory_mib, s.cpu_millis, r.run_us, r.wait_us, r.claim_us, r.start_us, r.connect_us, r.status,
+    (ARRAY['ok', 'function_error', 'platform_error', 'timeout', 'client_gone', 'aborted'])[r.outcome + 1] AS outcome,
+    r.cold, r.warm_slots > 0 AS warm, r.request_bytes, r.response_bytes
+FROM record r JOIN subject s ON s.id = r.subject JOIN function f ON f.id = r.function;
+
+CREATE VIEW usage_by_hour AS
+SELECT to_timestamp(c.time * 3600.0) AS hour, f.tenant, f.namespace, f.name AS function, sum(c.calls) AS calls
+FROM usage_class c JOIN function f ON f.id = c.function
+WHERE c.level = 1 AND c.step_ms = 0
+GROUP BY c.time, f.tenant, f.namespace, f.name;

@@ -1,0 +1,257 @@
+//! What is asked of the database.
+
+use super::connect::Pool;
+use super::{Trouble, signed, unsigned};
+use crate::ledger::fold::Fold;
+use crate::ledger::store::Scan;
+use crate::ledger::times::hour_of;
+use crate::ledger::{Conservation, FunctionId, Level, Page, RecordKey, RecordRow};
+use dormouse_core::RequestId;
+use dormouse_core::price::Metering;
+use dormouse_core::record::{CallRecord, Outcome};
+use dormouse_core::usage::{Class, ClassSum, Time, UsageSum, Warm};
+use futures::TryStreamExt;
+use std::ops::{ControlFlow, Range};
+use std::pin::pin;
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Client, IsolationLevel, Row};
+
+/// Functions whose sums are asked for at once: what a page does not want is not read in much larger parts than it wants.
+const FUNCTIONS: usize = 64;
+/// Hours that are looked through for one page of records.
+const HOURS: i64 = 512;
+
+/// Every function.
+pub(super) async fn functions(pool: &Pool) -> Result<Vec<(u32, FunctionId)>, Trouble> {
+    let client = pool.client().await?;
+    let all = all_functions(&client).await;
+    client.after(all)
+}
+
+async fn all_functions(client: &Client) -> Result<Vec<(u32, FunctionId)>, Trouble> {
+    let rows = client.query("SELECT id, uid, namespace, name, tenant FROM function", &[]).await?;
+    let function = |row: &Row| {
+        let id = FunctionId { uid: row.get(1), namespace: row.get(2), name: row.get(3), tenant: row.get(4) };
+        (row.get::<_, i32>(0).unsigned_abs(), id)
+    };
+    Ok(rows.iter().map(function).collect())
+}
+
+const SUMS: &str = "SELECT u.function, u.time, u.cold, u.wait_us, u.claim_us, u.start_us, u.connect_us, u.run_us, \
+        u.request_bytes, u.response_bytes, u.warm_mib_ms, u.warm_mcpu_ms, u.warm_used_mib_ms, u.warm_used_mcpu_ms, \
+        c.class, c.step_ms, c.min_ms, c.start, c.calls, c.ms, c.mib_ms, c.mcpu_ms \
+    FROM unnest($2::int4[]) WITH ORDINALITY AS f (id, place) \
+    JOIN usage u ON u.level = $1 AND u.function = f.id AND u.time >= $3 AND u.time < $4 \
+    LEFT JOIN usage_class c ON c.level = u.level AND c.function = u.function AND c.time = u.time \
+    ORDER BY f.place, u.time, c.class, c.step_ms, c.min_ms, c.start";
+
+/// See [`crate::ledger::store::Store::fold`].
+pub(super) async fn fold(
+    pool: &Pool,
+    functions: &[u32],
+    level: Level,
+    period: &Range<u32>,
+    fold: Fold,
+) -> Result<Fold, Trouble> {
+    let client = pool.client().await?;
+    let folded = fold_rows(&client, functions, level, period, fold).await;
+    client.after(folded)
+}
+
+async fn fold_rows(
+    client: &Client,
+    functions: &[u32],
+    level: Level,
+    period: &Range<u32>,
+    mut fold: Fold,
+) -> Result<Fold, Trouble> {
+    for some in functions.chunks(FUNCTIONS) {
+        if some.first().is_none_or(|first| fold.is_full_before(*first)) {
+            break;
+        }
+        let starts = some.iter().map(|f| fold.starts_at(*f, period)).min().unwrap_or(period.start);
+        let numbers: Vec<i32> = some.iter().map(|f| f.cast_signed()).collect();
+        let bounds = [starts, period.end].map(i64::from);
+        let values: [&(dyn ToSql + Sync); 4] = [&(level as i16), &numbers, &bounds[0], &bounds[1]];
+        let mut rows = pin!(client.query_raw(SUMS, values).await?);
+        let (mut sum, mut unwanted): (Option<(u32, u32, UsageSum)>, Option<u32>) = (None, None);
+        while let Some(row) = rows.try_next().await? {
+            let time = u32::try_from(row.get::<_, i64>(1)).map_err(|_| Trouble::Corrupt("sum"))?;
+            let key = (row.get::<_, i32>(0).cast_unsigned(), time);
+            if sum.as_ref().is_none_or(|(function, time, _)| (*function, *time) != key) {
+                give(&mut fold, sum.replace((key.0, key.1, scalars(&row))), &mut unwanted);
+            }
+            if let Some((_, _, sum)) = &mut sum {
+                class(&row, sum)?;
+            }
+        }
+        give(&mut fold, sum, &mut unwanted);
+    }
+    Ok(fold)
+}
+
+/// Gives a whole row; of a function that is not wanted any more none.
+fn give(fold: &mut Fold, row: Option<(u32, u32, UsageSum)>, unwanted: &mut Option<u32>) {
+    let Some((function, time, sum)) = row.filter(|(function, ..)| Some(*function) != *unwanted) else { return };
+    if let ControlFlow::Break(()) = fold.take(function, time, sum) {
+        *unwanted = Some(function);
+    }
+}
+
+fn scalars(row: &Row) -> UsageSum {
+    let n = |at: usize| u128::from(row.get::<_, i64>(at).unsigned_abs());
+    UsageSum {
+        classes: Vec::new(),
+        cold: row.get::<_, i64>(2).unsigned_abs(),
+        wait_us: n(3),
+        claim_us: n(4),
+        start_us: n(5),
+        connect_us: n(6),
+        run_us: n(7),
+        request_bytes: n(8),
+        response_bytes: n(9),
+        warm: Warm { mib_ms: n(10), mcpu_ms: n(11), used_mib_ms: n(12), used_mcpu_ms: n(13) },
+    }
+}
+
+/// Adds one class, or its time by one rule.
+fn class(row: &Row, sum: &mut UsageSum) -> Result<(), Trouble> {
+    let Some(number) = row.get::<_, Option<i16>>(14) else { return Ok(()) };
+    let corrupt = || Trouble::Corrupt("sum");
+    let class = u8::try_from(number).ok().and_then(Class::from_number).ok_or_else(corrupt)?;
+    let n = |at: usize| row.get::<_, i64>(at).unsigned_abs();
+    let small = |at: usize| u32::try_from(n(at)).map_err(|_| corrupt());
+    let rule = Metering { step_ms: small(15)?, min_ms: small(16)?, start: row.get(17) };
+    if sum.classes.last().is_none_or(|last| last.class != class) {
+        sum.classes.push(ClassSum { class, calls: 0, times: Vec::new() });
+    }
+    let Some(of) = sum.classes.last_mut() else { return Ok(()) };
+    if rule.step_ms == 0 {
+        of.calls = n(18);
+    } else {
+        let [ms, mib_ms, mcpu_ms] = [19, 20, 21].map(|at| u128::from(n(at)));
+        of.times.push((rule, Time { calls: n(18), ms, mib_ms, mcpu_ms }));
+    }
+    Ok(())
+}
+
+const BUSY: &str = "SELECT DISTINCT time FROM usage \
+    WHERE level = 1 AND time >= $1 AND time < $2 AND ($3::int4[] IS NULL OR function = ANY ($3)) ORDER BY time LIMIT $4";
+
+const RECORDS: &str = "SELECT r.activator, r.epoch, r.seq, r.call, r.received_at_us, r.wait_us, r.claim_us, r.start_us, \
+        r.connect_us, r.run_us, r.request_bytes, r.response_bytes, r.key, r.status, r.warm_slots, r.outcome, r.cold, \
+        r.first, r.subject, s.memory_mib, s.cpu_millis, s.revision, s.instance, f.uid, f.namespace, f.name, f.tenant \
+    FROM record r JOIN subject s ON s.id = r.subject JOIN function f ON f.id = r.function \
+    WHERE r.day = $1 AND r.hour = $2 AND r.received_at_us >= $3 AND r.received_at_us < $4 \
+        AND ($5::int4[] IS NULL OR r.function = ANY ($5)) \
+        AND ($6::int8 IS NULL OR (r.activator, r.epoch, r.seq) > ($6, $7, $8)) \
+    ORDER BY r.activator, r.epoch, r.seq LIMIT $9";
+
+/// See [`crate::ledger::store::Store::records`].
+pub(super) async fn records(pool: &Pool, scan: &Scan) -> Result<Page<RecordRow, RecordKey>, Trouble> {
+    let client = pool.client().await?;
+    let page = page(&client, scan).await;
+    client.after(page)
+}
+
+async fn page(client: &Client, scan: &Scan) -> Result<Page<RecordRow, RecordKey>, Trouble> {
+    let functions: Option<Vec<i32>> =
+        scan.functions.as_ref().map(|all| all.iter().map(|number| number.cast_signed()).collect());
+    let from = i64::from(scan.after.map_or_else(|| hour_of(scan.times_us.start), |after| after.hour));
+    let to = i64::from(hour_of(scan.times_us.end - 1)) + 1;
+    let busy = client.query(BUSY, &[&from, &to, &functions, &HOURS]).await?;
+    let mut rows: Vec<RecordRow> = Vec::new();
+    for hour in busy.iter().filter_map(|row| i32::try_from(row.get::<_, i64>(0)).ok()) {
+        let after = scan.after.filter(|after| after.hour.cast_signed() == hour);
+        let [activator, epoch, seq] = match after {
+            Some(key) => [signed(key.activator), i64::from(key.epoch), key.seq.cast_signed()].map(Some),
+            None => [None; 3],
+        };
+        // One row more than asked for tells that there are more.
+        let room = i64::try_from(scan.limit + 1 - rows.len()).unwrap_or(i64::MAX);
+        let day = super::rows::Day(hour / 24);
+        let (start, end) = (scan.times_us.start, scan.times_us.end);
+        let values: [&(dyn ToSql + Sync); 9] = [&day, &hour, &start, &end, &functions, &activator, &epoch, &seq, &room];
+        for row in client.query(RECORDS, &values).await? {
+            rows.push(record(&row, hour.cast_unsigned())?);
+        }
+        if rows.len() > scan.limit {
+            rows.truncate(scan.limit);
+            let next = rows.last().map(|row| row.key);
+            return Ok(Page { rows, next });
+        }
+    }
+    let looked_at_all = (busy.len() as i64) < HOURS;
+    let last = busy.last().and_then(|row| u32::try_from(row.get::<_, i64>(0)).ok());
+    let behind =
+        |hour| RecordKey { hour, activator: u64::MAX, epoch: u32::MAX, block: 0, seq: i64::MAX.cast_unsigned() };
+    Ok(Page { rows, next: last.filter(|_| !looked_at_all).map(behind) })
+}
+
+fn record(row: &Row, hour: u32) -> Result<RecordRow, Trouble> {
+    let corrupt = || Trouble::Corrupt("record");
+    let n = |at: usize| row.get::<_, i64>(at).unsigned_abs();
+    let small = |at: usize| u32::try_from(row.get::<_, i64>(at)).map_err(|_| corrupt());
+    let short = |at: usize| u16::try_from(row.get::<_, i32>(at)).map_err(|_| corrupt());
+    let (activator, epoch, call) = (unsigned(row.get(0)), small(1)?, row.get::<_, i64>(3).cast_unsigned());
+    let outcome = usize::try_from(row.get::<_, i16>(15)).ok().and_then(|n| Outcome::ALL.get(n).copied());
+    let record = CallRecord {
+        subject: row.get::<_, i32>(18).cast_unsigned(),
+        call,
+        received_at_us: row.get(4),
+        wait_us: n(5),
+        claim_us: n(6),
+        start_us: n(7),
+        connect_us: n(8),
+        run_us: n(9),
+        request_bytes: n(10),
+        response_bytes: n(11),
+        status: short(13)?,
+        outcome: outcome.ok_or_else(corrupt)?,
+        cold: row.get(16),
+        first: row.get(17),
+        warm_slots: short(14)?,
+        key: row.get::<_, i64>(12).cast_unsigned(),
+    };
+    let function = FunctionId { uid: row.get(23), namespace: row.get(24), name: row.get(25), tenant: row.get(26) };
+    Ok(RecordRow {
+        key: RecordKey { hour, activator, epoch, block: 0, seq: n(2) },
+        request_id: RequestId { activator, epoch, call },
+        subject: function.subject((small(19)?, small(20)?), row.get(21), row.get(22)),
+        record,
+    })
+}
+
+const EPOCHS: &str = "SELECT e.activator, e.epoch, e.watermark, count(r.seq), coalesce(min(r.seq), 1), \
+        coalesce(max(r.seq), 0), count(DISTINCT r.seq) \
+    FROM epoch e LEFT JOIN record r ON r.activator = e.activator AND r.epoch = e.epoch \
+    GROUP BY e.activator, e.epoch, e.watermark";
+const COUNTED: &str = "SELECT coalesce(sum(calls), 0)::bigint FROM usage_class WHERE level = 1 AND step_ms = 0";
+
+/// Counts everything, as it was at one moment.
+pub(super) async fn verify(pool: &Pool) -> Result<Conservation, Trouble> {
+    let mut client = pool.client().await?;
+    let found = count(&mut client).await;
+    client.after(found)
+}
+
+async fn count(client: &mut Client) -> Result<Conservation, Trouble> {
+    let step = client.build_transaction().isolation_level(IsolationLevel::RepeatableRead).read_only(true);
+    let step = step.start().await?;
+    let mut found = Conservation::default();
+    for row in step.query(EPOCHS, &[]).await? {
+        let [watermark, records, first, last, distinct] =
+            [2, 3, 4, 5, 6].map(|at| row.get::<_, i64>(at).unsigned_abs());
+        found.epochs += 1;
+        found.by_watermark += watermark;
+        found.by_record += records;
+        if (first, last, distinct) != (1, watermark, records) {
+            let of = format!("activator {:016x}, epoch {}", unsigned(row.get(0)), row.get::<_, i64>(1));
+            let is =
+                format!("{records} records, {distinct} different ones from {first} to {last}, watermark {watermark}");
+            found.fault.get_or_insert(format!("{of}: {is}"));
+        }
+    }
+    found.by_sum = step.query_one(COUNTED, &[]).await?.get::<_, i64>(0).unsigned_abs();
+    Ok(found)
+}

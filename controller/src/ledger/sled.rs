@@ -1,0 +1,206 @@
+//! The store in a folder, for one controller and no other server: everything in sled.
+//!
+//! How sled is used, so that a power cut loses nothing that was acknowledged: one `Db`, one tree, values of at most
+//! 4 KiB, one writer thread that groups frames into atomic batches of blocks, sums and watermarks, then flushes sled
+//! and syncs its file through a second handle (sled itself only starts the write-back), and only then acknowledges.
+//! After the first write error the store acknowledges nothing more and must be opened again.
+
+mod apply;
+mod block;
+mod codec;
+mod dict;
+mod growth;
+mod key;
+mod open;
+mod records;
+mod verify;
+mod writer;
+
+#[cfg(test)]
+mod tests;
+
+pub use open::{Filesystem, FolderError};
+
+use super::fold::Fold;
+use super::frame::Checked;
+use super::store::{Scan, Store};
+use super::{
+    AppendError, Appended, Conservation, FunctionId, Health, Level, Page, ReadError, RecordKey, RecordRow, WarmSpan,
+};
+use dormouse_core::price::Metering;
+use key::RollupId;
+use open::Folder;
+use parking_lot::Mutex;
+use std::ops::{ControlFlow, Range};
+use std::path::Path;
+use std::sync::Arc;
+use tokio::sync::{mpsc, oneshot};
+
+/// Frames that wait for the writer.
+const QUEUE_FRAMES: usize = 256;
+
+/// A stored value that cannot be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a stored {0} is damaged")]
+pub(super) struct CorruptValue(&'static str);
+
+impl From<CorruptValue> for ReadError {
+    fn from(value: CorruptValue) -> Self {
+        Self::Corrupt(value.to_string())
+    }
+}
+
+impl From<sled::Error> for ReadError {
+    fn from(error: sled::Error) -> Self {
+        Self::Store(Box::new(error))
+    }
+}
+
+/// The open folder and its writer. Dropping it waits until what was asked is written.
+pub(super) struct SledStore {
+    folder: Arc<Folder>,
+    /// Taken at the end, so that the writer sees it close.
+    queue: Option<mpsc::Sender<writer::Command>>,
+    failure: Failure,
+    writer: Option<std::thread::JoinHandle<()>>,
+}
+
+/// Why the writer stopped; shared between it and the store.
+#[derive(Clone, Default)]
+struct Failure(Arc<Mutex<Option<String>>>);
+
+impl Failure {
+    fn set(&self, why: &str) {
+        self.0.lock().get_or_insert_with(|| why.to_owned());
+    }
+
+    fn why(&self) -> Option<String> {
+        self.0.lock().clone()
+    }
+}
+
+impl SledStore {
+    /// Opens the folder, which is made if it is not there. Blocks while sled recovers.
+    pub(super) fn open(dir: &Path, filesystem: Filesystem, rules: Vec<Metering>) -> Result<Self, FolderError> {
+        let folder = Arc::new(Folder::open(dir, filesystem)?);
+        let read = |source| FolderError::Read { dir: dir.to_owned(), source };
+        let applier = apply::Applier::new(Arc::clone(&folder), rules).map_err(read)?;
+        verify::check_tails(&folder).map_err(read)?;
+        let (queue, commands) = mpsc::channel(QUEUE_FRAMES);
+        let failure = Failure::default();
+        let thread = std::thread::Builder::new().name("ledger".to_owned());
+        let writer = thread
+            .spawn({
+                let failure = failure.clone();
+                move || writer::run(commands, applier, &failure)
+            })
+            .map_err(|source| FolderError::Io { dir: dir.to_owned(), source })?;
+        Ok(Self { folder, queue: Some(queue), failure, writer: Some(writer) })
+    }
+
+    /// Asks on a thread that may block.
+    async fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&Folder) -> Result<T, ReadError> + Send + 'static,
+    ) -> Result<T, ReadError> {
+        let folder = Arc::clone(&self.folder);
+        let answer = tokio::task::spawn_blocking(move || question(&folder)).await;
+        answer.unwrap_or_else(|_| Err(ReadError::Closed("a read of the store ended in a panic".to_owned())))
+    }
+
+    fn closed(&self) -> String {
+        self.failure.why().unwrap_or_else(|| "it is closed".to_owned())
+    }
+}
+
+#[tonic::async_trait]
+impl Store for SledStore {
+    async fn append(&self, frame: Checked) -> Result<Appended, AppendError> {
+        let closed = || AppendError::Closed(self.closed());
+        let (done, answer) = oneshot::channel();
+        let queue = self.queue.as_ref().ok_or_else(closed)?;
+        queue.send(writer::Command::Append { frame, done }).await.map_err(|_| closed())?;
+        answer.await.map_err(|_| closed())
+    }
+
+    async fn keep_warm(&self, spans: Vec<WarmSpan>) -> Result<(), AppendError> {
+        let closed = || AppendError::Closed(self.closed());
+        let (done, answer) = oneshot::channel();
+        let queue = self.queue.as_ref().ok_or_else(closed)?;
+        queue.send(writer::Command::Warm { spans, done }).await.map_err(|_| closed())?;
+        answer.await.map_err(|_| closed())
+    }
+
+    async fn forget_minutes(&self, before: u32) -> Result<(), AppendError> {
+        let closed = || AppendError::Closed(self.closed());
+        let (done, answer) = oneshot::channel();
+        let queue = self.queue.as_ref().ok_or_else(closed)?;
+        queue.send(writer::Command::Forget { before, done }).await.map_err(|_| closed())?;
+        answer.await.map_err(|_| closed())
+    }
+
+    async fn functions(&self) -> Result<Vec<(u32, FunctionId)>, ReadError> {
+        self.ask(|folder| dict::functions(folder).collect()).await
+    }
+
+    async fn fold(&self, functions: Vec<u32>, level: Level, period: Range<u32>, fold: Fold) -> Result<Fold, ReadError> {
+        self.ask(move |folder| fold_rows(folder, &functions, level, &period, fold)).await
+    }
+
+    async fn records(&self, scan: Scan) -> Result<Page<RecordRow, RecordKey>, ReadError> {
+        self.ask(move |folder| records::scan(folder, &scan)).await
+    }
+
+    async fn verify(&self) -> Result<Conservation, ReadError> {
+        let closed = || ReadError::Closed(self.closed());
+        let (done, answer) = oneshot::channel();
+        let queue = self.queue.as_ref().ok_or_else(closed)?;
+        queue.send(writer::Command::Verify { done }).await.map_err(|_| closed())?;
+        answer.await.map_err(|_| closed())?
+    }
+
+    async fn failed(&self) {
+        if let Some(queue) = &self.queue {
+            queue.closed().await;
+        }
+    }
+
+    fn health(&self) -> Health {
+        let problem = self.failure.why().or_else(|| self.folder.problem());
+        Health { problem, size_on_disk: self.folder.size_on_disk() }
+    }
+}
+
+fn fold_rows(
+    folder: &Folder,
+    functions: &[u32],
+    level: Level,
+    period: &Range<u32>,
+    mut fold: Fold,
+) -> Result<Fold, ReadError> {
+    for &function in functions {
+        if fold.is_full_before(function) {
+            break;
+        }
+        let at = |time| RollupId { level, function, time }.key();
+        for entry in folder.db.range(at(fold.starts_at(function, period))..at(period.end)) {
+            let (key, value) = entry?;
+            let time = RollupId::time_in(&key).ok_or(CorruptValue("sum's key"))?;
+            if let ControlFlow::Break(()) = fold.take(function, time, codec::decode_sum(&value)?) {
+                break;
+            }
+        }
+    }
+    Ok(fold)
+}
+
+impl Drop for SledStore {
+    fn drop(&mut self) {
+        drop(self.queue.take());
+        if let Some(writer) = self.writer.take() {
+            // The writer ends once the queue is closed and what was in it is committed: one group's time. Its panic
+            // was already told where it was caught.
+            let _ = writer.join();
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! What every store of a ledger does; everything else is said once, above it.
+
+use super::fold::Fold;
+use super::frame::Checked;
+use super::{
+    AppendError, Appended, Conservation, FunctionId, Health, Level, Page, ReadError, RecordKey, RecordRow, WarmSpan,
+};
+use std::collections::HashSet;
+use std::ops::Range;
+
+/// A question for records, by the store's numbers.
+#[derive(Clone, Debug)]
+pub(super) struct Scan {
+    /// By the time of the first byte, microseconds since 1970 UTC, the end not included; never empty.
+    pub(super) times_us: Range<i64>,
+    /// Whose records; `None` for everybody's, never empty.
+    pub(super) functions: Option<HashSet<u32>>,
+    /// Only records after this one.
+    pub(super) after: Option<RecordKey>,
+    /// Most rows; at least one.
+    pub(super) limit: usize,
+}
+
+/// Where a ledger keeps records and sums.
+#[tonic::async_trait]
+pub(super) trait Store: Send + Sync {
+    /// Applies what is new of a frame, in one step with its sums and its epoch's watermark, and returns when that is
+    /// durable. What was refused or failed has changed nothing.
+    async fn append(&self, frame: Checked) -> Result<Appended, AppendError>;
+
+    /// Counts the time that instances were kept warm, of each only what is behind what was counted of it before, and
+    /// returns when that is durable.
+    async fn keep_warm(&self, spans: Vec<WarmSpan>) -> Result<(), AppendError>;
+
+    /// Forgets sums of minutes before this one.
+    async fn forget_minutes(&self, before: u32) -> Result<(), AppendError>;
+
+    /// Every function that was ever recorded, by the store's number.
+    async fn functions(&self) -> Result<Vec<(u32, FunctionId)>, ReadError>;
+
+    /// Gives the rows of some functions in a period to `fold`: function by function in the order given, each in the order
+    /// of time, until it has had enough.
+    async fn fold(&self, functions: Vec<u32>, level: Level, period: Range<u32>, fold: Fold) -> Result<Fold, ReadError>;
+
+    /// Single records in the order of their keys. A page may be short, even empty, and yet have a next one: the work for
+    /// one page is bounded.
+    async fn records(&self, scan: Scan) -> Result<Page<RecordRow, RecordKey>, ReadError>;
+
+    /// Reads everything and compares watermarks, records and sums, while nothing is written.
+    async fn verify(&self) -> Result<Conservation, ReadError>;
+
+    /// Returns when it takes no more records and has to be opened again.
+    async fn failed(&self);
+
+    /// Whether it can be relied on. Cheap, but not for every call.
+    fn health(&self) -> Health;
+}

@@ -1,0 +1,170 @@
+//! Whose usage a question is about. Pure, and the only place that knows: what is not known here needs the right to see
+//! everything.
+
+use std::collections::BTreeSet;
+
+/// Most namespaces that are asked about one by one; as many as a filter may have values.
+const MAX_NAMESPACES: usize = 20;
+
+/// Longest name of a namespace: a DNS label.
+const MAX_NAME: usize = 63;
+
+/// What its asker must be allowed to see before a question is looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Need {
+    /// Nothing of anybody: the price list. To be known is enough.
+    Nothing,
+    /// The usage of each of these namespaces; at least one.
+    Namespaces(BTreeSet<String>),
+    /// The usage of all namespaces.
+    Everything,
+}
+
+/// What a question needs: by its path, the tenant that the path names, and its parameters as they were sent.
+///
+/// Filters of different kinds narrow each other, so one that pins the namespaces is enough, whatever else is asked. One
+/// that does not (a uid, a name without a namespace) could match anywhere: it pins nothing.
+pub(super) fn need(path: &str, tenant: Option<&str>, parameters: &[(String, String)]) -> Need {
+    match (path, tenant) {
+        ("/v1/prices", _) => Need::Nothing,
+        ("/v1/usage", _) => filtered(parameters, ["filter[namespace]", "filter[tenant]", "filter[function]"]),
+        ("/v1/records", _) => filtered(parameters, ["namespace", "tenant", "function"]),
+        (path, Some(tenant)) if path.starts_with("/v1/statements/") => pinned(namespaces_of(tenant)),
+        _ => Need::Everything,
+    }
+}
+
+/// The namespaces whose usage a tenant pays for: today each namespace is its own tenant. Where that changes, a question
+/// for a tenant needs a right that is about the tenant: a namespace may have the name of a tenant that pays for others.
+fn namespaces_of(tenant: &str) -> [String; 1] {
+    [tenant.to_owned()]
+}
+
+fn filtered(parameters: &[(String, String)], [namespace, tenant, function]: [&str; 3]) -> Need {
+    let values = |name: &str| -> Vec<&str> {
+        parameters.iter().filter(|(n, _)| n == name).map(|(_, value)| value.as_str()).collect()
+    };
+    let (namespaces, tenants, functions) = (values(namespace), values(tenant), values(function));
+    if !namespaces.is_empty() {
+        return pinned(namespaces.into_iter().map(str::to_owned));
+    }
+    if !tenants.is_empty() {
+        return pinned(tenants.into_iter().flat_map(namespaces_of));
+    }
+    // A name alone names a function of every namespace.
+    let within = functions.iter().map(|name| name.split_once('/').map(|(namespace, _)| namespace.to_owned()));
+    within.collect::<Option<Vec<_>>>().map_or(Need::Everything, pinned)
+}
+
+/// These namespaces. None, too many, or a name that no namespace has: everything, so that an API server is never asked
+/// about a name that it may read in another way (an empty one means all namespaces to it).
+fn pinned(namespaces: impl IntoIterator<Item = String>) -> Need {
+    let namespaces: BTreeSet<String> = namespaces.into_iter().take(MAX_NAMESPACES + 1).collect();
+    match (1..=MAX_NAMESPACES).contains(&namespaces.len()) && namespaces.iter().all(|name| is_name(name)) {
+        true => Need::Namespaces(namespaces),
+        false => Need::Everything,
+    }
+}
+
+fn is_name(text: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    let ends = [text.bytes().next(), text.bytes().last()];
+    text.len() <= MAX_NAME && ends.iter().all(|b| b.is_some_and(plain)) && text.bytes().all(|b| plain(b) || b == b'-')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::params::{Params, RECORDS, USAGE};
+    use super::*;
+    use crate::ledger::FunctionId;
+    use axum::extract::Query;
+    use proptest::prelude::*;
+
+    fn pairs(query: &str) -> Vec<(String, String)> {
+        Query::try_from_uri(&format!("/?{query}").parse().unwrap()).unwrap().0
+    }
+
+    fn usage(query: &str) -> Need {
+        need("/v1/usage", None, &pairs(query))
+    }
+
+    fn only<const N: usize>(names: [&str; N]) -> Need {
+        Need::Namespaces(names.map(str::to_owned).into())
+    }
+
+    #[test]
+    fn filters_pin_namespaces() {
+        assert_eq!(usage("filter[namespace]=a&filter[namespace]=b&filter[namespace]=a"), only(["a", "b"]));
+        assert_eq!(usage("filter[tenant]=a&group_by=tenant"), only(["a"]));
+        assert_eq!(usage("filter[function]=a/x&filter[function]=b/y"), only(["a", "b"]));
+        assert_eq!(usage("filter[namespace]=a&filter[function]=b/y&filter[function]=z&filter[tenant]=c"), only(["a"]));
+        assert_eq!(usage("filter%5Bnamespace%5D=a&filter[function_uid]=u"), only(["a"]));
+        assert_eq!(need("/v1/records", None, &pairs("namespace=a&namespace=b")), only(["a", "b"]));
+        assert_eq!(need("/v1/records", None, &pairs("function=a/x")), only(["a"]));
+        assert_eq!(need("/v1/statements/a/2026-11", Some("a"), &[]), only(["a"]));
+        assert_eq!(need("/v1/prices", None, &pairs("filter[namespace]=a")), Need::Nothing);
+    }
+
+    #[test]
+    fn what_pins_nothing_needs_everything() {
+        for query in [
+            "",
+            "filter[function]=x",
+            "filter[function]=a/x&filter[function]=y",
+            "filter[function]=/x",
+            "filter[function_uid]=u",
+            "filter[tenant]=",
+            "namespace=a",
+            "group_by=namespace",
+            "filter[namespace]=",
+            "filter[namespace]=a&filter[namespace]=",
+            "filter[namespace]=A",
+            "filter[namespace]=a/b",
+            "filter[namespace]=-a",
+            "filter[namespace]=*",
+            "cursor=00",
+        ] {
+            assert_eq!(usage(query), Need::Everything, "{query}");
+        }
+        let many: Vec<String> = (0..=MAX_NAMESPACES).map(|n| format!("filter[namespace]=n{n}")).collect();
+        assert_eq!(usage(&many.join("&")), Need::Everything);
+        assert!(matches!(usage(&many[1..].join("&")), Need::Namespaces(names) if names.len() == MAX_NAMESPACES));
+        assert_eq!(usage(&format!("filter[namespace]={}", "a".repeat(64))), Need::Everything);
+        for path in ["/v1/statements", "/v1/statements/", "/v1/usage/", "/v1/functions", "/", "/v1/budgets/a"] {
+            assert_eq!(need(path, None, &pairs("filter[namespace]=a&namespace=a")), Need::Everything, "{path}");
+        }
+        assert_eq!(need("/v1/statements/A/2026-11", Some("A"), &[]), Need::Everything);
+        assert_eq!(need("/v1/functions/a/x", Some("a"), &[]), Need::Everything);
+    }
+
+    fn parameter() -> impl Strategy<Value = (String, String)> {
+        let name = prop_oneof![
+            prop::sample::select(vec![
+                "filter[namespace]",
+                "filter[tenant]",
+                "filter[function]",
+                "filter[function_uid]"
+            ]),
+            prop::sample::select(vec!["namespace", "tenant", "function", "group_by"]),
+        ];
+        let value = prop::sample::select(vec!["a", "b", "c", "a/x", "b/x", "c/y", "x", "y", "u", "", "/", "a/"]);
+        (name.prop_map(str::to_owned), value.prop_map(str::to_owned))
+    }
+
+    proptest! {
+        /// The filters that the ledger is asked with are made of the same parameters by other code: whatever they take
+        /// must be in a namespace that was needed.
+        #[test]
+        fn nothing_is_taken_beside_what_is_needed(sent in prop::collection::vec(parameter(), 0..5), records in any::<bool>()) {
+            let (path, known) = if records { ("/v1/records", &RECORDS[..]) } else { ("/v1/usage", &USAGE[..]) };
+            let mut params = Params::new(Ok(Query(sent.clone())), known).ok().unwrap();
+            let filter = if records { params.record_filter() } else { params.filter() };
+            let Need::Namespaces(needed) = need(path, None, &sent) else { return Ok(()) };
+            for (namespace, name) in [("a", "x"), ("b", "x"), ("c", "y"), ("b", "y"), ("x", "a")] {
+                let [uid, namespace, name] = ["u", namespace, name].map(str::to_owned);
+                let id = FunctionId { uid, tenant: namespace.clone(), namespace, name };
+                prop_assert!(!filter.takes(&id) || needed.contains(&id.namespace), "{sent:?} takes {id:?}");
+            }
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! A PostgreSQL server for a test: the distribution's own programs, in a folder that goes with it.
+
+use crate::ports;
+use anyhow::{Context, Result, ensure};
+use std::io::{BufRead, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+/// Where distributions put the programs, the newest version last.
+const FOLDERS: &str = "/usr/lib/postgresql";
+/// How long a start or an end may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// PostgreSQL refuses to run as root: then it runs as this user, which its package makes.
+const USER: &str = "postgres";
+
+/// A server on a port of its own. It ends with this.
+pub struct Postgres {
+    programs: PathBuf,
+    folder: tempfile::TempDir,
+    port: u16,
+    process: Option<Child>,
+    databases: AtomicU32,
+}
+
+impl Postgres {
+    /// Makes and starts a server.
+    ///
+    /// # Errors
+    /// When it is not installed or does not start.
+    pub async fn start() -> Result<Self> {
+        let programs = programs()?;
+        let folder = tempfile::tempdir()?;
+        if nix::unistd::geteuid().is_root() {
+            let user = nix::unistd::User::from_name(USER)?.with_context(|| format!("there is no user {USER}"))?;
+            std::os::unix::fs::chown(folder.path(), Some(user.uid.as_raw()), Some(user.gid.as_raw()))?;
+        }
+        let data = folder.path().join("data");
+        let mut init = command(&programs.join("initdb"), folder.path());
+        init.args(["--auth=trust", "--username=dormouse", "--encoding=UTF8", "--no-sync", "-D"]).arg(&data);
+        let made = init.output().context("initdb")?;
+        ensure!(made.status.success(), "initdb: {}", String::from_utf8_lossy(&made.stderr));
+        let [address] = ports::free()?;
+        let port = address.port();
+        let mut server = Self { programs, folder, port, process: None, databases: AtomicU32::new(0) };
+        server.run().await?;
+        Ok(server)
+    }
+
+    /// Starts the server again after [`Postgres::kill`].
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub async fn run(&mut self) -> Result<()> {
+        let began = Instant::now();
+        loop {
+            if self.process.as_mut().is_none_or(|process| !matches!(process.try_wait(), Ok(None))) {
+                // After a kill it refuses to start until the last of its former processes has noticed.
+                self.process = Some(self.spawn()?);
+            }
+            match self.sql("postgres", "SELECT 1") {
+                Ok(_) => return Ok(()),
+                Err(error) => ensure!(began.elapsed() < PATIENCE, "PostgreSQL does not answer: {error}"),
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    fn spawn(&self) -> Result<Child> {
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.folder.path().join("log"))?;
+        let mut server = command(&self.programs.join("postgres"), self.folder.path());
+        server.arg("-D").arg(self.folder.path().join("data"));
+        server.args(["-c", "listen_addresses=127.0.0.1", "-c", &format!("port={}", self.port)]);
+        server.arg("-c").arg(format!("unix_socket_directories={}", self.folder.path().display()));
+        server.stdout(Stdio::null()).stderr(log).spawn().context("postgres")
+    }
+
+    /// Ends all of it at once, as a crash does.
+    ///
+    /// # Errors
+    /// When its process cannot be found.
+    pub fn kill(&mut self) -> Result<()> {
+        let pid = std::fs::read_to_string(self.folder.path().join("data/postmaster.pid"))?;
+        let pid: i32 = pid.lines().next().context("no pid")?.parse()?;
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL)?;
+        if let Some(mut process) = self.process.take() {
+            process.wait()?;
+        }
+        Ok(())
+    }
+
+    /// Makes an empty database and answers its URL.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn database(&self) -> Result<String> {
+        let name = format!("ledger{}", self.databases.fetch_add(1, Relaxed));
+        self.sql("postgres", &format!("CREATE DATABASE {name}"))?;
+        Ok(format!("postgres://dormouse@127.0.0.1:{}/{name}?sslmode=disable", self.port))
+    }
+
+    /// Begins a transaction with a statement and leaves it open until what is answered is dropped.
+    ///
+    /// # Errors
+    /// When the server does not take it.
+    pub fn begin(&self, database: &str, statement: &str) -> Result<Transaction> {
+        let mut psql = Command::new(self.programs.join("psql"));
+        psql.args(["-h", "127.0.0.1", "-U", "dormouse", "-At", "-v", "ON_ERROR_STOP=1", "-d", database]);
+        psql.arg("-p").arg(self.port.to_string()).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut process = psql.spawn().context("psql")?;
+        let mut input = process.stdin.take().context("no input")?;
+        writeln!(input, "BEGIN;\n{statement};\n\\echo begun")?;
+        let mut told = String::new();
+        let mut output = std::io::BufReader::new(process.stdout.take().context("no output")?);
+        while !told.contains("begun") {
+            ensure!(output.read_line(&mut told)? > 0, "{statement}: {told}");
+        }
+        Ok(Transaction { process, input: Some(input) })
+    }
+
+    /// What a statement answers, as text.
+    ///
+    /// # Errors
+    /// When the server does not take it.
+    pub fn sql(&self, database: &str, statement: &str) -> Result<String> {
+        let mut psql = Command::new(self.programs.join("psql"));
+        psql.args(["-h", "127.0.0.1", "-U", "dormouse", "-At", "-v", "ON_ERROR_STOP=1", "-d", database]);
+        let told = psql.arg("-p").arg(self.port.to_string()).args(["-c", statement]).output().context("psql")?;
+        ensure!(told.status.success(), "{statement}: {}", String::from_utf8_lossy(&told.stderr));
+        Ok(String::from_utf8(told.stdout)?.trim().to_owned())
+    }
+}
+
+/// A transaction that is open.
+pub struct Transaction {
+    process: Child,
+    input: Option<std::process::ChildStdin>,
+}
+
+impl Drop for Transaction {
+    fn drop(&mut self) {
+        drop(self.input.take());
+        // It ends with its input.
+        let _ = self.process.wait();
+    }
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        // SIGKILL to its first process: the others see that and end. Nothing of its data is needed.
+        let _ = self.kill();
+    }
+}
+
+/// A command that runs as a user that PostgreSQL accepts.
+fn command(program: &Path, folder: &Path) -> Command {
+    if nix::unistd::geteuid().is_root() {
+        let mut command = Command::new("setpriv");
+        command.args([&format!("--reuid={USER}"), &format!("--regid={USER}"), "--init-groups"]).arg(program);
+        command.current_dir(folder);
+        return command;
+    }
+    Command::new(program)
+}
+
+fn programs() -> Result<PathBuf> {
+    let versions = std::fs::read_dir(FOLDERS).context("PostgreSQL is not installed: install the package postgresql")?;
+    let mut folders: Vec<PathBuf> = versions.flatten().map(|version| version.path().join("bin")).collect();
+    folders.retain(|bin| bin.join("initdb").exists());
+    folders.sort();
+    folders.pop().context("PostgreSQL's server is not installed: install the package postgresql")
+}

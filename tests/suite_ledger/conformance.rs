@@ -1,0 +1,385 @@
+//! What every store of a ledger must do, each with an empty one: data in, expected out.
+
+use crate::data::{
+    HOUR_US, NOVEMBER, all_hours, all_records, expected, found, frame, frame_of, open, record, subjects,
+};
+use dormouse_controller::ledger::{
+    AppendError, AppendOutcome, Appended, Filter, Frame, Granularity, GroupBy, Ledger, MAX_FRAME_RECORDS, Place, Plans,
+    ReadError, RecordsQuery, UsageQuery, WarmSpan,
+};
+use dormouse_core::price::{BilledOutcomes, PricePlan};
+use dormouse_core::record::CallRecord;
+use dormouse_core::usage::{Class, UsageSum, Warm};
+use proptest::prelude::*;
+
+pub async fn a_frame_is_applied_once_and_a_gap_not_at_all(place: &Place) {
+    let ledger = open(place).await;
+    let told = |watermark, outcome| Ok(Appended { watermark, outcome });
+    assert_eq!(ledger.append(frame(1, 1..11)).await, told(10, AppendOutcome::Applied));
+    assert_eq!(ledger.append(frame(1, 1..11)).await, told(10, AppendOutcome::Duplicate));
+    assert_eq!(ledger.append(frame(1, 12..20)).await, told(10, AppendOutcome::Gap));
+    assert_eq!(ledger.append(frame(1, 5..21)).await, told(20, AppendOutcome::Applied));
+    assert_eq!(ledger.append(frame(2, 2..3)).await, told(0, AppendOutcome::Gap));
+    let other_epoch = Frame { epoch: 2, ..frame(1, 1..4) };
+    assert_eq!(ledger.append(other_epoch).await, told(3, AppendOutcome::Applied));
+    let check = ledger.verify().await.unwrap();
+    assert!(check.holds(), "{check:?}");
+    assert_eq!((check.by_record, check.epochs), (23, 2));
+}
+
+pub async fn a_damaged_frame_is_refused_and_changes_nothing(place: &Place) {
+    let ledger = open(place).await;
+    let good = frame(1, 1..5);
+    let mut flipped = good.clone();
+    flipped.records[7] ^= 4;
+    let mut named = good.clone();
+    named.subjects[0].tenant = String::new();
+    let mut long = good.clone();
+    long.subjects[1].revision = "r".repeat(254);
+    let lying = |count| Frame { count, ..good.clone() };
+    let bad = [
+        (flipped, "checksum"),
+        (lying(0), "0 records"),
+        (lying(3), "follow the last"),
+        (lying(5), "end early"),
+        (lying(MAX_FRAME_RECORDS + 1), "expected 1 to"),
+        (Frame { first_seq: 0, ..good.clone() }, "sequence"),
+        (Frame { first_seq: u64::MAX, ..good.clone() }, "sequence"),
+        (Frame { subjects: subjects()[..1].to_vec(), ..good.clone() }, "names subject"),
+        (named, "1 to 253"),
+        (long, "1 to 253"),
+    ];
+    for (frame, why) in bad {
+        let error = ledger.append(frame).await.unwrap_err();
+        assert!(matches!(&error, AppendError::BadFrame(text) if text.contains(why)), "{error} lacks {why:?}");
+    }
+    assert_eq!(ledger.append(good).await.map(|a| a.watermark), Ok(4));
+    assert_eq!(ledger.verify().await.unwrap().by_record, 4);
+}
+
+pub async fn it_reopens_with_everything_and_goes_on(place: &Place) {
+    let ledger = open(place).await;
+    ledger.append(frame(1, 1..400)).await.unwrap();
+    drop(ledger);
+    let ledger = open(place).await;
+    assert_eq!(found(&ledger).await, expected(1..400));
+    ledger.append(frame(1, 300..2_001)).await.unwrap();
+    drop(ledger);
+    let ledger = open(place).await;
+    assert_eq!(found(&ledger).await, expected(1..2_001));
+    assert!(ledger.verify().await.unwrap().holds());
+    assert_eq!(ledger.health().problem, None);
+}
+
+pub async fn records_page_through_without_a_hole_or_a_double(place: &Place) {
+    let ledger = open(place).await;
+    for activator in 1..4 {
+        ledger.append(frame(activator, 1..1_001)).await.unwrap();
+    }
+    let all = ledger.records(&all_records()).await.unwrap();
+    assert_eq!((all.rows.len(), all.next), (3_000, None));
+    assert!(all.rows.is_sorted_by(|a, b| a.key < b.key));
+    let row = all.rows.iter().find(|r| r.key.activator == 2 && r.key.seq == 77).unwrap();
+    assert_eq!(row.request_id.to_string(), "0000000000000002-1-9a");
+    assert_eq!(row.subject, subjects()[77 % 3]);
+    assert_eq!(CallRecord { subject: 77 % 3, ..row.record }, record(77));
+    let mut paged = Vec::new();
+    let mut query = RecordsQuery { limit: 7, ..all_records() };
+    loop {
+        let page = ledger.records(&query).await.unwrap();
+        assert!(page.rows.len() <= 7);
+        paged.extend(page.rows);
+        query.after = page.next;
+        if query.after.is_none() {
+            break;
+        }
+    }
+    assert_eq!(paged, all.rows);
+    let filter = Filter { functions: vec!["blog/feed".into()], ..Filter::default() };
+    assert_eq!(ledger.records(&RecordsQuery { filter, ..all_records() }).await.unwrap().rows.len(), 999);
+    let filter = Filter { functions: vec!["nobody".into()], ..Filter::default() };
+    assert_eq!(ledger.records(&RecordsQuery { filter, ..all_records() }).await.unwrap().rows, []);
+    let times_us = record(10).received_at_us..record(20).received_at_us;
+    let some = ledger.records(&RecordsQuery { times_us, ..all_records() }).await.unwrap();
+    let mut seqs: Vec<_> = some.rows.iter().map(|r| r.key.seq).collect();
+    seqs.sort_unstable();
+    seqs.dedup();
+    assert_eq!(seqs, (10..20).collect::<Vec<_>>());
+}
+
+pub async fn usage_pages_and_grains_add_up(place: &Place) {
+    let ledger = open(place).await;
+    ledger.append(frame(1, 1..3_001)).await.unwrap();
+    let whole = ledger.tenant_usage("shop", NOVEMBER..NOVEMBER + 720).await.unwrap();
+    for granularity in [Granularity::Hour, Granularity::Day, Granularity::Month, Granularity::Total] {
+        for group_by in [GroupBy { function: true, tenant: true, ..GroupBy::default() }, GroupBy::default()] {
+            let filter = Filter { tenants: vec!["shop".into()], ..Filter::default() };
+            let mut query = UsageQuery { granularity, group_by, filter, limit: 3, ..all_hours() };
+            let (mut sum, mut keys) = (UsageSum::default(), Vec::new());
+            loop {
+                let page = ledger.usage(&query).await.unwrap();
+                for row in &page.rows {
+                    sum.merge(&row.usage);
+                    keys.push((row.group.clone(), row.time.start));
+                }
+                query.after = page.next;
+                if query.after.is_none() {
+                    break;
+                }
+            }
+            assert_eq!(sum, whole, "{granularity:?}");
+            assert!(keys.is_sorted_by(|a, b| a < b), "{granularity:?}");
+        }
+    }
+    assert_eq!(whole.calls(), 2_000);
+    assert!(matches!(ledger.tenant_usage("nobody", 0..1).await, Err(ReadError::UnknownTenant(_))));
+}
+
+pub async fn time_is_counted_by_the_rules_of_all_plans_that_were_there(place: &Place) {
+    let (article, coarse) =
+        (PricePlan::default(), PricePlan { name: "coarse".into(), step_ms: 100, ..PricePlan::default() });
+    let ledger = open(place).await;
+    ledger.append(frame(1, 1..7)).await.unwrap();
+    drop(ledger);
+    let plans = Plans::new(coarse.clone(), vec![article.clone()]);
+    let ledger = Ledger::open(place.clone(), plans.clone()).await.unwrap();
+    ledger.append(frame(1, 7..13)).await.unwrap();
+    let mut sum = UsageSum::default();
+    for seq in 1..13 {
+        let rules = if seq < 7 { vec![article.metering()] } else { plans.rules() };
+        sum.add(&record(seq), (512, 100), &rules);
+    }
+    sum.warm = sum.warm.bounded();
+    let query = UsageQuery { granularity: Granularity::Total, group_by: GroupBy::default(), ..all_hours() };
+    let found = ledger.usage(&query).await.unwrap().rows.remove(0).usage;
+    assert_eq!(found, sum);
+    let (by_article, by_coarse) = (found.billed(&article), found.billed(&coarse));
+    assert_eq!((by_article.unmetered, by_coarse.calls), (0, by_article.calls));
+    let before = (1..7).filter(|seq| article.bills(Class::of(&record(*seq)))).count() as u64;
+    assert_eq!(by_coarse.unmetered, before, "what came before the plan was there");
+}
+
+/// Two activators may each have had a first call on an instance.
+pub async fn the_start_of_an_instance_is_counted_once(place: &Place) {
+    let plan = PricePlan { bill: BilledOutcomes { start: true, ..BilledOutcomes::default() }, ..PricePlan::default() };
+    let ledger = Ledger::open(place.clone(), plan.clone()).await.unwrap();
+    let cold = |seq| CallRecord { subject: 0, first: true, start_us: 50_000, claim_us: 0, ..record(seq) };
+    let one = |activator, first_seq, seqs: &[u64]| {
+        let records: Vec<_> = seqs.iter().map(|seq| cold(*seq)).collect();
+        frame_of(activator, first_seq, &records, subjects())
+    };
+    ledger.append(one(1, 1, &[6, 12])).await.unwrap();
+    drop(ledger);
+    let ledger = Ledger::open(place.clone(), plan.clone()).await.unwrap();
+    ledger.append(one(2, 1, &[18])).await.unwrap();
+    let mut rows = ledger.records(&all_records()).await.unwrap().rows;
+    rows.sort_by_key(|row| row.record.call);
+    assert_eq!(rows.iter().map(|row| row.record.first).collect::<Vec<_>>(), [true, false, false]);
+    let usage = ledger.tenant_usage("shop", NOVEMBER..NOVEMBER + 720).await.unwrap();
+    let runs: u64 = [6, 12, 18].iter().map(|seq| record(*seq).run_us.div_ceil(1000)).sum();
+    let billed = usage.billed(&plan);
+    assert_eq!(billed.time.ms + billed.warm_time.ms, u128::from(50 + runs));
+}
+
+/// Minutes add up to their hours for as long as they are kept.
+pub async fn minutes_are_kept_for_a_while(place: &Place) {
+    let ledger = open(place).await;
+    ledger.append(frame(1, 1..1_001)).await.unwrap();
+    let minutes = UsageQuery { granularity: Granularity::Minute, ..all_hours() };
+    let of = async |query: &UsageQuery| {
+        let rows = ledger.usage(query).await.unwrap().rows;
+        rows.iter().fold((0, 0), |(rows, calls), row| (rows + 1, calls + row.usage.calls()))
+    };
+    let (by_hour, by_minute) = (of(&all_hours()).await, of(&minutes).await);
+    assert!(by_minute.0 > by_hour.0 && by_minute.1 == 1_000 && by_hour.1 == 1_000, "{by_hour:?}, {by_minute:?}");
+    // Seen from two days and ten hours after the first of November.
+    ledger.forget_minutes(NOVEMBER + 48 + 10).await.unwrap();
+    let late = UsageQuery { hours: NOVEMBER + 10..NOVEMBER + 720, ..minutes.clone() };
+    assert_eq!(of(&minutes).await, of(&late).await, "the first ten hours are gone");
+    assert!(of(&minutes).await.1 < 1_000);
+    assert_eq!(of(&all_hours()).await, by_hour);
+    assert!(ledger.verify().await.unwrap().holds());
+}
+
+/// A clock that is far off holds up nothing: its calls are counted in the first or the last hour that there is.
+pub async fn any_time_is_taken(place: &Place) {
+    let ledger = open(place).await;
+    let times = [i64::MIN, -1, 0, i64::MAX - 200_000_000, i64::MAX - 100_000_000, i64::MAX];
+    let far = |at| CallRecord { received_at_us: at, ..record(6) };
+    let records: Vec<_> = times.into_iter().map(far).collect();
+    ledger.append(frame_of(1, 1, &records, subjects())).await.unwrap();
+    let mut found: Vec<_> =
+        ledger.records(&RecordsQuery { times_us: i64::MIN..i64::MAX, ..all_records() }).await.unwrap().rows;
+    found.sort_by_key(|row| row.key.seq);
+    assert_eq!(found.iter().map(|row| row.record.received_at_us).collect::<Vec<_>>(), times[..5]);
+    let check = ledger.verify().await.unwrap();
+    assert!(check.holds() && check.by_record == 6, "{check:?}");
+}
+
+/// What is told again, or overlaps what was told, is counted once; also after the ledger was opened again.
+pub async fn warm_time_is_counted_once(place: &Place) {
+    let hour = i64::from(NOVEMBER) * HOUR_US;
+    let span = |at: usize, from_s: i64, to_s: i64| {
+        let (from_us, to_us) = (hour + from_s * 1_000_000, hour + to_s * 1_000_000);
+        WarmSpan { subject: subjects().swap_remove(at), resumes: false, from_us, to_us }
+    };
+    let ledger = open(place).await;
+    ledger.keep_warm(vec![span(0, 3_590, 3_600), span(2, 0, 30)]).await.unwrap();
+    ledger.keep_warm(vec![span(0, 3_590, 3_605), span(0, 3_590, 3_605)]).await.unwrap();
+    drop(ledger);
+    let ledger = open(place).await;
+    // The first goes on from where it was counted to, 3,605; the second was never counted.
+    let resumed = |span: WarmSpan| WarmSpan { resumes: true, ..span };
+    ledger.keep_warm(vec![resumed(span(0, 3_615, 3_620)), resumed(span(1, 3_600, 3_660))]).await.unwrap();
+    let one = CallRecord { subject: 0, warm_slots: 4, run_us: 20_000_000, received_at_us: hour, ..record(6) };
+    ledger.append(frame_of(1, 1, &[one], subjects())).await.unwrap();
+    let found: Vec<_> = ledger
+        .usage(&all_hours())
+        .await
+        .unwrap()
+        .rows
+        .into_iter()
+        .map(|row| (row.group.function.unwrap(), row.time.start - NOVEMBER, row.usage.warm))
+        .collect();
+    let warm = |seconds: u128, used: u128| Warm {
+        mib_ms: seconds * 1000 * 512,
+        mcpu_ms: seconds * 1000 * 100,
+        used_mib_ms: used * 1000 * 512,
+        used_mcpu_ms: used * 1000 * 100,
+    };
+    let expected = [
+        ("feed".to_owned(), 0, warm(30, 0)),
+        ("cart".to_owned(), 0, warm(10, 5)),
+        ("cart".to_owned(), 1, warm(20 + 60, 0)),
+    ];
+    assert_eq!(found, expected, "of one slot in four, a quarter is used");
+    assert!(ledger.verify().await.unwrap().holds());
+}
+
+pub async fn many_at_once_are_all_applied(place: &Place) {
+    let ledger = open(place).await;
+    let tasks: Vec<_> = (0..8u64)
+        .map(|activator| {
+            let ledger = ledger.clone();
+            tokio::spawn(async move {
+                for part in 0..20 {
+                    let first = 1 + part * 100;
+                    let appended = ledger.append(frame(activator, first..first + 100)).await.unwrap();
+                    assert_eq!(appended, Appended { watermark: first + 99, outcome: AppendOutcome::Applied });
+                }
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.unwrap();
+    }
+    let check = ledger.verify().await.unwrap();
+    assert!(check.holds(), "{check:?}");
+    assert_eq!(check.by_record, 16_000);
+}
+
+pub async fn small_frames_share_blocks_and_no_page_loses_one(place: &Place) {
+    let ledger = open(place).await;
+    let mut query = RecordsQuery { limit: 5, ..all_records() };
+    let mut seen = Vec::new();
+    for seq in 1..201 {
+        ledger.append(frame(1, seq..seq + 1)).await.unwrap();
+        if seq % 3 == 0 {
+            // Paging goes on while blocks grow.
+            let page = ledger.records(&query).await.unwrap();
+            seen.extend(page.rows.iter().map(|r| r.key.seq));
+            query.after = page.rows.last().map(|r| r.key).or(query.after);
+        }
+    }
+    while let Some(last) = ledger.records(&query).await.unwrap().rows.last().map(|r| r.key) {
+        seen.extend(ledger.records(&query).await.unwrap().rows.iter().map(|r| r.key.seq));
+        query.after = Some(last);
+    }
+    assert_eq!(seen, (1..201).collect::<Vec<_>>());
+    let check = ledger.verify().await.unwrap();
+    assert!(check.holds() && check.by_record == 200, "{check:?}");
+    drop(ledger);
+    assert_eq!(found(&open(place).await).await, expected(1..201));
+}
+
+/// Frames as a broken network delivers them: any cut, order and repetition, then everything once from the start.
+pub fn deliveries() -> impl Strategy<Value = (Vec<(u64, u64)>, Vec<u64>)> {
+    let any_frames = prop::collection::vec((1u64..300, 1u64..80), 0..25);
+    let cuts = prop::collection::btree_set(2u64..300, 0..6);
+    (any_frames, cuts.prop_map(|cuts| cuts.into_iter().chain([301]).collect()))
+}
+
+/// Whatever way frames come, the state is the same.
+pub async fn any_split_resend_and_order_gives_the_same_state(
+    place: &Place,
+    (wild, cuts): (Vec<(u64, u64)>, Vec<u64>),
+    reopen: bool,
+) {
+    let mut ledger = open(place).await;
+    for (first, len) in wild {
+        ledger.append(frame(1, first..(first + len).min(301))).await.unwrap();
+    }
+    if reopen {
+        drop(ledger);
+        ledger = open(place).await;
+    }
+    let mut first = 1;
+    for cut in cuts {
+        let appended = ledger.append(frame(1, first..cut)).await.unwrap();
+        assert!(appended.watermark >= cut - 1);
+        first = cut;
+    }
+    assert_eq!(found(&ledger).await, expected(1..301));
+    let mut records = ledger.records(&all_records()).await.unwrap().rows;
+    records.sort_unstable_by_key(|r| r.key.seq);
+    let plain: Vec<_> = records.iter().map(|r| CallRecord { subject: (r.key.seq % 3) as u32, ..r.record }).collect();
+    assert_eq!(plain, (1..301).map(record).collect::<Vec<_>>());
+    let check = ledger.verify().await.unwrap();
+    assert!(check.holds() && check.by_record == 300, "{check:?}");
+}
+
+/// Declares every test for a store: `$home` makes an empty place, and keeps it until it is dropped.
+macro_rules! conformance {
+    ($home:expr) => {
+        $crate::conformance::conformance! { $home =>
+            a_frame_is_applied_once_and_a_gap_not_at_all
+            a_damaged_frame_is_refused_and_changes_nothing
+            it_reopens_with_everything_and_goes_on
+            records_page_through_without_a_hole_or_a_double
+            usage_pages_and_grains_add_up
+            time_is_counted_by_the_rules_of_all_plans_that_were_there
+            the_start_of_an_instance_is_counted_once
+            minutes_are_kept_for_a_while
+            any_time_is_taken
+            warm_time_is_counted_once
+            many_at_once_are_all_applied
+            small_frames_share_blocks_and_no_page_loses_one
+        }
+
+        proptest::proptest! {
+            #![proptest_config(proptest::prelude::ProptestConfig { cases: 24, ..Default::default() })]
+            #[test]
+            fn any_split_resend_and_order_gives_the_same_state(
+                deliveries in $crate::conformance::deliveries(),
+                reopen in proptest::prelude::any::<bool>(),
+            ) {
+                let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+                runtime.block_on(async {
+                    let home = $home.await;
+                    let place = home.place();
+                    $crate::conformance::any_split_resend_and_order_gives_the_same_state(&place, deliveries, reopen).await;
+                });
+            }
+        }
+    };
+    ($home:expr => $($name:ident)*) => {
+        $(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+            async fn $name() {
+                let home = $home.await;
+                $crate::conformance::$name(&home.place()).await;
+            }
+        )*
+    };
+}
+pub(crate) use conformance;
