@@ -564,8 +564,9 @@ impl<F: Fleet> Office<F> {
             let (seen, valid) = (observed.instances.get(id)?, observed.object.as_ref()?.valid.as_ref()?);
             let span = WarmSpan {
                 subject: subject(observed, seen, valid),
-                // An earlier controller kept it warm, too, if the ledger has any of its warm time.
+                // An earlier controller kept it warm, too, if the ledger says so.
                 resumes: seen.found && now < self.opened.unwrap_or_default() + RESUME,
+                open: true,
                 from_us: at_us,
                 to_us: at_us,
             };

@@ -1,8 +1,8 @@
 //! Meters the capacity that is kept warm: tells the ledger the time of each warm instance, at least once a minute, until
 //! it has it.
 //!
-//! What is told again is not counted again: the ledger knows up to when each instance was counted. So nothing is lost
-//! while the ledger is away, and a controller that is started anew goes on from the start of the instance's process.
+//! What is told again is not counted again: the ledger knows up to when each instance was counted, and whether it was kept
+//! warm behind that. So nothing is lost while the ledger is away, and a controller that is started anew goes on from there.
 
 use crate::fleet::{FunctionUid, InstanceId};
 use crate::ledger::{LedgerDoor, WarmSpan};
@@ -21,10 +21,10 @@ const TICK: Duration = Duration::from_secs(60);
 const GATHER: Duration = Duration::from_secs(1);
 /// Pause after the ledger did not take it.
 const PAUSE: Duration = Duration::from_secs(5);
-/// How long the ledger may take for a write; a stop waits for no longer than two of them.
+/// How long the ledger may take for a write, and a stop for what is left.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Spans in one write: a few rows each, far below what a transaction holds.
-const BATCH: usize = 1_000;
+/// Spans in one write: a few rows each.
+const BATCH: usize = 200;
 /// Instances that have ended and are not counted yet: about 600 B each with its names, so 60 MB after days without a
 /// ledger. Beyond it the oldest are given up, and that is said.
 const MAX_ENDED: usize = 100_000;
@@ -71,7 +71,7 @@ impl Meter {
             match now.get_mut(&id) {
                 // It goes on; what was told of it stays told.
                 Some(open) => *open = span,
-                None => self.end(WarmSpan { to_us: change.at_us, ..span }),
+                None => self.end(WarmSpan { to_us: change.at_us, open: false, ..span }),
             }
         }
         if !now.is_empty() {
@@ -81,9 +81,6 @@ impl Meter {
     }
 
     fn end(&mut self, span: WarmSpan) {
-        if span.from_us >= span.to_us {
-            return;
-        }
         if self.ended.len() >= MAX_ENDED {
             self.ended.pop_front();
             self.left += 1;
@@ -155,10 +152,10 @@ impl WarmMeter {
                 () = stop.cancelled() => break,
                 () = self.changed.notified() => {}
                 () = tokio::time::sleep_until(due), if !idle => {
-                    if self.tell(&ledger, now_us()).await {
-                        tick = Instant::now() + TICK;
-                    } else {
-                        closed_until = Instant::now() + PAUSE;
+                    // What was counted, and not heard to be, is told again.
+                    match stop.run_until_cancelled(self.tell(&ledger, now_us())).await {
+                        Some(true) => tick = Instant::now() + TICK,
+                        _ => closed_until = Instant::now() + PAUSE,
                     }
                 }
             }
@@ -175,11 +172,8 @@ impl WarmMeter {
 
     /// Tells the ledger; false when it did not take all of it in time.
     async fn tell(&self, ledger: &LedgerDoor, now_us: i64) -> bool {
+        let Ok(ledger) = ledger.ledger() else { return self.meter.lock().is_empty() };
         let telling = self.meter.lock().telling(now_us);
-        if telling.spans.is_empty() {
-            return true;
-        }
-        let Ok(ledger) = ledger.ledger() else { return false };
         for some in telling.spans.chunks(BATCH) {
             match tokio::time::timeout(PATIENCE, ledger.keep_warm(some.to_vec())).await {
                 Ok(Ok(())) => {}
@@ -187,7 +181,10 @@ impl WarmMeter {
                     tracing::debug!(%error, "warm time waits");
                     return false;
                 }
-                Err(_) => return false,
+                Err(_) => {
+                    tracing::debug!("warm time waits: the ledger does not answer");
+                    return false;
+                }
             }
         }
         self.meter.lock().told(&telling);
@@ -219,7 +216,7 @@ mod tests {
     }
 
     fn change(warm: &[(&str, i64)], at_us: i64) -> Change {
-        let span = |id, from_us| WarmSpan { subject: subject(id), resumes: true, from_us, to_us: from_us };
+        let span = |id, from_us| WarmSpan { subject: subject(id), resumes: true, open: true, from_us, to_us: from_us };
         let warm = warm.iter().map(|(id, from_us)| (InstanceId::from(*id), span(id, *from_us))).collect();
         Change { function: FunctionUid::from("f"), warm, at_us }
     }

@@ -221,7 +221,7 @@ pub async fn warm_time_is_counted_once(place: &Place) {
     let hour = i64::from(NOVEMBER) * HOUR_US;
     let span = |at: usize, from_s: i64, to_s: i64| {
         let (from_us, to_us) = (hour + from_s * 1_000_000, hour + to_s * 1_000_000);
-        WarmSpan { subject: subjects().swap_remove(at), resumes: false, from_us, to_us }
+        WarmSpan { subject: subjects().swap_remove(at), resumes: false, open: true, from_us, to_us }
     };
     let ledger = open(place).await;
     ledger.keep_warm(vec![span(0, 3_590, 3_600), span(2, 0, 30)]).await.unwrap();

@@ -66,6 +66,9 @@ pub(super) async fn run(door: &Door, statement: &Statement, line: &str, args: &B
     loop {
         let page: Page = serde_json::from_slice(&door.get(&question(statement, &cursor)).await?)
             .map_err(|e| Failure::failed(format!("the answer is of another version: {e}")))?;
+        if page.rows.first().is_some_and(|row| !row.contains_key("compute_line")) {
+            return Err(Failure::failed("the answer is of another version: it does not say which line a call is in"));
+        }
         let rows: Vec<_> = page.rows.into_iter().filter(wanted).collect();
         rows.iter().for_each(|row| sum.add(row));
         print(&rows, args.output, first)?;
@@ -162,6 +165,7 @@ fn check(statement: &Statement, line: &str, part: Part, sum: &Sum) -> Outcome {
     }
     let found = found.map_or_else(|| "?".to_owned(), |f| f.normalize().to_string());
     let why = match statement.unmetered_calls {
+        _ if part == Part::Call => "calls have come in between: ask again".to_owned(),
         0 => "calls have come in between: ask again".to_owned(),
         unmetered => format!("the time of {unmetered} calls is in no line, see the statement"),
     };

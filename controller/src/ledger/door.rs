@@ -71,6 +71,8 @@ impl fmt::Display for Place {
 
 /// Pause between two looks at what is not kept any longer.
 const TIDY: Duration = Duration::from_secs(3600);
+/// Pause when one failed.
+const TIDY_AGAIN: Duration = Duration::from_secs(60);
 
 /// A ledger, or why there is none at the moment. Clones share it.
 #[derive(Clone, Debug)]
@@ -101,10 +103,11 @@ pub enum DoorState {
 async fn tidy(ledger: &Ledger) {
     loop {
         let hour = u32::try_from(Timestamp::now().as_second() / 3600).unwrap_or_default();
-        if let Err(error) = ledger.forget_minutes(hour).await {
-            tracing::debug!(%error, "minutes are kept for longer");
+        let tidied = ledger.forget_minutes(hour).await;
+        if let Err(error) = &tidied {
+            tracing::info!(%error, "what is not kept any longer is kept for a while");
         }
-        tokio::time::sleep(TIDY).await;
+        tokio::time::sleep(if tidied.is_ok() { TIDY } else { TIDY_AGAIN }).await;
     }
 }
 

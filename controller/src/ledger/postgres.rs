@@ -19,7 +19,7 @@ use super::store::{Scan, Store};
 use super::{
     AppendError, Appended, Conservation, FunctionId, Health, Level, Page, ReadError, RecordKey, RecordRow, WarmSpan,
 };
-use connect::Pool;
+use connect::{Held, Pool};
 use dormouse_core::price::Metering;
 use names::Names;
 use parking_lot::Mutex;
@@ -75,6 +75,17 @@ impl PostgresStore {
         let store = Self { pool, rules, names: Names::default(), days, problem, size };
         store.look().await.map_err(|e| PostgresError::Failed { place: place(config), why: e.words() })?;
         Ok(store)
+    }
+
+    /// A connection to write by. With a new one nothing is taken for known: it may be to another database, behind the same
+    /// address, whose numbers are its own.
+    async fn client(&self) -> Result<Held, Trouble> {
+        let client = self.pool.client().await?;
+        if client.is_new() {
+            self.names.forget();
+            self.days.lock().clear();
+        }
+        Ok(client)
     }
 
     /// Asks how large it is.
@@ -148,10 +159,9 @@ impl Store for PostgresStore {
     }
 
     async fn forget_minutes(&self, before: u32) -> Result<(), AppendError> {
-        let forgotten = append::tidy(self, before).await;
-        // It is told, and nothing is decided by it.
+        // Nothing that is told by it, or forgotten with it, is worth being called not ready.
         let _ = self.look().await;
-        self.wrote(forgotten)
+        append::tidy(self, before).await.map_err(|trouble| AppendError::Closed(trouble.words()))
     }
 
     async fn functions(&self) -> Result<Vec<(u32, FunctionId)>, ReadError> {

@@ -10,8 +10,10 @@ use dormouse_core::usage::Warm;
 pub struct WarmSpan {
     /// The instance.
     pub subject: Subject,
-    /// It goes on from what was counted of the instance before, if anything was: who told of that ended in between.
+    /// Who told of the instance before has ended: if its last span was open then, this one goes on from there.
     pub resumes: bool,
+    /// It goes on behind its end.
+    pub open: bool,
     /// Its beginning, microseconds since 1970 UTC. What was counted of the instance before is not counted again.
     pub from_us: i64,
     /// Its end, not included.
@@ -22,10 +24,23 @@ pub struct WarmSpan {
 /// waited for the ledger are 60,000 rows then.
 const MINUTES: i64 = 60;
 
+/// Longest time that is bridged between two controllers: nobody can say whether an instance was kept warm in it.
+const BRIDGE_US: i64 = HOUR_US;
+
+/// Up to when an instance has been counted, and whether it was kept warm behind that.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Counted {
+    pub(super) until_us: i64,
+    pub(super) open: bool,
+}
+
 impl WarmSpan {
-    /// Where it begins to count, when the instance was counted up to a time before (0: not at all).
-    pub(super) fn begins(&self, counted_us: i64) -> i64 {
-        if self.resumes && counted_us > 0 { counted_us } else { self.from_us.max(counted_us) }
+    /// Where it begins to count, and what is counted with it; `None` when nothing of it is new.
+    pub(super) fn count(&self, before: Counted) -> Option<(i64, Counted)> {
+        let bridged = self.resumes && before.open && self.from_us - before.until_us <= BRIDGE_US;
+        let from_us = if bridged { before.until_us } else { self.from_us.max(before.until_us) };
+        let now = Counted { until_us: self.to_us.max(before.until_us), open: self.open };
+        (from_us < self.to_us || (before.open && !self.open)).then_some((from_us.min(self.to_us), now))
     }
 }
 
@@ -59,6 +74,38 @@ mod tests {
         let mut sum = Warm::default();
         rows.iter().filter(|row| row.0 == level).for_each(|row| sum.merge(&row.2));
         sum
+    }
+
+    #[test]
+    fn a_span_resumes_only_what_was_open_and_not_long_ago() {
+        let text = |text: &str| text.to_owned();
+        let subject = Subject {
+            function_uid: text("f"),
+            namespace: text("n"),
+            name: text("n"),
+            revision: text("r"),
+            tenant: text("n"),
+            memory_mib: 1,
+            cpu_millis: 1,
+            instance: text("i"),
+        };
+        let span = |resumes, from_us, to_us| WarmSpan { subject: subject.clone(), resumes, open: true, from_us, to_us };
+        let counted = |until_us, open| Counted { until_us, open };
+        let begins = |span: WarmSpan, before| span.count(before).map(|(from_us, _)| from_us);
+        assert_eq!(begins(span(true, 90, 100), counted(50, true)), Some(50));
+        assert_eq!(begins(span(true, 90, 100), counted(50, false)), Some(90), "it was not kept any longer");
+        assert_eq!(begins(span(true, 90, 100), Counted::default()), Some(90), "it was never counted");
+        assert_eq!(begins(span(false, 90, 100), counted(50, true)), Some(90));
+        assert_eq!(begins(span(false, 90, 100), counted(95, true)), Some(95), "each moment once");
+        assert_eq!(begins(span(false, 90, 100), counted(100, true)), None);
+        let later = BRIDGE_US + 51;
+        assert_eq!(
+            begins(span(true, later, later + 9), counted(50, true)),
+            Some(later),
+            "nobody can say what was between"
+        );
+        let ended = WarmSpan { open: false, ..span(false, 90, 100) };
+        assert_eq!(ended.count(counted(100, true)), Some((100, counted(100, false))), "its end is noted");
     }
 
     #[test]

@@ -341,7 +341,7 @@ impl Observed {
         let serving = |i: &InstanceSeen| self.serving.as_ref() == Some(&i.seen.revision);
         let kept = |i: &InstanceSeen| serving(i) && i.is_open() && i.claimed.is_none() && !i.is_spent() && !i.condemned;
         // By the start of their processes, where that is known: after a controller's restart they are the same ones.
-        let age = |i: &InstanceSeen| (i.seen.started_at_us.unwrap_or_default(), i.since);
+        let age = |i: &InstanceSeen| (i.seen.started_at_us.unwrap_or(i64::MAX), i.since);
         let mut warm: Vec<_> = self.instances.iter().filter(|(_, i)| kept(i)).map(|(id, i)| (age(i), id)).collect();
         warm.sort_unstable();
         warm.into_iter().map(|(_, id)| id).take(self.floor.instances as usize).collect()

@@ -5,10 +5,11 @@ use super::rows::{self, Sums};
 use super::{PostgresStore, Trouble, signed};
 use crate::ledger::frame::Checked;
 use crate::ledger::times::{hour_of, minute_of};
-use crate::ledger::{AppendOutcome, Appended, Level, WarmSpan, warm};
+use crate::ledger::warm::{self, Counted};
+use crate::ledger::{AppendOutcome, Appended, Level, WarmSpan};
 use deadpool_postgres::{Object, Transaction};
 use dormouse_core::record::CallRecord;
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use tokio_postgres::Client;
 
 /// Held while a partition is made: "days" as a number.
@@ -16,13 +17,8 @@ const PARTITIONS: i64 = 0x6461_7973;
 
 /// Applies what is new of a frame.
 pub(super) async fn frame(store: &PostgresStore, frame: &Checked) -> Result<Appended, Trouble> {
-    let mut client = store.pool.client().await?;
+    let mut client = store.client().await?;
     let applied = apply(store, &mut client, frame).await;
-    if applied.is_err() {
-        // It may be another database by now, behind the same address: its numbers are its own.
-        store.names.forget();
-        store.days.lock().clear();
-    }
     client.after(applied)
 }
 
@@ -142,35 +138,42 @@ async fn new_records(
 
 /// Counts warm time that was not counted.
 pub(super) async fn keep_warm(store: &PostgresStore, spans: &[WarmSpan]) -> Result<(), Trouble> {
-    let mut client = store.pool.client().await?;
+    let mut client = store.client().await?;
     let kept = count_warm(store, &mut client, spans).await;
     client.after(kept)
 }
+
+const WARM_NEW: &str = "INSERT INTO warm (subject) SELECT unnest($1::int4[]) ON CONFLICT DO NOTHING";
+const WARM_LOCK: &str = "SELECT subject, until_us, open FROM warm WHERE subject = ANY ($1) ORDER BY subject FOR UPDATE";
+const WARM_SET: &str = "UPDATE warm w SET until_us = n.until_us, open = n.open \
+    FROM unnest($1::int4[], $2::int8[], $3::bool[]) AS n (subject, until_us, open) WHERE w.subject = n.subject";
 
 async fn count_warm(store: &PostgresStore, client: &mut Object, spans: &[WarmSpan]) -> Result<(), Trouble> {
     let mut known = Vec::with_capacity(spans.len());
     for span in spans {
         known.push((store.names.of(client, &span.subject).await?, span));
     }
-    // In one order, so that no two writers wait for each other.
-    known.sort_by_key(|(known, span)| (known.subject, span.to_us));
+    let subjects: BTreeSet<i32> = known.iter().map(|(known, _)| known.subject).collect();
+    // All at once and in one order, so that no two writers wait for each other.
+    let subjects: Vec<i32> = subjects.into_iter().collect();
     let step = client.transaction().await?;
-    let new = step.prepare_cached("INSERT INTO warm VALUES ($1, 0) ON CONFLICT DO NOTHING").await?;
-    let read = step.prepare_cached("SELECT counted_us FROM warm WHERE subject = $1 FOR UPDATE").await?;
-    let set = step.prepare_cached("UPDATE warm SET counted_us = $2 WHERE subject = $1").await?;
+    step.execute(&step.prepare_cached(WARM_NEW).await?, &[&subjects]).await?;
+    let rows = step.query(&step.prepare_cached(WARM_LOCK).await?, &[&subjects]).await?;
+    let mut counted: BTreeMap<i32, Counted> =
+        rows.iter().map(|row| (row.get(0), Counted { until_us: row.get(1), open: row.get(2) })).collect();
     let mut sums = Sums::default();
     for (known, span) in known {
-        step.execute(&new, &[&known.subject]).await?;
-        let counted: i64 = step.query_one(&read, &[&known.subject]).await?.get(0);
-        let from_us = span.begins(counted);
-        if from_us >= span.to_us {
-            continue;
-        }
+        let counted = counted.entry(known.subject).or_default();
+        let Some((from_us, now)) = span.count(*counted) else { continue };
+        *counted = now;
         for (level, time, warm) in warm::rows(from_us, span.to_us, known.size) {
             sums.entry((level, known.function, time)).or_default().warm.merge(&warm);
         }
-        step.execute(&set, &[&known.subject, &span.to_us]).await?;
     }
+    let until: Vec<i64> = counted.values().map(|counted| counted.until_us).collect();
+    let open: Vec<bool> = counted.values().map(|counted| counted.open).collect();
+    let subjects: Vec<i32> = counted.into_keys().collect();
+    step.execute(&step.prepare_cached(WARM_SET).await?, &[&subjects, &until, &open]).await?;
     rows::add_sums(&step, &sums).await?;
     step.commit().await?;
     Ok(())
@@ -179,14 +182,16 @@ async fn count_warm(store: &PostgresStore, client: &mut Object, spans: &[WarmSpa
 /// Forgets sums of minutes before this one, and makes the partitions of the days that come next: what waits for a lock
 /// then holds up no frame.
 pub(super) async fn tidy(store: &PostgresStore, before: u32) -> Result<(), Trouble> {
-    let mut client = store.pool.client().await?;
-    let done = forget_and_prepare(store, &mut client, before).await;
-    client.after(done)
+    let mut client = store.client().await?;
+    let forgotten = forget_minutes(&mut client, before).await;
+    client.after(forgotten)?;
+    let mut client = store.client().await?;
+    let today = day_of(jiff::Timestamp::now().as_microsecond());
+    let made = partitions(store, &mut client, (today..=today + 2).collect()).await;
+    client.after(made)
 }
 
-async fn forget_and_prepare(store: &PostgresStore, client: &mut Object, before: u32) -> Result<(), Trouble> {
-    let today = day_of(jiff::Timestamp::now().as_microsecond());
-    partitions(store, client, (today..=today + 2).collect()).await?;
+async fn forget_minutes(client: &mut Object, before: u32) -> Result<(), Trouble> {
     let step = client.transaction().await?;
     // In the order in which sums are added.
     for table in ["usage", "usage_class"] {

@@ -14,6 +14,9 @@ const CONNECTIONS: usize = 8;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long the other side may be silent before it is taken for gone.
 const SILENCE: Duration = Duration::from_secs(30);
+/// How long a lock is waited for, in milliseconds: less than the 10 s that an activator waits for its frame, so that what
+/// nobody waits for any more is gone before it is sent again.
+const LOCKED_MS: u32 = 8_000;
 /// How long a statement may run: reading a month of everything takes seconds.
 const STATEMENT: Duration = Duration::from_secs(120);
 
@@ -65,7 +68,7 @@ impl Pool {
     pub(super) async fn open(config: &Config) -> Result<Self, PostgresError> {
         let mut config = config.clone();
         config.connect_timeout(PATIENCE).application_name("dormouse-controller");
-        config.keepalives_idle(SILENCE).tcp_user_timeout(SILENCE);
+        config.keepalives_idle(SILENCE).keepalives_interval(SILENCE / 3).tcp_user_timeout(SILENCE);
         config.options(options(config.get_options()));
         let recycle = ManagerConfig { recycling_method: RecyclingMethod::Fast };
         let manager = match tls(&config)? {
@@ -100,6 +103,11 @@ impl Pool {
 pub(super) struct Held(Option<Object>);
 
 impl Held {
+    /// Whether nobody has used it before.
+    pub(super) fn is_new(&self) -> bool {
+        Object::metrics(self).recycle_count == 0
+    }
+
     /// Gives it back with its last answer.
     pub(super) fn after<T>(mut self, answer: Result<T, Trouble>) -> Result<T, Trouble> {
         if answer.is_ok() {
@@ -138,7 +146,7 @@ impl DerefMut for Held {
 fn options(given: Option<&str>) -> String {
     let (statement, silence) = (STATEMENT.as_millis(), SILENCE.as_millis());
     format!(
-        "{} -c search_path=dormouse -c synchronous_commit=on -c statement_timeout={statement} \
+        "{} -c search_path=dormouse -c synchronous_commit=on -c statement_timeout={statement} -c lock_timeout={LOCKED_MS} \
          -c idle_in_transaction_session_timeout={silence} -c tcp_keepalives_idle={} -c tcp_keepalives_interval=10 \
          -c tcp_keepalives_count=3",
         given.unwrap_or_default(),
@@ -156,8 +164,15 @@ fn tls(config: &Config) -> Result<Option<MakeRustlsConnect>, PostgresError> {
     let mut roots = rustls::RootCertStore::empty();
     let (added, _) = roots.add_parsable_certificates(found.certs);
     if added == 0 {
-        let needed = config.get_ssl_mode() != SslMode::Prefer;
-        return if needed { Err(PostgresError::NoRoots { place: place(config) }) } else { Ok(None) };
+        let named = std::env::var_os("SSL_CERT_FILE").is_some();
+        if named || config.get_ssl_mode() != SslMode::Prefer {
+            return Err(PostgresError::NoRoots { place: place(config) });
+        }
+        tracing::warn!(
+            place = place(config),
+            "the database is reached without TLS: there are no authorities to check it by"
+        );
+        return Ok(None);
     }
     let client = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
     Ok(Some(MakeRustlsConnect::new(client)))

@@ -2,7 +2,8 @@
 
 use super::super::frame::Checked;
 use super::super::times::{hour_of, minute_of};
-use super::super::{AppendOutcome, Appended, Level, ReadError, WarmSpan, warm};
+use super::super::warm::{self, Counted};
+use super::super::{AppendOutcome, Appended, Level, ReadError, WarmSpan};
 use super::CorruptValue;
 use super::block::OpenBlock;
 use super::codec::{decode_sum, encode_sum};
@@ -34,7 +35,7 @@ pub(super) struct Applier {
     watermarks: HashMap<EpochId, u64>,
     sums: HashMap<RollupId, UsageSum>,
     /// Up to when the warm time of subjects has been counted.
-    warm: HashMap<u32, i64>,
+    warm: HashMap<u32, Counted>,
     /// The last block of each epoch, while it takes more.
     tails: HashMap<EpochId, OpenBlock>,
     growth: Growth,
@@ -177,17 +178,15 @@ impl Applier {
             let known = self.numbers.of(&self.store, &mut self.open.batch, &span.subject)?;
             let counted = match self.warm.get(&known.subject) {
                 Some(counted) => *counted,
-                None => stored_time(&self.store, known.subject)?,
+                None => stored_count(&self.store, known.subject)?,
             };
-            let from_us = span.begins(counted);
-            if from_us >= span.to_us {
-                continue;
-            }
+            let Some((from_us, now)) = span.count(counted) else { continue };
             for (level, time, warm) in warm::rows(from_us, span.to_us, known.size) {
                 self.sum(RollupId { level, function: known.function, time })?.warm.merge(&warm);
             }
-            self.open.batch.insert(&key::warm(known.subject), &span.to_us.to_be_bytes());
-            self.warm.insert(known.subject, span.to_us);
+            let value = [&now.until_us.to_be_bytes()[..], &[u8::from(now.open)]].concat();
+            self.open.batch.insert(&key::warm(known.subject), value);
+            self.warm.insert(known.subject, now);
             self.open.records += 1;
             if self.open.sums.len() >= MAX_BATCH {
                 self.write()?;
@@ -256,10 +255,11 @@ impl Applier {
 }
 
 /// Up to when a subject's warm time has been counted; 1970 before the first.
-fn stored_time(store: &Folder, subject: u32) -> Result<i64, ReadError> {
-    match store.db.get(key::warm(subject))? {
-        None => Ok(0),
-        Some(value) => Ok(i64::from_be_bytes((*value).try_into().map_err(|_| CorruptValue("time"))?)),
+fn stored_count(store: &Folder, subject: u32) -> Result<Counted, ReadError> {
+    let Some(value) = store.db.get(key::warm(subject))? else { return Ok(Counted::default()) };
+    match value.split_first_chunk() {
+        Some((until_us, &[open @ (0 | 1)])) => Ok(Counted { until_us: i64::from_be_bytes(*until_us), open: open == 1 }),
+        _ => Err(CorruptValue("warm time").into()),
     }
 }
 

@@ -98,10 +98,11 @@ CREATE TABLE usage_class (
     PRIMARY KEY (level, function, time, class, step_ms, min_ms, start)
 );
 
--- Up to when the warm time of an instance has been counted.
+-- Up to when the warm time of an instance has been counted, and whether it was kept warm behind that.
 CREATE TABLE warm (
-    subject    integer PRIMARY KEY,
-    counted_us bigint NOT NULL
+    subject  integer PRIMARY KEY,
+    until_us bigint NOT NULL DEFAULT 0,
+    open     boolean NOT NULL DEFAULT false
 );
 
 CREATE VIEW calls AS
