@@ -97,6 +97,30 @@ async fn a_waiting_stream_that_is_reset_is_dropped_and_the_others_wait_on() {
     assert!(house.records(1).await[0].1.cold);
 }
 
+/// However soon its reset comes: before the request is looked at, while it is sent, or within its body.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_is_reset_within_its_body_is_whole_for_nobody() {
+    let house = House::new().await;
+    let origin = Origin::echo().await;
+    house.publish(ready("hello", origin.addr, 100)).await;
+    for n in 0..300 {
+        let mut client = H2Client::connect(house.activator.addr).await;
+        let method = if n % 2 == 0 { "GET" } else { "POST" };
+        let (_answer, mut stream) = client.start(request(method, "/"), false).await;
+        if n % 3 == 0 {
+            stream.send_data(Bytes::from_static(b"half"), false).unwrap();
+        }
+        if n % 5 == 0 {
+            tokio::task::yield_now().await;
+        }
+        stream.send_reset(Reason::CANCEL);
+    }
+    let mut client = H2Client::connect(house.activator.addr).await;
+    let (last, _) = client.start(request("GET", "/last"), true).await;
+    assert_eq!(whole(last).await.text(), "hello");
+    assert_eq!(origin.seen.whole.load(SeqCst), 1, "only the last one ended");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn waiting_streams_leave_with_their_connection() {
     let house = House::new().await;
