@@ -152,7 +152,13 @@ impl Line {
         loop {
             if let Some(at) = self.buffer.windows(2).position(|w| w == b"\r\n") {
                 let len = usize::from_str_radix(std::str::from_utf8(&self.buffer[..at]).unwrap(), 16).unwrap();
-                if self.buffer.len() >= at + 2 + len + 2 {
+                if len == 0 {
+                    // Trailers may stand between the last chunk and the end.
+                    if let Some(end) = self.buffer[at..].windows(4).position(|w| w == b"\r\n\r\n") {
+                        self.buffer.drain(..at + end + 4);
+                        return Some(Vec::new());
+                    }
+                } else if self.buffer.len() >= at + 2 + len + 2 {
                     let chunk = self.buffer[at + 2..at + 2 + len].to_vec();
                     self.buffer.drain(..at + 2 + len + 2);
                     return Some(chunk);
