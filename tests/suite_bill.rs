@@ -137,7 +137,7 @@ async fn run(place: Place, n: u64, amounts: [&str; 4]) {
     println!("{n} records durable at {rate:.0} records/s, {:.1} B each on disk", size as f64 / n as f64);
     let usage = ledger.tenant_usage("shop", hours).await.expect("usage");
     assert_eq!(usage.calls(), n);
-    let statement = ledger.plan().statement(&usage).expect("statement");
+    let statement = PricePlan::default().statement(&usage).expect("statement");
     let saving = statement.saving(350.into()).expect("saving");
     let lines: Vec<_> = statement.lines.iter().take(2).map(|line| line.amount.to_string()).collect();
     let [calls, compute, total, percent] = amounts;

@@ -7,7 +7,7 @@ use crate::exit::{Failure, Outcome};
 use crate::say;
 use crate::table::{table, text};
 use crate::target::Target;
-use crate::usage::encoded;
+use crate::usage::{encoded, read};
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, civil};
 use rust_decimal::Decimal;
@@ -54,7 +54,7 @@ pub(crate) async fn run(args: &BillArgs) -> Outcome {
     let door = target.usage().await?;
     let body = door.get(&path).await?;
     if let Some(line) = &args.explain {
-        return explain::run(&door, &statement(&body)?, line, args).await;
+        return explain::run(&door, &read(&body)?, line, args).await;
     }
     match args.output {
         BillFormat::Csv => say::bytes(&body)?,
@@ -63,14 +63,10 @@ pub(crate) async fn run(args: &BillArgs) -> Outcome {
             say::out(serde_json::to_string_pretty(&value).map_err(Failure::failed)?);
         }
         BillFormat::Table => {
-            say::out(page(&statement(&body)?));
+            say::out(page(&read(&body)?));
         }
     }
     Ok(())
-}
-
-fn statement(body: &[u8]) -> Result<Statement, Failure> {
-    serde_json::from_slice(body).map_err(|e| Failure::failed(format!("the answer is of another version: {e}")))
 }
 
 fn path(args: &BillArgs, now: Timestamp) -> Result<String, Failure> {

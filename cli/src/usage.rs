@@ -37,8 +37,7 @@ pub(crate) async fn run(args: &UsageArgs) -> Outcome {
     let mut cursor = String::new();
     for _ in 0..MAX_PAGES {
         let body = door.get(&format!("/v1/usage?{question}{cursor}")).await?;
-        let page: Page = serde_json::from_slice(&body)
-            .map_err(|e| Failure::failed(format!("the answer is of another version: {e}")))?;
+        let page: Page = read(&body)?;
         cursor = page.next_cursor.as_deref().map(|c| format!("&cursor={}", encoded(c))).unwrap_or_default();
         match &mut whole {
             None => whole = Some(page),
@@ -58,6 +57,11 @@ pub(crate) async fn run(args: &UsageArgs) -> Outcome {
         say::note("there is more: ask for a shorter time");
     }
     Ok(())
+}
+
+/// An answer of the usage API.
+pub(crate) fn read<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, Failure> {
+    serde_json::from_slice(body).map_err(|e| Failure::failed(format!("the answer is of another version: {e}")))
 }
 
 /// The query of the usage API.
@@ -187,7 +191,7 @@ fn show(page: &Page, by: &[By]) {
     say::out(text(&rows));
 }
 
-fn cell(row: &serde_json::Map<String, serde_json::Value>, name: &str) -> String {
+pub(crate) fn cell(row: &serde_json::Map<String, serde_json::Value>, name: &str) -> String {
     match row.get(name) {
         Some(serde_json::Value::String(text)) => text.clone(),
         Some(serde_json::Value::Null) | None => String::new(),

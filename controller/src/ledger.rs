@@ -35,7 +35,7 @@ pub use warm::WarmSpan;
 
 use self::postgres::PostgresStore;
 use self::sled::SledStore;
-use dormouse_core::price::{PricePlan, TooLarge};
+use dormouse_core::price::TooLarge;
 use dormouse_core::usage::UsageSum;
 use std::sync::Arc;
 use store::Store;
@@ -132,7 +132,6 @@ pub struct Health {
 pub struct Ledger {
     store: Arc<dyn Store>,
     place: Place,
-    plans: Arc<Plans>,
     room: Arc<Semaphore>,
 }
 
@@ -142,17 +141,17 @@ impl Ledger {
     /// # Errors
     /// When it cannot be opened: the message says where and what to do.
     pub async fn open(place: Place, plans: impl Into<Plans>) -> Result<Self, OpenError> {
-        let plans = Arc::new(plans.into());
+        let rules = plans.into().rules();
         let store: Arc<dyn Store> = match &place {
             Place::Folder { dir, filesystem } => {
-                let (dir, filesystem, rules) = (dir.clone(), *filesystem, plans.rules());
+                let (dir, filesystem) = (dir.clone(), *filesystem);
                 let opened = tokio::task::spawn_blocking(move || SledStore::open(&dir, filesystem, rules));
                 Arc::new(opened.await.map_err(|_| OpenError::Panicked(place.to_string()))??)
             }
-            Place::Postgres(config) => Arc::new(PostgresStore::open(config, plans.rules()).await?),
+            Place::Postgres(config) => Arc::new(PostgresStore::open(config, rules).await?),
         };
         let room = Arc::new(Semaphore::new(QUEUE_RECORDS as usize));
-        Ok(Self { store, place, plans, room })
+        Ok(Self { store, place, room })
     }
 
     /// Applies what is new of a frame and returns when that is durable.
@@ -207,12 +206,6 @@ impl Ledger {
     /// When the store cannot be read or knows no such tenant.
     pub async fn tenant_usage(&self, tenant: &str, hours: std::ops::Range<u32>) -> Result<UsageSum, ReadError> {
         usage::of_tenant(&*self.store, tenant, hours).await
-    }
-
-    /// The prices in force.
-    #[must_use]
-    pub fn plan(&self) -> &PricePlan {
-        self.plans.in_force()
     }
 
     /// Where it is.

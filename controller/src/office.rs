@@ -665,15 +665,15 @@ fn again(uid: &FunctionUid, at: Moment, now: Moment) -> Moment {
 
 /// What the records of an instance's calls are about, and so its warm time.
 fn subject(observed: &Observed, seen: &InstanceSeen, valid: &ValidFunction) -> Subject {
-    let or = |seen: u32, valid: u32| if seen == 0 { valid } else { seen };
+    let (memory_mib, cpu_millis) = seen.size(valid);
     Subject {
         function_uid: observed.uid.to_string(),
         namespace: valid.key.namespace.clone(),
         name: valid.key.name.clone(),
         revision: seen.seen.revision.to_string(),
         tenant: valid.tenant.clone(),
-        memory_mib: or(seen.seen.memory_mib, valid.memory_mib),
-        cpu_millis: or(seen.seen.cpu_millis, valid.cpu_millis),
+        memory_mib,
+        cpu_millis,
         instance: seen.seen.id.to_string(),
     }
 }

@@ -10,7 +10,7 @@ mod metering;
 mod plan;
 mod read;
 #[cfg(test)]
-mod sample;
+pub(crate) mod sample;
 mod shipped;
 mod statement;
 mod tiers;

@@ -267,6 +267,7 @@ impl UsageSum {
 mod tests {
     use super::*;
     use crate::price::BilledOutcomes;
+    use crate::price::sample::record;
     use proptest::prelude::*;
 
     const RULES: [Metering; 2] =
@@ -329,24 +330,7 @@ mod tests {
 
     #[test]
     fn used_capacity_is_the_share_of_slots_and_never_more_than_there_was() {
-        let call = |slots, run_us| CallRecord {
-            subject: 0,
-            call: 1,
-            received_at_us: 0,
-            wait_us: 0,
-            claim_us: 0,
-            start_us: 0,
-            connect_us: 0,
-            run_us,
-            request_bytes: 0,
-            response_bytes: 0,
-            status: 200,
-            outcome: Outcome::Ok,
-            cold: false,
-            first: false,
-            warm_slots: slots,
-            key: 0,
-        };
+        let call = |slots, run_us| CallRecord { warm_slots: slots, ..record(Outcome::Ok, run_us) };
         let mut sum = UsageSum::default();
         sum.warm.merge(&Warm { mib_ms: 1000 * 512, mcpu_ms: 1000 * 100, ..Warm::default() });
         for _ in 0..3 {

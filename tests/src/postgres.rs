@@ -100,14 +100,20 @@ impl Postgres {
         Ok(format!("postgres://dormouse@127.0.0.1:{}/{name}?sslmode=disable", self.port))
     }
 
+    fn psql(&self, database: &str) -> Command {
+        let mut psql = Command::new(self.programs.join("psql"));
+        psql.args(["-h", "127.0.0.1", "-p", &self.port.to_string(), "-U", "dormouse", "-d", database]);
+        psql.args(["-At", "-v", "ON_ERROR_STOP=1"]);
+        psql
+    }
+
     /// Begins a transaction with a statement and leaves it open until what is answered is dropped.
     ///
     /// # Errors
     /// When the server does not take it.
     pub fn begin(&self, database: &str, statement: &str) -> Result<Transaction> {
-        let mut psql = Command::new(self.programs.join("psql"));
-        psql.args(["-h", "127.0.0.1", "-U", "dormouse", "-At", "-v", "ON_ERROR_STOP=1", "-d", database]);
-        psql.arg("-p").arg(self.port.to_string()).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut psql = self.psql(database);
+        psql.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut process = psql.spawn().context("psql")?;
         let mut input = process.stdin.take().context("no input")?;
         writeln!(input, "BEGIN;\n{statement};\n\\echo begun")?;
@@ -124,9 +130,8 @@ impl Postgres {
     /// # Errors
     /// When the server does not take it.
     pub fn sql(&self, database: &str, statement: &str) -> Result<String> {
-        let mut psql = Command::new(self.programs.join("psql"));
-        psql.args(["-h", "127.0.0.1", "-U", "dormouse", "-At", "-v", "ON_ERROR_STOP=1", "-d", database]);
-        let told = psql.arg("-p").arg(self.port.to_string()).args(["-c", statement]).output().context("psql")?;
+        let mut psql = self.psql(database);
+        let told = psql.args(["-c", statement]).output().context("psql")?;
         ensure!(told.status.success(), "{statement}: {}", String::from_utf8_lossy(&told.stderr));
         Ok(String::from_utf8(told.stdout)?.trim().to_owned())
     }

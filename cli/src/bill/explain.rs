@@ -6,7 +6,7 @@ use crate::exit::{Failure, Outcome};
 use crate::say;
 use crate::table::{table, text};
 use crate::target::Door;
-use crate::usage::encoded;
+use crate::usage::{cell, encoded, read};
 use rust_decimal::Decimal;
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -64,8 +64,7 @@ pub(super) async fn run(door: &Door, statement: &Statement, line: &str, args: &B
     };
     let (mut sum, mut cursor, mut first) = (Sum::default(), String::new(), true);
     loop {
-        let page: Page = serde_json::from_slice(&door.get(&question(statement, &cursor)).await?)
-            .map_err(|e| Failure::failed(format!("the answer is of another version: {e}")))?;
+        let page: Page = read(&door.get(&question(statement, &cursor)).await?)?;
         if page.rows.first().is_some_and(|row| !row.contains_key("compute_line")) {
             return Err(Failure::failed("the answer is of another version: it does not say which line a call is in"));
         }
@@ -98,11 +97,6 @@ impl Sum {
 fn print(rows: &[Map<String, Value>], output: BillFormat, first: bool) -> Outcome {
     const COLUMNS: [&str; 9] =
         ["received_at", "request_id", "namespace", "function", "outcome", "status", "billed_ms", "memory_mib", "cost"];
-    let cell = |row: &Map<String, Value>, name: &str| match row.get(name) {
-        Some(Value::String(text)) => text.clone(),
-        Some(Value::Null) | None => String::new(),
-        Some(other) => other.to_string(),
-    };
     match output {
         // A line each: they may be millions.
         BillFormat::Json => {

@@ -1,6 +1,6 @@
 //! A batch of records as it comes from an activator, and the check that nothing in it is damaged.
 
-use super::AppendError;
+use super::{AppendError, AppendOutcome, Appended};
 use dormouse_core::record::{CallRecord, Subject, unpack};
 use dormouse_proto::{WireError, v1};
 use tokio::sync::OwnedSemaphorePermit;
@@ -41,6 +41,30 @@ pub(super) struct Checked {
     pub(super) records: Vec<CallRecord>,
     /// The room that it takes among frames that wait.
     pub(super) room: Option<OwnedSemaphorePermit>,
+}
+
+impl Checked {
+    /// Its last sequence. It has a record, and the end of its numbers was looked at.
+    pub(super) fn last(&self) -> u64 {
+        self.first_seq + (self.records.len() as u64 - 1)
+    }
+
+    /// What is new of it behind the watermark of its epoch; else why nothing is.
+    pub(super) fn behind(&self, watermark: u64) -> Result<&[CallRecord], Appended> {
+        if self.last() <= watermark {
+            return Err(Appended { watermark, outcome: AppendOutcome::Duplicate });
+        }
+        if self.first_seq > watermark + 1 {
+            return Err(Appended { watermark, outcome: AppendOutcome::Gap });
+        }
+        // The overlap is smaller than the frame: last > watermark.
+        Ok(&self.records[(watermark + 1 - self.first_seq) as usize..])
+    }
+
+    /// It was applied whole.
+    pub(super) fn applied(&self) -> Appended {
+        Appended { watermark: self.last(), outcome: AppendOutcome::Applied }
+    }
 }
 
 impl TryFrom<v1::Frame> for Frame {

@@ -35,6 +35,7 @@ use std::ops::{ControlFlow, Range};
 use std::path::Path;
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
+use writer::Command;
 
 /// Frames that wait for the writer.
 const QUEUE_FRAMES: usize = 256;
@@ -60,7 +61,7 @@ impl From<sled::Error> for ReadError {
 pub(super) struct SledStore {
     folder: Arc<Folder>,
     /// Taken at the end, so that the writer sees it close.
-    queue: Option<mpsc::Sender<writer::Command>>,
+    queue: Option<mpsc::Sender<Command>>,
     failure: Failure,
     writer: Option<std::thread::JoinHandle<()>>,
 }
@@ -108,35 +109,28 @@ impl SledStore {
         answer.unwrap_or_else(|_| Err(ReadError::Closed("a read of the store ended in a panic".to_owned())))
     }
 
-    fn closed(&self) -> String {
-        self.failure.why().unwrap_or_else(|| "it is closed".to_owned())
+    /// Gives the writer a command, and answers what it does when it is done; else why it takes none.
+    async fn tell<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, String> {
+        let closed = || self.failure.why().unwrap_or_else(|| "it is closed".to_owned());
+        let (done, answer) = oneshot::channel();
+        let queue = self.queue.as_ref().ok_or_else(closed)?;
+        queue.send(command(done)).await.map_err(|_| closed())?;
+        answer.await.map_err(|_| closed())
     }
 }
 
 #[tonic::async_trait]
 impl Store for SledStore {
     async fn append(&self, frame: Checked) -> Result<Appended, AppendError> {
-        let closed = || AppendError::Closed(self.closed());
-        let (done, answer) = oneshot::channel();
-        let queue = self.queue.as_ref().ok_or_else(closed)?;
-        queue.send(writer::Command::Append { frame, done }).await.map_err(|_| closed())?;
-        answer.await.map_err(|_| closed())
+        self.tell(|done| Command::Append { frame, done }).await.map_err(AppendError::Closed)
     }
 
     async fn keep_warm(&self, spans: Vec<WarmSpan>) -> Result<(), AppendError> {
-        let closed = || AppendError::Closed(self.closed());
-        let (done, answer) = oneshot::channel();
-        let queue = self.queue.as_ref().ok_or_else(closed)?;
-        queue.send(writer::Command::Warm { spans, done }).await.map_err(|_| closed())?;
-        answer.await.map_err(|_| closed())
+        self.tell(|done| Command::Warm { spans, done }).await.map_err(AppendError::Closed)
     }
 
     async fn forget_minutes(&self, before: u32) -> Result<(), AppendError> {
-        let closed = || AppendError::Closed(self.closed());
-        let (done, answer) = oneshot::channel();
-        let queue = self.queue.as_ref().ok_or_else(closed)?;
-        queue.send(writer::Command::Forget { before, done }).await.map_err(|_| closed())?;
-        answer.await.map_err(|_| closed())
+        self.tell(|done| Command::Forget { before, done }).await.map_err(AppendError::Closed)
     }
 
     async fn functions(&self) -> Result<Vec<(u32, FunctionId)>, ReadError> {
@@ -152,11 +146,7 @@ impl Store for SledStore {
     }
 
     async fn verify(&self) -> Result<Conservation, ReadError> {
-        let closed = || ReadError::Closed(self.closed());
-        let (done, answer) = oneshot::channel();
-        let queue = self.queue.as_ref().ok_or_else(closed)?;
-        queue.send(writer::Command::Verify { done }).await.map_err(|_| closed())?;
-        answer.await.map_err(|_| closed())?
+        self.tell(|done| Command::Verify { done }).await.map_err(ReadError::Closed)?
     }
 
     async fn failed(&self) {

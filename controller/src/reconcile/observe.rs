@@ -186,6 +186,14 @@ pub struct Published {
 }
 
 impl InstanceSeen {
+    /// Memory in MiB and cpu in thousandths that it is billed by. A quantity that somebody rewrote into a form that cannot
+    /// be read is billed as the function says.
+    #[must_use]
+    pub fn size(&self, valid: &ValidFunction) -> (u32, u32) {
+        let or = |seen: u32, valid: u32| if seen == 0 { valid } else { seen };
+        (or(self.seen.memory_mib, valid.memory_mib), or(self.seen.cpu_millis, valid.cpu_millis))
+    }
+
     /// True until it was told to end.
     #[must_use]
     pub fn is_live(&self) -> bool {
@@ -338,6 +346,10 @@ impl Observed {
     /// has. Claimed pods are there for calls only.
     #[must_use]
     pub fn warm(&self) -> BTreeSet<&InstanceId> {
+        if self.floor.instances == 0 {
+            // As most functions are, at each of their plans.
+            return BTreeSet::new();
+        }
         let serving = |i: &InstanceSeen| self.serving.as_ref() == Some(&i.seen.revision);
         let kept = |i: &InstanceSeen| serving(i) && i.is_open() && i.claimed.is_none() && !i.is_spent() && !i.condemned;
         // By the start of their processes, where that is known: after a controller's restart they are the same ones.

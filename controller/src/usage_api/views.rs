@@ -286,7 +286,6 @@ impl RecordView {
         let RecordRow { key, request_id, subject, record } = row;
         let billed = plan.bills(Class::of(record));
         let warm = record.warm_slots != 0;
-        let own = |item: Item, apart: bool, other: Item| if warm && apart { item.name() } else { other.name() };
         Self {
             request_id: request_id.to_string(),
             activator: format!("{:016x}", key.activator),
@@ -315,8 +314,8 @@ impl RecordView {
             warm,
             idempotency_key: (record.key != 0).then(|| format!("{:016x}", record.key)),
             billed,
-            compute_line: own(Item::WarmCallsCompute, plan.warm.calls_per_gb_second.is_some(), Item::Compute),
-            cpu_line: own(Item::WarmCallsCpu, plan.warm.calls_per_vcpu_second.is_some(), Item::Cpu),
+            compute_line: plan.memory_item(warm).name(),
+            cpu_line: plan.cpu_item(warm).name(),
             billed_ms: if billed { plan.metering().billed_ms(record) } else { 0 },
             cost: plan.cost_of(record, (subject.memory_mib, subject.cpu_millis)),
         }

@@ -102,6 +102,18 @@ impl Charge<'_> {
 }
 
 impl PricePlan {
+    /// What the memory of a call is charged as, on an instance that was kept warm or on another.
+    #[must_use]
+    pub fn memory_item(&self, warm: bool) -> Item {
+        if warm && self.warm.calls_per_gb_second.is_some() { Item::WarmCallsCompute } else { Item::Compute }
+    }
+
+    /// The same of its cpu.
+    #[must_use]
+    pub fn cpu_item(&self, warm: bool) -> Item {
+        if warm && self.warm.calls_per_vcpu_second.is_some() { Item::WarmCallsCpu } else { Item::Cpu }
+    }
+
     /// What is charged for, in the order in which a statement tells it.
     pub(super) fn charges(&self, billed: &Billed, warm: &Warm) -> [Charge<'_>; 9] {
         let Self { warm: rates, free, .. } = self;

@@ -1,9 +1,9 @@
-//! A call for tests of this room.
+//! A call for tests.
 
 use crate::record::{CallRecord, Outcome};
 
 /// A call that ran so long in microseconds, on an instance that was there for calls only.
-pub(super) fn record(outcome: Outcome, run_us: u64) -> CallRecord {
+pub(crate) fn record(outcome: Outcome, run_us: u64) -> CallRecord {
     CallRecord {
         subject: 0,
         call: 1,

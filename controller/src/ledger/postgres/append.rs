@@ -6,7 +6,7 @@ use super::{PostgresStore, Trouble, signed};
 use crate::ledger::frame::Checked;
 use crate::ledger::times::{hour_of, minute_of};
 use crate::ledger::warm::{self, Counted};
-use crate::ledger::{AppendOutcome, Appended, Level, WarmSpan};
+use crate::ledger::{Appended, Level, WarmSpan};
 use deadpool_postgres::{Object, Transaction};
 use dormouse_core::record::CallRecord;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -28,16 +28,10 @@ async fn apply(store: &PostgresStore, client: &mut Object, frame: &Checked) -> R
     partitions(store, client, days).await?;
     let step = client.transaction().await?;
     let watermark = lock(&step, frame).await?;
-    let last = frame.first_seq + (frame.records.len() as u64 - 1);
-    if last <= watermark {
-        return Ok(Appended { watermark, outcome: AppendOutcome::Duplicate });
-    }
-    if frame.first_seq > watermark + 1 {
-        return Ok(Appended { watermark, outcome: AppendOutcome::Gap });
-    }
-    // The overlap is smaller than the frame: last > watermark.
-    let known = (watermark + 1 - frame.first_seq) as usize;
-    let new = new_records(&step, &frame.records[known..], &subjects).await?;
+    let new = match frame.behind(watermark) {
+        Ok(new) => new_records(&step, new, &subjects).await?,
+        Err(nothing) => return Ok(nothing),
+    };
     rows::write_records(&step, (frame.activator, frame.epoch, watermark + 1), &new).await?;
     let mut sums = Sums::default();
     for (record, known) in &new {
@@ -48,9 +42,9 @@ async fn apply(store: &PostgresStore, client: &mut Object, frame: &Checked) -> R
     }
     rows::add_sums(&step, &sums).await?;
     let set = step.prepare_cached("UPDATE epoch SET watermark = $3 WHERE activator = $1 AND epoch = $2").await?;
-    step.execute(&set, &[&signed(frame.activator), &i64::from(frame.epoch), &(last as i64)]).await?;
+    step.execute(&set, &[&signed(frame.activator), &i64::from(frame.epoch), &(frame.last() as i64)]).await?;
     step.commit().await?;
-    Ok(Appended { watermark: last, outcome: AppendOutcome::Applied })
+    Ok(frame.applied())
 }
 
 /// What the frame's subject numbers mean; only of those that a record names.

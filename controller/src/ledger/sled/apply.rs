@@ -3,7 +3,7 @@
 use super::super::frame::Checked;
 use super::super::times::{hour_of, minute_of};
 use super::super::warm::{self, Counted};
-use super::super::{AppendOutcome, Appended, Level, ReadError, WarmSpan};
+use super::super::{Appended, Level, ReadError, WarmSpan};
 use super::CorruptValue;
 use super::block::OpenBlock;
 use super::codec::{decode_sum, encode_sum};
@@ -71,17 +71,12 @@ impl Applier {
     pub(super) fn apply(&mut self, frame: &Checked) -> Result<Appended, ReadError> {
         let epoch = EpochId { activator: frame.activator, epoch: frame.epoch };
         let watermark = self.watermark(epoch)?;
-        let last = frame.first_seq + (frame.records.len() as u64 - 1);
-        if last <= watermark {
-            return Ok(Appended { watermark, outcome: AppendOutcome::Duplicate });
-        }
-        if frame.first_seq > watermark + 1 {
-            return Ok(Appended { watermark, outcome: AppendOutcome::Gap });
-        }
-        // The overlap is smaller than the frame: last > watermark.
-        let known = (watermark + 1 - frame.first_seq) as usize;
+        let new = match frame.behind(watermark) {
+            Ok(new) => new,
+            Err(nothing) => return Ok(nothing),
+        };
         let mut subjects: Vec<Option<Known>> = vec![None; frame.subjects.len()];
-        for (seq, record) in (watermark + 1..).zip(&frame.records[known..]) {
+        for (seq, record) in (watermark + 1..).zip(new) {
             let slot = &mut subjects[record.subject as usize];
             let subject = match *slot {
                 Some(subject) => subject,
@@ -95,7 +90,7 @@ impl Applier {
                 self.write()?;
             }
         }
-        Ok(Appended { watermark: last, outcome: AppendOutcome::Applied })
+        Ok(frame.applied())
     }
 
     /// Writes the rest and makes everything durable.
@@ -125,29 +120,14 @@ impl Applier {
         block.push(&record, known.function);
         let at = record.received_at_us;
         for (level, time) in [(Level::Hour, hour_of(at)), (Level::Minute, minute_of(at))] {
-            let rules = std::mem::take(&mut self.rules);
-            let sum = self.sum(RollupId { level, function: known.function, time });
-            let added = sum.map(|sum| sum.add(&record, known.size, &rules));
-            self.rules = rules;
-            added?;
+            let id = RollupId { level, function: known.function, time };
+            self.open.sums.insert(id);
+            sum_of(&self.store, &mut self.sums, id)?.add(&record, known.size, &self.rules);
         }
         self.open.epochs.insert(epoch);
         self.watermarks.insert(epoch, seq);
         self.open.records += 1;
         Ok(())
-    }
-
-    /// The sum of an id, which the next batch will write.
-    fn sum(&mut self, id: RollupId) -> Result<&mut UsageSum, ReadError> {
-        self.open.sums.insert(id);
-        match self.sums.entry(id) {
-            Entry::Occupied(known) => Ok(known.into_mut()),
-            Entry::Vacant(new) => {
-                let stored = self.store.db.get(id.key())?;
-                let sum = stored.map_or_else(|| Ok(UsageSum::default()), |value| decode_sum(&value))?;
-                Ok(new.insert(sum))
-            }
-        }
     }
 
     /// Forgets sums of minutes before this one. Those of records that come later than that are made anew, and go next time.
@@ -182,7 +162,9 @@ impl Applier {
             };
             let Some((from_us, now)) = span.count(counted) else { continue };
             for (level, time, warm) in warm::rows(from_us, span.to_us, known.size) {
-                self.sum(RollupId { level, function: known.function, time })?.warm.merge(&warm);
+                let id = RollupId { level, function: known.function, time };
+                self.open.sums.insert(id);
+                sum_of(&self.store, &mut self.sums, id)?.warm.merge(&warm);
             }
             let value = [&now.until_us.to_be_bytes()[..], &[u8::from(now.open)]].concat();
             self.open.batch.insert(&key::warm(known.subject), value);
@@ -250,6 +232,22 @@ impl Applier {
             if self.sums.len() > MAX_SUMS {
                 self.sums.clear();
             }
+        }
+    }
+}
+
+/// The sum of an id, from those that are known or from the store.
+fn sum_of<'a>(
+    store: &Folder,
+    sums: &'a mut HashMap<RollupId, UsageSum>,
+    id: RollupId,
+) -> Result<&'a mut UsageSum, ReadError> {
+    match sums.entry(id) {
+        Entry::Occupied(known) => Ok(known.into_mut()),
+        Entry::Vacant(new) => {
+            let stored = store.db.get(id.key())?;
+            let sum = stored.map_or_else(|| Ok(UsageSum::default()), |value| decode_sum(&value))?;
+            Ok(new.insert(sum))
         }
     }
 }

@@ -93,15 +93,15 @@ fn instance(seen: &InstanceSeen, valid: &ValidFunction, drained: bool, warm: boo
         Phase::Running if seen.open => v1::InstanceState::Ready,
         Phase::Running => v1::InstanceState::Starting,
     };
+    let (memory_mib, cpu_millis) = seen.size(valid);
     Some(v1::Instance {
         id: seen.seen.id.to_string(),
         address: address.to_string(),
         state: state.into(),
         slots: valid.concurrency,
         revision: seen.seen.revision.to_string(),
-        // A quantity that somebody rewrote into a form that cannot be read is billed as the function says.
-        memory_mib: if seen.seen.memory_mib == 0 { valid.memory_mib } else { seen.seen.memory_mib },
-        cpu_millis: if seen.seen.cpu_millis == 0 { valid.cpu_millis } else { seen.seen.cpu_millis },
+        memory_mib,
+        cpu_millis,
         h2c: seen.seen.h2c,
         warm,
     })
