@@ -7,7 +7,7 @@
 
 #![expect(clippy::print_stdout, reason = "the rates are read by people and by the benchmark script")]
 
-use dormouse_controller::ledger::{AppendOutcome, Frame, Ledger, Place, month_hours};
+use dormouse_controller::ledger::{AppendOutcome, Frame, Ledger, Month, Place};
 use dormouse_core::price::PricePlan;
 use dormouse_core::record::{CallRecord, Outcome, Packer, Subject};
 use dormouse_tests::env::Env;
@@ -27,7 +27,7 @@ const ACTIVATORS: u64 = 4;
 /// Microseconds in an hour.
 const HOUR_US: i64 = 3_600_000_000;
 /// The month of the bill, 30 days.
-const MONTH: (i16, i8) = (2026, 11);
+const MONTH: &str = "2026-11";
 
 fn subject() -> Subject {
     Subject {
@@ -111,7 +111,7 @@ async fn printed(folder: &Path, env: &Env) -> anyhow::Result<String> {
     let at = folder.to_str().expect("a folder that is text");
     let dev = Program::new(&dormouse, folder.join("dev.log")).args(["dev", at, "--port=0", "--usage-port=0"]);
     let mut dev = dev.start()?;
-    let month = format!("--month={}-{}", MONTH.0, MONTH.1);
+    let month = format!("--month={MONTH}");
     let ask = ["bill", "--dev", at, "--tenant=shop", &month, "--fixed-server=350"];
     let bill = until("dev serves the ledger", Duration::from_secs(60), || {
         let asked = dev.check().and_then(|()| proc::run(Command::new(&dormouse).args(ask)));
@@ -125,7 +125,7 @@ async fn printed(folder: &Path, env: &Env) -> anyhow::Result<String> {
 
 /// The bill of `n` calls in the ledger at a place, which must be `amounts`: calls, compute, total, saving in percent.
 async fn run(place: Place, n: u64, amounts: [&str; 4]) {
-    let hours = month_hours(MONTH.0, MONTH.1).expect("month");
+    let hours = MONTH.parse::<Month>().expect("month").hours();
     let ledger = Ledger::open(place.clone(), PricePlan::default()).await.expect("opens");
     let rate = feed(&ledger, n, &hours).await;
     // What counts is what is on the disk: closed and opened again.

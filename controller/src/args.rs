@@ -3,7 +3,7 @@
 use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use dormouse_controller::fleet::kubernetes::wall::Policies;
-use dormouse_controller::ledger::{Place, Plans};
+use dormouse_controller::ledger::{Place, Plans, Retention};
 use dormouse_controller::reconcile::build::network_policy::Platform;
 use dormouse_controller::usage_api::Guard;
 use dormouse_controller::usage_api::reviews::ApiServer;
@@ -68,6 +68,12 @@ pub(crate) struct Run {
     /// ledger is kept, instead of a folder. Without it the URL itself is read from DORMOUSE_LEDGER_URL.
     #[arg(long, env = "DORMOUSE_LEDGER_URL_FILE")]
     ledger_url_file: Option<PathBuf>,
+    /// Days for which sums by the hour are kept. After them there are sums by the day, for ever.
+    #[arg(long, env = "DORMOUSE_KEEP_HOURS_DAYS", default_value_t = Retention::default().hour_days)]
+    keep_hours_days: u32,
+    /// Days for which single records are kept.
+    #[arg(long, env = "DORMOUSE_KEEP_RECORDS_DAYS", default_value_t = Retention::default().record_days)]
+    keep_records_days: u32,
     /// File that holds the token which activators share. Without it the token itself is read from DORMOUSE_TOKEN.
     #[arg(long, env = "DORMOUSE_TOKEN_FILE")]
     token_file: Option<PathBuf>,
@@ -133,6 +139,11 @@ enum NetworkPolicies {
 }
 
 impl Run {
+    /// How long what is kept.
+    pub(crate) fn retention(&self) -> anyhow::Result<Retention> {
+        Ok(Retention::new(self.keep_hours_days, self.keep_records_days)?)
+    }
+
     /// Where activators run as pods.
     pub(crate) fn platform(&self) -> Option<Platform> {
         Some(Platform {

@@ -1,4 +1,5 @@
-//! Where records end: each frame applied exactly once, kept in a store, summed by minute and hour.
+//! Where records end: each frame applied exactly once, kept in a store for a while, summed by minute and hour, and by day
+//! for ever.
 //!
 //! What every store does is [`store::Store`]; what is said here and beside it is said once for all of them.
 
@@ -8,9 +9,11 @@ mod door;
 mod fold;
 mod frame;
 mod function;
+mod month;
 mod plans;
 mod postgres;
 mod records;
+mod retention;
 mod rpc;
 mod sled;
 mod store;
@@ -21,15 +24,16 @@ mod warm;
 pub use self::sled::{Filesystem, FolderError};
 pub use conservation::Conservation;
 pub use door::{DoorState, LedgerDoor, NotADatabase, Place};
-pub use fold::month_hours;
 pub use frame::{Frame, MAX_FRAME_RECORDS, MAX_FRAME_SUBJECTS};
 pub use function::FunctionId;
+pub use month::{Month, NotAMonth};
 pub use plans::Plans;
 pub use postgres::PostgresError;
 pub use records::{RecordKey, RecordRow, RecordsQuery};
+pub use retention::{BadRetention, MINUTES_KEPT_HOURS, Retention};
 pub use rpc::service;
 pub use usage::{
-    Filter, Granularity, GroupBy, GroupKey, Level, MAX_DAYS, MINUTES_KEPT_HOURS, RowKey, UsageQuery, UsageRow,
+    Filter, Granularity, GroupBy, GroupKey, Level, MAX_DAYS, RowKey, UsageQuery, UsageRow,
 };
 pub use warm::WarmSpan;
 
@@ -39,7 +43,7 @@ use dormouse_core::price::TooLarge;
 use dormouse_core::usage::UsageSum;
 use std::sync::Arc;
 use store::Store;
-use tokio::sync::Semaphore;
+use tokio::sync::{RwLock, Semaphore};
 
 /// Records that wait for the store, unpacked: 131,072 x 104 B = 13.6 MB.
 const QUEUE_RECORDS: u32 = 2 * MAX_FRAME_RECORDS;
@@ -118,6 +122,15 @@ pub struct Page<R, K> {
     pub next: Option<K>,
 }
 
+/// What a ledger still has in fine grains.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeptFrom {
+    /// Sums by the hour, from this one on: hours since 1970 UTC, the beginning of a day.
+    pub hours: u32,
+    /// Single records of this hour and later ones.
+    pub records: u32,
+}
+
 /// Whether the ledger can be relied on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Health {
@@ -133,6 +146,8 @@ pub struct Ledger {
     store: Arc<dyn Store>,
     place: Place,
     room: Arc<Semaphore>,
+    /// Held by who adds up rows, alone by who moves them from hours to days.
+    rows: Arc<RwLock<()>>,
 }
 
 impl Ledger {
@@ -151,7 +166,7 @@ impl Ledger {
             Place::Postgres(config) => Arc::new(PostgresStore::open(config, rules).await?),
         };
         let room = Arc::new(Semaphore::new(QUEUE_RECORDS as usize));
-        Ok(Self { store, place, room })
+        Ok(Self { store, place, room, rows: Arc::default() })
     }
 
     /// Applies what is new of a frame and returns when that is durable.
@@ -176,12 +191,26 @@ impl Ledger {
         self.store.keep_warm(spans).await
     }
 
-    /// Forgets rows of minutes that are older than they are kept, seen from an hour since 1970 UTC.
+    /// Gives up what is kept no longer, seen from an hour since 1970 UTC: see [`Retention`].
     ///
     /// # Errors
-    /// When the ledger failed.
-    pub async fn forget_minutes(&self, now: u32) -> Result<(), AppendError> {
-        self.store.forget_minutes(now.saturating_sub(MINUTES_KEPT_HOURS).saturating_mul(60)).await
+    /// When the ledger failed; what was not given up yet is, next time.
+    pub async fn tidy(&self, retention: Retention, now: u32) -> Result<(), AppendError> {
+        let bounds = retention.bounds(now).max(self.store.gone());
+        loop {
+            let _alone = self.rows.write().await;
+            if !self.store.tidy(bounds).await? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// From when on sums by the hour are there, and single records: hours since 1970 UTC, beginnings of days. Before, sums
+    /// are there by the day.
+    #[must_use]
+    pub fn kept_from(&self) -> KeptFrom {
+        let gone = self.store.gone();
+        KeptFrom { hours: gone.hour, records: gone.record_hour }
     }
 
     /// Sums by function and time, grouped as asked.
@@ -189,6 +218,7 @@ impl Ledger {
     /// # Errors
     /// When the store cannot be read.
     pub async fn usage(&self, query: &UsageQuery) -> Result<Page<UsageRow, RowKey>, ReadError> {
+        let _rows = self.rows.read().await;
         usage::query(&*self.store, query).await
     }
 
@@ -200,11 +230,12 @@ impl Ledger {
         records::query(&*self.store, query).await
     }
 
-    /// Everything a tenant used in a period of whole hours.
+    /// Everything a tenant used in a period of whole hours; of whole days where hours are not kept any longer.
     ///
     /// # Errors
     /// When the store cannot be read or knows no such tenant.
     pub async fn tenant_usage(&self, tenant: &str, hours: std::ops::Range<u32>) -> Result<UsageSum, ReadError> {
+        let _rows = self.rows.read().await;
         usage::of_tenant(&*self.store, tenant, hours).await
     }
 

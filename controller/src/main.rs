@@ -63,7 +63,7 @@ async fn run(args: Run, logs: LogFilter) -> anyhow::Result<()> {
         token: token.clone(),
         usage_guard: args.usage_guard(token, &client)?,
         beside_usage: None,
-        ledger: LedgerDoor::new(args.ledger()?, plans),
+        ledger: LedgerDoor::keeping(args.ledger()?, plans, args.retention()?),
         urls: Urls { domain: args.domain.clone(), activator: args.activator_url()? },
         health: health.clone(),
     };

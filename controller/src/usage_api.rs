@@ -17,7 +17,7 @@ mod views;
 #[cfg(test)]
 mod tests;
 
-use crate::ledger::{Ledger, LedgerDoor, RecordsQuery, UsageQuery, month_hours};
+use crate::ledger::{Ledger, LedgerDoor, Month, RecordsQuery, UsageQuery};
 use axum::Router;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
@@ -112,6 +112,7 @@ async fn usage(State(api): State<Api>, headers: HeaderMap, pairs: Pairs) -> Resu
     params.done()?;
     let query = UsageQuery { hours: hours.clone(), granularity, group_by, filter, after, limit };
     let (ledger, _turn) = api.turn().await?;
+    Params::reach(&query.hours, granularity, ledger.kept_from())?;
     let page = ledger.usage(&query).await?;
     let next = page.next.as_ref().map(|key| cursor.usage(key));
     let names = params::group_names(group_by);
@@ -131,6 +132,7 @@ async fn records(State(api): State<Api>, headers: HeaderMap, pairs: Pairs) -> Re
     params.done()?;
     let query = RecordsQuery { times_us: times_us.clone(), filter, after, limit };
     let (ledger, _turn) = api.turn().await?;
+    Params::reach_records(&query.times_us, ledger.kept_from())?;
     let page = ledger.records(&query).await?;
     let next = page.next.as_ref().map(|key| cursor.records(key));
     let view = RecordsView::new(&times_us, plan, &page.rows, next);
@@ -151,12 +153,9 @@ async fn statement(
     };
     let fixed = params.fixed_server();
     let plan = params.plan(api.door.plans());
-    let month = times::month(&period).and_then(|(year, month)| month_hours(year, month));
-    if month.is_none() {
-        params.fault("period", "must be a month from 1970-01 to 9998-12, as in 2026-11");
-    }
+    let month = period.parse::<Month>().map_err(|fault| params.fault("period", &fault.to_string()));
     params.done()?;
-    let hours = month.ok_or(ApiError::Internal)?;
+    let hours = month.map_err(|()| ApiError::Internal)?.hours();
     let (ledger, _turn) = api.turn().await?;
     let usage = ledger.tenant_usage(&tenant, hours.clone()).await?;
     let view = StatementView::new(tenant, period, &hours, plan, &usage, fixed, Timestamp::now())?;

@@ -4,8 +4,8 @@ use crate::data::{
     HOUR_US, NOVEMBER, all_hours, all_records, expected, found, frame, frame_of, open, record, subjects,
 };
 use dormouse_controller::ledger::{
-    AppendError, AppendOutcome, Appended, Filter, Frame, Granularity, GroupBy, Ledger, MAX_FRAME_RECORDS, Place, Plans,
-    ReadError, RecordsQuery, UsageQuery, WarmSpan,
+    AppendError, AppendOutcome, Appended, Filter, Frame, Granularity, GroupBy, KeptFrom, Ledger, MAX_FRAME_RECORDS,
+    Place, Plans, ReadError, RecordsQuery, Retention, UsageQuery, WarmSpan,
 };
 use dormouse_core::price::{BilledOutcomes, PricePlan};
 use dormouse_core::record::CallRecord;
@@ -193,11 +193,90 @@ pub async fn minutes_are_kept_for_a_while(place: &Place) {
     let (by_hour, by_minute) = (of(&all_hours()).await, of(&minutes).await);
     assert!(by_minute.0 > by_hour.0 && by_minute.1 == 1_000 && by_hour.1 == 1_000, "{by_hour:?}, {by_minute:?}");
     // Seen from two days and ten hours after the first of November.
-    ledger.forget_minutes(NOVEMBER + 48 + 10).await.unwrap();
+    ledger.tidy(Retention::default(), NOVEMBER + 48 + 10).await.unwrap();
     let late = UsageQuery { hours: NOVEMBER + 10..NOVEMBER + 720, ..minutes.clone() };
     assert_eq!(of(&minutes).await, of(&late).await, "the first ten hours are gone");
     assert!(of(&minutes).await.1 < 1_000);
     assert_eq!(of(&all_hours()).await, by_hour);
+    assert!(ledger.verify().await.unwrap().holds());
+}
+
+/// After their time hours are days, and records are gone; sums stay what they are, also of what comes late.
+pub async fn after_their_time_hours_are_days(place: &Place) {
+    let ledger = open(place).await;
+    ledger.append(frame(1, 1..2_001)).await.unwrap();
+    let hour = i64::from(NOVEMBER) * HOUR_US;
+    let span = WarmSpan {
+        subject: subjects().swap_remove(0),
+        resumes: false,
+        open: false,
+        from_us: hour - 5_000_000,
+        to_us: hour + 30 * HOUR_US,
+    };
+    ledger.keep_warm(vec![span]).await.unwrap();
+    let days = UsageQuery { granularity: Granularity::Day, hours: NOVEMBER - 24..NOVEMBER + 720, ..all_hours() };
+    let months = UsageQuery { granularity: Granularity::Month, ..days.clone() };
+    let all = async |ledger: &Ledger, query: &UsageQuery| ledger.usage(query).await.unwrap();
+    let before = [all(&ledger, &days).await, all(&ledger, &months).await];
+    let shop = ledger.tenant_usage("shop", NOVEMBER..NOVEMBER + 720).await.unwrap();
+    let singles = async |ledger: &Ledger| ledger.records(&all_records()).await.unwrap().rows;
+    let (hours, records) = (all(&ledger, &all_hours()).await.rows.len(), singles(&ledger).await.len());
+    assert_eq!(ledger.kept_from(), KeptFrom { hours: 0, records: 0 });
+
+    // Seen from the third day, with one kept: of hours and records the first day is gone.
+    let keep = Retention::new(1, 1).unwrap();
+    ledger.tidy(keep, NOVEMBER + 2 * 24 + 5).await.unwrap();
+    let since = NOVEMBER + 24;
+    assert_eq!(ledger.kept_from(), KeptFrom { hours: since, records: since });
+    assert!(all(&ledger, &all_hours()).await.rows.iter().all(|row| row.time.start >= since));
+    assert!(all(&ledger, &all_hours()).await.rows.len() < hours);
+    let kept = singles(&ledger).await;
+    assert!(kept.len() < records && kept.iter().all(|row| row.key.hour >= since));
+    let check = ledger.verify().await.unwrap();
+    assert!(check.holds() && check.by_record == 2_000, "{check:?}");
+    assert_eq!([all(&ledger, &days).await, all(&ledger, &months).await], before);
+    // A page ends between two days as well as anywhere.
+    let mut paged = Vec::new();
+    let mut query = UsageQuery { limit: 2, ..days.clone() };
+    loop {
+        let page = all(&ledger, &query).await;
+        paged.extend(page.rows);
+        query.after = page.next;
+        if query.after.is_none() {
+            break;
+        }
+    }
+    assert_eq!(paged, before[0].rows);
+
+    // What comes late for the first day makes its hours anew, and goes the same way. Nothing is gone less than before.
+    let late = CallRecord { subject: 0, received_at_us: hour, ..record(6) };
+    ledger.append(frame_of(7, 1, &[late], subjects())).await.unwrap();
+    let mut with_late = shop.clone();
+    with_late.add(&late, (512, 100), &[PricePlan::default().metering()]);
+    let calls = |usage: UsageSum| (usage.calls(), usage.run_us);
+    let expected = calls(with_late);
+    for now in [NOVEMBER + 2 * 24 + 6, NOVEMBER] {
+        ledger.tidy(keep, now).await.unwrap();
+        assert_eq!(ledger.kept_from().hours, since);
+        assert_eq!(calls(ledger.tenant_usage("shop", NOVEMBER..NOVEMBER + 720).await.unwrap()), expected);
+    }
+    drop(ledger);
+
+    // Long after: nothing but days is left, and what instances were called is forgotten with their records.
+    let ledger = open(place).await;
+    let now = u32::try_from(jiff::Timestamp::now().as_second() / 3600).unwrap() + 100 * 24;
+    ledger.tidy(keep, now).await.unwrap();
+    assert_eq!(singles(&ledger).await, []);
+    assert_eq!(all(&ledger, &all_hours()).await.rows, []);
+    assert_eq!(calls(ledger.tenant_usage("shop", NOVEMBER..NOVEMBER + 720).await.unwrap()), expected);
+    let check = ledger.verify().await.unwrap();
+    assert!(check.holds() && check.by_record == 2_001, "{check:?}");
+    // Its epochs go on where they were, with new blocks and new names.
+    ledger.append(frame(1, 1_990..2_101)).await.unwrap();
+    drop(ledger);
+    let ledger = open(place).await;
+    let new = singles(&ledger).await;
+    assert!(new.len() == 100 && new.iter().all(|row| subjects().contains(&row.subject)), "{new:?}");
     assert!(ledger.verify().await.unwrap().holds());
 }
 
@@ -350,6 +429,7 @@ macro_rules! conformance {
             time_is_counted_by_the_rules_of_all_plans_that_were_there
             the_start_of_an_instance_is_counted_once
             minutes_are_kept_for_a_while
+            after_their_time_hours_are_days
             any_time_is_taken
             warm_time_is_counted_once
             many_at_once_are_all_applied

@@ -4,11 +4,10 @@ use crate::say;
 use dormouse_activator::SeenCall;
 use dormouse_controller::fleet::NoteKind;
 use dormouse_controller::fleet::process::Seen;
-use dormouse_controller::ledger::{Filter, Granularity, GroupBy, LedgerDoor, UsageQuery, month_hours};
+use dormouse_controller::ledger::{Filter, Granularity, GroupBy, LedgerDoor, Month, UsageQuery};
 use dormouse_core::FunctionKey;
 use dormouse_core::price::{Exact, PricePlan};
 use dormouse_core::record::CallRecord;
-use jiff::tz::TimeZone;
 use jiff::{Timestamp, Zoned};
 use std::io::IsTerminal;
 use tokio::sync::mpsc;
@@ -93,9 +92,8 @@ impl Console {
 
 /// What the ledger has of this month. Calls that a killed `dev` left in the spool are not in it yet.
 async fn this_month(plan: &PricePlan, ledger: &LedgerDoor) -> Option<Exact> {
-    let today = Timestamp::now().to_zoned(TimeZone::UTC).date();
     let query = UsageQuery {
-        hours: month_hours(today.year(), today.month())?,
+        hours: Month::of(Timestamp::now()).hours(),
         granularity: Granularity::Total,
         group_by: GroupBy::default(),
         filter: Filter::default(),

@@ -2,7 +2,7 @@
 //! the ledger is tried again.
 
 use super::counts::Counts;
-use super::{Filesystem, Ledger, OpenError, Plans};
+use super::{Filesystem, Ledger, OpenError, Plans, Retention};
 use dormouse_core::price::PricePlan;
 use jiff::Timestamp;
 use parking_lot::RwLock;
@@ -84,6 +84,7 @@ pub struct LedgerDoor {
 struct Inner {
     place: Place,
     plans: Plans,
+    retention: Retention,
     state: RwLock<DoorState>,
     counts: Counts,
     /// Held while opening, so that two who open at once do not meet at the file lock.
@@ -99,11 +100,11 @@ pub enum DoorState {
     Closed(String),
 }
 
-/// Forgets, each hour, what is not kept. Ends never.
-async fn tidy(ledger: &Ledger) {
+/// Gives up, each hour, what is kept no longer. Ends never.
+async fn tidy(ledger: &Ledger, retention: Retention) {
     loop {
         let hour = u32::try_from(Timestamp::now().as_second() / 3600).unwrap_or_default();
-        let tidied = ledger.forget_minutes(hour).await;
+        let tidied = ledger.tidy(retention, hour).await;
         if let Err(error) = &tidied {
             tracing::info!(%error, "what is not kept any longer is kept for a while");
         }
@@ -112,12 +113,18 @@ async fn tidy(ledger: &Ledger) {
 }
 
 impl LedgerDoor {
-    /// A closed door to the ledger of a place.
+    /// A closed door to the ledger of a place, which keeps its fine grains for as long as most do.
     #[must_use]
     pub fn new(place: Place, plans: impl Into<Plans>) -> Self {
+        Self::keeping(place, plans, Retention::default())
+    }
+
+    /// The same, with a retention.
+    #[must_use]
+    pub fn keeping(place: Place, plans: impl Into<Plans>, retention: Retention) -> Self {
         let state = RwLock::new(DoorState::Closed("it is not open yet".to_owned()));
         let (plans, counts, opening) = (plans.into(), Counts::default(), tokio::sync::Mutex::new(()));
-        Self { inner: Arc::new(Inner { place, plans, state, counts, opening }) }
+        Self { inner: Arc::new(Inner { place, plans, retention, state, counts, opening }) }
     }
 
     pub(super) fn counts(&self) -> &Counts {
@@ -185,7 +192,7 @@ impl LedgerDoor {
                     tracing::info!(place = %ledger.place(), "the ledger is open");
                     tokio::select! {
                         () = ledger.failed() => {}
-                        () = tidy(&ledger) => {}
+                        () = tidy(&ledger, self.inner.retention) => {}
                         () = stop.cancelled() => {}
                     }
                     drop(ledger);

@@ -1,10 +1,9 @@
 //! Rows of a store become rows of an answer: by group and time, only as many as a page shows.
 
+use super::Level;
+use super::month::Month;
 use super::usage::Granularity;
 use dormouse_core::usage::UsageSum;
-use jiff::Timestamp;
-use jiff::civil::Date;
-use jiff::tz::TimeZone;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::{ControlFlow, Range};
 
@@ -12,6 +11,8 @@ use std::ops::{ControlFlow, Range};
 #[derive(Debug)]
 pub(super) struct Fold {
     calendar: Calendar,
+    /// How many of the calendar's units a row is long.
+    unit: u32,
     /// The group of each function, groups in the order in which they are shown.
     groups: HashMap<u32, usize>,
     /// Only rows behind this one: its group and its time.
@@ -28,13 +29,20 @@ impl Fold {
         after: Option<(usize, u32)>,
         room: usize,
     ) -> Self {
-        Self { calendar, groups, after, room, rows: BTreeMap::new() }
+        Self { calendar, unit: 1, groups, after, room, rows: BTreeMap::new() }
     }
 
-    /// Where the rows of a function begin to count.
+    /// The rows that it is given next are of a level. Several may be given one after the other: they add up.
+    pub(super) fn of(self, level: Level) -> Self {
+        Self { unit: if level == Level::Day { 24 } else { 1 }, ..self }
+    }
+
+    /// Where the rows of a function begin to count, in their own unit.
     pub(super) fn starts_at(&self, function: u32, period: &Range<u32>) -> u32 {
         match (self.after, self.groups.get(&function)) {
-            (Some((after, start)), Some(group)) if *group == after => self.calendar.time_of(start).end,
+            (Some((after, start)), Some(group)) if *group == after => {
+                self.calendar.time_of(start).end.div_ceil(self.unit)
+            }
             _ => period.start,
         }
     }
@@ -45,10 +53,10 @@ impl Fold {
         self.rows.len() >= self.room && self.groups.get(&function).zip(last).is_some_and(|(group, last)| *group > last)
     }
 
-    /// Takes a row. Break: the following rows of this function are not wanted.
+    /// Takes a row, its time in its own unit. Break: the following rows of this function are not wanted.
     pub(super) fn take(&mut self, function: u32, time: u32, mut sum: UsageSum) -> ControlFlow<()> {
         let Some(&group) = self.groups.get(&function) else { return ControlFlow::Break(()) };
-        let key = (group, self.calendar.time_of(time).start);
+        let key = (group, self.calendar.time_of(time.saturating_mul(self.unit)).start);
         if self.after.is_some_and(|after| key <= after) {
             return ControlFlow::Continue(());
         }
@@ -84,13 +92,13 @@ impl Calendar {
     pub(super) fn new(granularity: Granularity, hours: Range<u32>) -> Self {
         let mut months = Vec::new();
         if granularity == Granularity::Month {
-            let mut month = month_of(hours.start);
-            while let Some(hour) = month.and_then(first_hour) {
+            let mut month = Some(Month::of_hour(hours.start));
+            while let Some(hour) = month.map(|month| month.hours().start) {
                 months.push(hour);
                 if hour >= hours.end {
                     break;
                 }
-                month = month.and_then(next_month);
+                month = month.and_then(Month::next);
             }
         }
         Self { granularity, hours, months }
@@ -112,39 +120,10 @@ impl Calendar {
     }
 }
 
-/// The hours of a calendar month, UTC. `None` for a month outside 1970 to 9998.
-#[must_use]
-pub fn month_hours(year: i16, month: i8) -> Option<Range<u32>> {
-    let date = Date::new(year, month, 1).ok()?;
-    Some(first_hour(date)?..first_hour(next_month(date)?)?)
-}
-
-fn month_of(hour: u32) -> Option<Date> {
-    let time = Timestamp::from_second(i64::from(hour) * 3600).ok()?;
-    Some(time.to_zoned(TimeZone::UTC).date().first_of_month())
-}
-
-fn next_month(month: Date) -> Option<Date> {
-    month.checked_add(jiff::Span::new().months(1)).ok()
-}
-
-fn first_hour(date: Date) -> Option<u32> {
-    let second = date.to_zoned(TimeZone::UTC).ok()?.timestamp().as_second();
-    u32::try_from(second / 3600).ok().filter(|_| second >= 0)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
-
-    #[test]
-    fn months_know_leap_years() {
-        assert_eq!(month_hours(1970, 1), Some(0..744));
-        assert_eq!(month_hours(2024, 2).map(|h| h.len()), Some(29 * 24));
-        assert_eq!(month_hours(2026, 11).map(|h| h.start), Some(498_192));
-        assert_eq!((month_hours(1969, 12), month_hours(2026, 13), month_hours(9999, 12)), (None, None, None));
-    }
 
     proptest! {
         #[test]

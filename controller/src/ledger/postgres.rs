@@ -10,11 +10,13 @@ mod connect;
 mod names;
 mod read;
 mod rows;
+mod tidy;
 
 pub use connect::PostgresError;
 
 use super::fold::Fold;
 use super::frame::Checked;
+use super::retention::Bounds;
 use super::store::{Scan, Store};
 use super::{
     AppendError, Appended, Conservation, FunctionId, Health, Level, Page, ReadError, RecordKey, RecordRow, WarmSpan,
@@ -38,6 +40,8 @@ pub(super) struct PostgresStore {
     problem: Mutex<Option<String>>,
     /// Bytes of the schema, as last asked.
     size: Mutex<u64>,
+    /// What is kept no longer, as last asked.
+    gone: Mutex<Bounds>,
 }
 
 /// Why the database gave no answer.
@@ -71,8 +75,8 @@ impl PostgresStore {
     /// Connects, and makes the schema or brings it up to date.
     pub(super) async fn open(config: &Config, rules: Vec<Metering>) -> Result<Self, PostgresError> {
         let pool = Pool::open(config).await?;
-        let (days, problem, size) = (Mutex::default(), Mutex::default(), Mutex::default());
-        let store = Self { pool, rules, names: Names::default(), days, problem, size };
+        let (days, problem, size, gone) = Default::default();
+        let store = Self { pool, rules, names: Names::default(), days, problem, size, gone };
         store.look().await.map_err(|e| PostgresError::Failed { place: place(config), why: e.words() })?;
         Ok(store)
     }
@@ -88,12 +92,20 @@ impl PostgresStore {
         Ok(client)
     }
 
-    /// Asks how large it is.
+    /// Asks how large it is, and what is kept no longer.
     async fn look(&self) -> Result<(), Trouble> {
         let client = self.pool.client().await?;
         let row = client.query_one(SIZE, &[]).await.map_err(Trouble::from);
-        let size: i64 = client.after(row)?.get(0);
+        let gone = self.read_gone(&client).await;
+        let size: i64 = client.after(gone.and(row))?.get(0);
         *self.size.lock() = size.unsigned_abs();
+        Ok(())
+    }
+
+    async fn read_gone(&self, client: &tokio_postgres::Client) -> Result<(), Trouble> {
+        let row = client.query_one("SELECT minute, hour, record_hour FROM gone", &[]).await?;
+        let at = |at: usize| u32::try_from(row.get::<_, i64>(at)).map_err(|_| Trouble::Corrupt("note of what is gone"));
+        *self.gone.lock() = Bounds { minute: at(0)?, hour: at(1)?, record_hour: at(2)? };
         Ok(())
     }
 
@@ -158,10 +170,15 @@ impl Store for PostgresStore {
         self.wrote(append::keep_warm(self, &spans).await)
     }
 
-    async fn forget_minutes(&self, before: u32) -> Result<(), AppendError> {
+    async fn tidy(&self, bounds: Bounds) -> Result<bool, AppendError> {
         // Nothing that is told by it, or forgotten with it, is worth being called not ready.
         let _ = self.look().await;
-        append::tidy(self, before).await.map_err(|trouble| AppendError::Closed(trouble.words()))
+        tidy::all(self, bounds).await.map_err(|trouble| AppendError::Closed(trouble.words()))?;
+        Ok(false)
+    }
+
+    fn gone(&self) -> Bounds {
+        *self.gone.lock()
     }
 
     async fn functions(&self) -> Result<Vec<(u32, FunctionId)>, ReadError> {

@@ -13,6 +13,7 @@ mod growth;
 mod key;
 mod open;
 mod records;
+mod tidy;
 mod verify;
 mod writer;
 
@@ -23,6 +24,7 @@ pub use open::{Filesystem, FolderError};
 
 use super::fold::Fold;
 use super::frame::Checked;
+use super::retention::Bounds;
 use super::store::{Scan, Store};
 use super::{
     AppendError, Appended, Conservation, FunctionId, Health, Level, Page, ReadError, RecordKey, RecordRow, WarmSpan,
@@ -85,6 +87,7 @@ impl SledStore {
     pub(super) fn open(dir: &Path, filesystem: Filesystem, rules: Vec<Metering>) -> Result<Self, FolderError> {
         let folder = Arc::new(Folder::open(dir, filesystem)?);
         let read = |source| FolderError::Read { dir: dir.to_owned(), source };
+        *folder.gone.lock() = tidy::stored_gone(&folder).map_err(read)?;
         let applier = apply::Applier::new(Arc::clone(&folder), rules).map_err(read)?;
         verify::check_tails(&folder).map_err(read)?;
         let (queue, commands) = mpsc::channel(QUEUE_FRAMES);
@@ -129,8 +132,12 @@ impl Store for SledStore {
         self.tell(|done| Command::Warm { spans, done }).await.map_err(AppendError::Closed)
     }
 
-    async fn forget_minutes(&self, before: u32) -> Result<(), AppendError> {
-        self.tell(|done| Command::Forget { before, done }).await.map_err(AppendError::Closed)
+    async fn tidy(&self, bounds: Bounds) -> Result<bool, AppendError> {
+        self.tell(|done| Command::Tidy { bounds, done }).await.map_err(AppendError::Closed)
+    }
+
+    fn gone(&self) -> Bounds {
+        *self.folder.gone.lock()
     }
 
     async fn functions(&self) -> Result<Vec<(u32, FunctionId)>, ReadError> {

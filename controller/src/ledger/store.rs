@@ -2,6 +2,7 @@
 
 use super::fold::Fold;
 use super::frame::Checked;
+use super::retention::Bounds;
 use super::{
     AppendError, Appended, Conservation, FunctionId, Health, Level, Page, ReadError, RecordKey, RecordRow, WarmSpan,
 };
@@ -32,8 +33,12 @@ pub(super) trait Store: Send + Sync {
     /// returns when that is durable.
     async fn keep_warm(&self, spans: Vec<WarmSpan>) -> Result<(), AppendError>;
 
-    /// Forgets sums of minutes before this one.
-    async fn forget_minutes(&self, before: u32) -> Result<(), AppendError>;
+    /// Gives up a part of what is kept no longer; answers whether there is more of it. Sums of hours are added to their
+    /// days; with single records goes what only they refer to. From its beginning on [`Store::gone`] says so.
+    async fn tidy(&self, bounds: Bounds) -> Result<bool, AppendError>;
+
+    /// What is kept no longer. Cheap.
+    fn gone(&self) -> Bounds;
 
     /// Every function that was ever recorded, by the store's number.
     async fn functions(&self) -> Result<Vec<(u32, FunctionId)>, ReadError>;

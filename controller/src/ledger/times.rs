@@ -14,6 +14,16 @@ pub(super) fn hour_of(received_at_us: i64) -> u32 {
     u32::try_from(hour).unwrap_or(MAX_HOUR)
 }
 
+/// The day with that hour, days since 1970 UTC.
+pub(super) fn day_of(received_at_us: i64) -> u32 {
+    hour_of(received_at_us) / 24
+}
+
+/// The day that it is.
+pub(super) fn today() -> u32 {
+    day_of(jiff::Timestamp::now().as_microsecond())
+}
+
 /// The minute, by the same rule.
 pub(super) fn minute_of(received_at_us: i64) -> u32 {
     let hour = hour_of(received_at_us);

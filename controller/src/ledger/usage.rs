@@ -1,4 +1,4 @@
-//! Sums by time and group, from the hourly rows.
+//! Sums by time and group, from the rows of minutes, hours or days.
 
 use super::fold::{Calendar, Fold};
 use super::store::Store;
@@ -100,19 +100,6 @@ pub struct UsageRow {
     pub usage: UsageSum,
 }
 
-/// Rows of minutes are kept for so many hours.
-pub const MINUTES_KEPT_HOURS: u32 = 48;
-
-impl Granularity {
-    /// Which rows its times are made of, and a period of hours in their unit.
-    fn rows(self, hours: &Range<u32>) -> (Level, Range<u32>) {
-        match self {
-            Self::Minute => (Level::Minute, hours.start.saturating_mul(60)..hours.end.saturating_mul(60)),
-            _ => (Level::Hour, hours.clone()),
-        }
-    }
-}
-
 impl Filter {
     /// Whether a function counts.
     #[must_use]
@@ -154,6 +141,35 @@ pub enum Level {
     Minute = 0,
     /// Hours since 1970 UTC.
     Hour = 1,
+    /// Days since 1970 UTC: hours that are not kept by themselves any longer.
+    Day = 2,
+}
+
+/// Which rows the times of an answer are made of: levels, each with its period in its own unit. What happened is in one
+/// of them only. Where hours are not kept any longer, days count that lie in the period as a whole.
+fn levels(granularity: Granularity, hours: &Range<u32>, kept_from: u32) -> Vec<(Level, Range<u32>)> {
+    if granularity == Granularity::Minute {
+        return vec![(Level::Minute, hours.start.saturating_mul(60)..hours.end.saturating_mul(60))];
+    }
+    let mut levels = vec![(Level::Hour, hours.clone())];
+    let days = hours.start.div_ceil(24)..hours.end.min(kept_from) / 24;
+    if granularity != Granularity::Hour && !days.is_empty() {
+        levels.push((Level::Day, days));
+    }
+    levels
+}
+
+/// Gives the rows of functions, by number and in order, to `fold`.
+async fn fold(
+    store: &dyn Store,
+    numbers: Vec<u32>,
+    levels: Vec<(Level, Range<u32>)>,
+    mut fold: Fold,
+) -> Result<Fold, ReadError> {
+    for (level, period) in levels {
+        fold = store.fold(numbers.clone(), level, period, fold.of(level)).await?;
+    }
+    Ok(fold)
 }
 
 /// Answers a question. Only the functions of the page's groups are read, so a page costs what it shows.
@@ -176,16 +192,16 @@ pub(super) async fn query(store: &dyn Store, query: &UsageQuery) -> Result<Page<
     let at = |group: &GroupKey| groups.binary_search(group).ok();
     let of = functions.iter().filter_map(|(group, number)| Some((*number, at(group)?))).collect();
     let after = query.after.as_ref().and_then(|after| Some((at(&after.group)?, after.start)));
-    let (level, period) = query.granularity.rows(&query.hours);
-    let calendar = Calendar::new(query.granularity, period.clone());
+    let levels = levels(query.granularity, &query.hours, store.gone().hour);
+    let calendar = Calendar::new(query.granularity, levels[0].1.clone());
     // One row more than asked for tells that there are more.
-    let fold = Fold::new(calendar, of, after, query.limit + 1);
+    let rows = Fold::new(calendar, of, after, query.limit + 1);
     let numbers = functions.iter().map(|(_, number)| *number).collect();
-    let fold = store.fold(numbers, level, period, fold).await?;
+    let rows = fold(store, numbers, levels, rows).await?;
     let row = |(group, time, usage): (usize, Range<u32>, UsageSum)| {
         groups.get(group).map(|group| UsageRow { group: group.clone(), time, usage })
     };
-    let mut rows: Vec<UsageRow> = fold.rows().filter_map(row).collect();
+    let mut rows: Vec<UsageRow> = rows.rows().filter_map(row).collect();
     let more = rows.len() > query.limit;
     rows.truncate(query.limit);
     let next = rows.last().filter(|_| more).map(|r| RowKey { group: r.group.clone(), start: r.time.start });
@@ -202,9 +218,10 @@ pub(super) async fn of_tenant(store: &dyn Store, tenant: &str, hours: Range<u32>
     }
     let mut numbers: Vec<u32> = of.keys().copied().collect();
     numbers.sort_unstable();
-    let fold = Fold::new(Calendar::new(Granularity::Total, hours.clone()), of, None, 1);
-    let fold = store.fold(numbers, Level::Hour, hours, fold).await?;
-    Ok(fold.rows().next().map(|(_, _, sum)| sum).unwrap_or_default())
+    let levels = levels(Granularity::Total, &hours, store.gone().hour);
+    let rows = Fold::new(Calendar::new(Granularity::Total, hours), of, None, 1);
+    let rows = fold(store, numbers, levels, rows).await?;
+    Ok(rows.rows().next().map(|(_, _, sum)| sum).unwrap_or_default())
 }
 
 #[cfg(test)]

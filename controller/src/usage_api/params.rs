@@ -3,7 +3,7 @@
 use super::cursor::Cursor;
 use super::error::{ApiError, Fault};
 use super::{Pairs, times};
-use crate::ledger::{Filter, Granularity, GroupBy, MAX_DAYS, MINUTES_KEPT_HOURS, Plans, RecordKey, RowKey};
+use crate::ledger::{Filter, Granularity, GroupBy, KeptFrom, MAX_DAYS, MINUTES_KEPT_HOURS, Month, Plans, RecordKey, RowKey};
 use dormouse_core::price::PricePlan;
 use jiff::{Timestamp, ToSpan};
 use rust_decimal::Decimal;
@@ -107,8 +107,7 @@ impl Params {
     /// The period of `/v1/usage`: by default from the start of this month to the end of this hour.
     pub(super) fn hours(&mut self, now: Timestamp) -> Range<u32> {
         let this_hour = u32::try_from(now.as_second() / 3600).unwrap_or_default();
-        let date = now.to_zoned(jiff::tz::TimeZone::UTC).date();
-        let month = crate::ledger::month_hours(date.year(), date.month()).map_or(0, |m| m.start);
+        let month = Month::of(now).hours().start;
         let to = self.hour("to").unwrap_or(this_hour + 1);
         let from = self.hour("from").unwrap_or(month.min(to.saturating_sub(1)));
         if from >= to {
@@ -171,6 +170,34 @@ impl Params {
                 Granularity::Total
             }
         }
+    }
+
+    /// Where hours are not kept any longer, only whole days can be told.
+    pub(super) fn reach(hours: &Range<u32>, granularity: Granularity, kept: KeptFrom) -> Result<(), ApiError> {
+        let since = times::hour_text(kept.hours);
+        let mut faults = Vec::new();
+        if granularity == Granularity::Hour && hours.start < kept.hours {
+            let problem = format!("must not be before {since} with granularity PT1H: before, there are only days");
+            faults.push(Fault { parameter: "from".to_owned(), problem });
+        } else {
+            for (parameter, hour) in [("from", hours.start), ("to", hours.end)] {
+                if hour < kept.hours && hour % 24 != 0 {
+                    let problem = format!("must be the beginning of a day, UTC: before {since} there are only days");
+                    faults.push(Fault { parameter: parameter.to_owned(), problem });
+                }
+            }
+        }
+        if faults.is_empty() { Ok(()) } else { Err(ApiError::BadRequest(faults)) }
+    }
+
+    /// Records are not there for ever.
+    pub(super) fn reach_records(times_us: &Range<i64>, kept: KeptFrom) -> Result<(), ApiError> {
+        let since = i64::from(kept.records) * 3_600_000_000;
+        if times_us.start >= since {
+            return Ok(());
+        }
+        let problem = format!("must not be before {}: older records are not kept", times::hour_text(kept.records));
+        Err(ApiError::BadRequest(vec![Fault { parameter: "from".to_owned(), problem }]))
     }
 
     pub(super) fn group_by(&mut self) -> GroupBy {

@@ -26,13 +26,6 @@ pub(super) fn whole_hour(time: Timestamp) -> Option<u32> {
     u32::try_from(us / 3_600_000_000).ok().filter(|_| whole)
 }
 
-/// Year and month from `YYYY-MM`.
-pub(super) fn month(text: &str) -> Option<(i16, i8)> {
-    let digits = |part: &str| part.bytes().all(|b| b.is_ascii_digit());
-    let (year, month) = text.split_once('-').filter(|(y, m)| y.len() == 4 && m.len() == 2 && digits(y) && digits(m))?;
-    Some((year.parse().ok()?, month.parse().ok()?))
-}
-
 /// Text of an hour's beginning.
 pub(super) fn hour_text(hour: u32) -> String {
     second_text(i64::from(hour) * 3600)
@@ -72,7 +65,5 @@ mod tests {
         assert_eq!(minute_text(498_192 * 60 + 1), "2026-11-01T00:01:00Z");
         assert_eq!(micros_text(1), "1970-01-01T00:00:00.000001Z");
         assert!(!micros_text(i64::MIN).is_empty() && !micros_text(i64::MAX).is_empty());
-        assert_eq!(month("2026-11"), Some((2026, 11)));
-        assert_eq!([month("2026-1"), month("26-11"), month("2026/11"), month("+026-11")], [None; 4]);
     }
 }

@@ -4,7 +4,7 @@ use super::names::Known;
 use super::rows::{self, Sums};
 use super::{PostgresStore, Trouble, signed};
 use crate::ledger::frame::Checked;
-use crate::ledger::times::{hour_of, minute_of};
+use crate::ledger::times::{day_of, hour_of, minute_of, today};
 use crate::ledger::warm::{self, Counted};
 use crate::ledger::{Appended, Level, WarmSpan};
 use deadpool_postgres::{Object, Transaction};
@@ -19,12 +19,16 @@ const PARTITIONS: i64 = 0x6461_7973;
 pub(super) async fn frame(store: &PostgresStore, frame: &Checked) -> Result<Appended, Trouble> {
     let mut client = store.client().await?;
     let applied = apply(store, &mut client, frame).await;
+    if applied.is_err() {
+        // Another process may have given up a day that was thought to be there.
+        store.days.lock().clear();
+    }
     client.after(applied)
 }
 
 async fn apply(store: &PostgresStore, client: &mut Object, frame: &Checked) -> Result<Appended, Trouble> {
     let subjects = subjects(store, client, frame).await?;
-    let days: BTreeSet<i32> = frame.records.iter().map(|r| day_of(r.received_at_us)).collect();
+    let days: BTreeSet<i32> = frame.records.iter().map(|r| day_of(r.received_at_us).cast_signed()).collect();
     partitions(store, client, days).await?;
     let step = client.transaction().await?;
     let watermark = lock(&step, frame).await?;
@@ -49,11 +53,15 @@ async fn apply(store: &PostgresStore, client: &mut Object, frame: &Checked) -> R
 
 /// What the frame's subject numbers mean; only of those that a record names.
 async fn subjects(store: &PostgresStore, client: &Client, frame: &Checked) -> Result<Vec<Option<Known>>, Trouble> {
-    let mut known = vec![None; frame.subjects.len()];
+    let (today, mut days) = (today(), vec![None; frame.subjects.len()]);
     for record in &frame.records {
-        let at = record.subject as usize;
-        if known[at].is_none() {
-            known[at] = Some(store.names.of(client, &frame.subjects[at]).await?);
+        let day = &mut days[record.subject as usize];
+        *day = (*day).max(Some(day_of(record.received_at_us).max(today)));
+    }
+    let mut known = vec![None; days.len()];
+    for (at, day) in days.into_iter().enumerate() {
+        if let Some(day) = day {
+            known[at] = Some(store.names.of(client, &frame.subjects[at], day).await?);
         }
     }
     Ok(known)
@@ -61,7 +69,7 @@ async fn subjects(store: &PostgresStore, client: &Client, frame: &Checked) -> Re
 
 /// Makes sure that each of the days has its partition. It is made beside the table and then attached, which holds up neither
 /// readers nor writers.
-async fn partitions(store: &PostgresStore, client: &mut Object, days: BTreeSet<i32>) -> Result<(), Trouble> {
+pub(super) async fn partitions(store: &PostgresStore, client: &mut Object, days: BTreeSet<i32>) -> Result<(), Trouble> {
     let missing: Vec<i32> = days.into_iter().filter(|day| !store.days.lock().contains(day)).collect();
     for day in missing {
         let from = rows::date(day).ok_or(Trouble::Corrupt("day"))?.to_string();
@@ -83,11 +91,6 @@ async fn partitions(store: &PostgresStore, client: &mut Object, days: BTreeSet<i
         store.days.lock().insert(day);
     }
     Ok(())
-}
-
-/// The day of a record, days since 1970 UTC.
-fn day_of(received_at_us: i64) -> i32 {
-    i32::try_from(hour_of(received_at_us) / 24).unwrap_or(i32::MAX)
 }
 
 /// The epoch's watermark; nobody else moves it until the transaction is over.
@@ -145,7 +148,8 @@ const WARM_SET: &str = "UPDATE warm w SET until_us = n.until_us, open = n.open \
 async fn count_warm(store: &PostgresStore, client: &mut Object, spans: &[WarmSpan]) -> Result<(), Trouble> {
     let mut known = Vec::with_capacity(spans.len());
     for span in spans {
-        known.push((store.names.of(client, &span.subject).await?, span));
+        let day = day_of(span.to_us).max(today());
+        known.push((store.names.of(client, &span.subject, day).await?, span));
     }
     let subjects: BTreeSet<i32> = known.iter().map(|(known, _)| known.subject).collect();
     // All at once and in one order, so that no two writers wait for each other.
@@ -169,28 +173,6 @@ async fn count_warm(store: &PostgresStore, client: &mut Object, spans: &[WarmSpa
     let subjects: Vec<i32> = counted.into_keys().collect();
     step.execute(&step.prepare_cached(WARM_SET).await?, &[&subjects, &until, &open]).await?;
     rows::add_sums(&step, &sums).await?;
-    step.commit().await?;
-    Ok(())
-}
-
-/// Forgets sums of minutes before this one, and makes the partitions of the days that come next: what waits for a lock
-/// then holds up no frame.
-pub(super) async fn tidy(store: &PostgresStore, before: u32) -> Result<(), Trouble> {
-    let mut client = store.client().await?;
-    let forgotten = forget_minutes(&mut client, before).await;
-    client.after(forgotten)?;
-    let mut client = store.client().await?;
-    let today = day_of(jiff::Timestamp::now().as_microsecond());
-    let made = partitions(store, &mut client, (today..=today + 2).collect()).await;
-    client.after(made)
-}
-
-async fn forget_minutes(client: &mut Object, before: u32) -> Result<(), Trouble> {
-    let step = client.transaction().await?;
-    // In the order in which sums are added.
-    for table in ["usage", "usage_class"] {
-        step.execute(&format!("DELETE FROM {table} WHERE level = 0 AND time < $1"), &[&i64::from(before)]).await?;
-    }
     step.commit().await?;
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! Subjects and functions by the database's numbers.
 
 use super::Trouble;
+use super::rows::Day;
 use crate::ledger::FunctionId;
 use dormouse_core::record::Subject;
 use parking_lot::Mutex;
@@ -19,21 +20,18 @@ pub(super) struct Known {
     pub(super) size: (u32, u32),
 }
 
-/// What is known of them. Numbers are given out in a transaction of their own: one that is left without a record is no
+/// What is known of them, with the day up to which the database knows that they were seen. Numbers are given out in a transaction of their own: one that is left without a record is no
 /// harm, and one that another transaction took back would be.
 #[derive(Default)]
-pub(super) struct Names(Mutex<HashMap<Subject, Known>>);
+pub(super) struct Names(Mutex<HashMap<Subject, (Known, u32)>>);
 
 const FUNCTION: &str = "WITH new AS (
         INSERT INTO function (uid, tenant, namespace, name) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING RETURNING id)
     SELECT id FROM new
     UNION ALL SELECT id FROM function WHERE uid = $1 AND tenant = $2 AND namespace = $3 AND name = $4 LIMIT 1";
-const SUBJECT: &str = "WITH new AS (
-        INSERT INTO subject (function, revision, instance, memory_mib, cpu_millis) VALUES ($1, $2, $3, $4, $5)
-        ON CONFLICT DO NOTHING RETURNING id)
-    SELECT id FROM new
-    UNION ALL SELECT id FROM subject
-    WHERE function = $1 AND revision = $2 AND instance = $3 AND memory_mib = $4 AND cpu_millis = $5 LIMIT 1";
+const SUBJECT: &str = "INSERT INTO subject AS s (function, revision, instance, memory_mib, cpu_millis, seen) \
+    VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (function, revision, instance, memory_mib, cpu_millis) \
+    DO UPDATE SET seen = greatest(s.seen, excluded.seen) RETURNING id";
 
 impl Names {
     /// Forgets all of them.
@@ -41,22 +39,24 @@ impl Names {
         self.0.lock().clear();
     }
 
-    /// The number of a subject; a new one is written.
-    pub(super) async fn of(&self, client: &Client, subject: &Subject) -> Result<Known, Trouble> {
-        if let Some(known) = self.0.lock().get(subject) {
+    /// The number of a subject; a new one is written. It is kept for as long as records of a day are, days since 1970 UTC.
+    pub(super) async fn of(&self, client: &Client, subject: &Subject, day: u32) -> Result<Known, Trouble> {
+        if let Some((known, seen)) = self.0.lock().get(subject)
+            && *seen >= day
+        {
             return Ok(*known);
         }
         let FunctionId { uid, namespace, name, tenant } = FunctionId::of(subject);
         let function = number(client, FUNCTION, &[&uid, &tenant, &namespace, &name]).await?;
         let Subject { revision, instance, memory_mib, cpu_millis, .. } = subject;
         let (memory, cpu) = (i64::from(*memory_mib), i64::from(*cpu_millis));
-        let subject_number = number(client, SUBJECT, &[&function, revision, instance, &memory, &cpu]).await?;
+        let subject_number = number(client, SUBJECT, &[&function, revision, instance, &memory, &cpu, &Day(day.cast_signed())]).await?;
         let known = Known { subject: subject_number, function, size: (*memory_mib, *cpu_millis) };
         let mut all = self.0.lock();
         if all.len() >= MAX_CACHED {
             all.clear();
         }
-        all.insert(subject.clone(), known);
+        all.insert(subject.clone(), (known, day));
         Ok(known)
     }
 }

@@ -1,13 +1,13 @@
 //! Frames become batches: blocks, sums and watermarks in one atomic write, each record once.
 
 use super::super::frame::Checked;
-use super::super::times::{hour_of, minute_of};
+use super::super::times::{day_of, hour_of, minute_of, today};
 use super::super::warm::{self, Counted};
 use super::super::{Appended, Level, ReadError, WarmSpan};
 use super::CorruptValue;
 use super::block::OpenBlock;
 use super::codec::{decode_sum, encode_sum};
-use super::dict::{self, Known, Numbers};
+use super::dict::{Known, Numbers};
 use super::growth::Growth;
 use super::key::{self, BlockId, EpochId, RollupId};
 use super::open::Folder;
@@ -29,19 +29,19 @@ const MAX_TAILS: usize = 1_024;
 
 /// The writer's state. What it caches is what was written: it may be forgotten between batches.
 pub(super) struct Applier {
-    store: Arc<Folder>,
+    pub(super) store: Arc<Folder>,
     rules: Vec<Metering>,
-    numbers: Numbers,
+    pub(super) numbers: Numbers,
     watermarks: HashMap<EpochId, u64>,
-    sums: HashMap<RollupId, UsageSum>,
+    pub(super) sums: HashMap<RollupId, UsageSum>,
     /// Up to when the warm time of subjects has been counted.
-    warm: HashMap<u32, Counted>,
+    pub(super) warm: HashMap<u32, Counted>,
     /// The last block of each epoch, while it takes more.
-    tails: HashMap<EpochId, OpenBlock>,
+    pub(super) tails: HashMap<EpochId, OpenBlock>,
     growth: Growth,
     open: Pending,
     /// Something was written since the last commit.
-    unsynced: bool,
+    pub(super) unsynced: bool,
 }
 
 /// What the next batch will write.
@@ -63,10 +63,6 @@ impl Applier {
         Ok(Self { store, rules, numbers, watermarks, sums, warm, tails, growth, open, unsynced: false })
     }
 
-    pub(super) fn store(&self) -> &Arc<Folder> {
-        &self.store
-    }
-
     /// Takes what is new of a frame; it is durable after [`Applier::commit`].
     pub(super) fn apply(&mut self, frame: &Checked) -> Result<Appended, ReadError> {
         let epoch = EpochId { activator: frame.activator, epoch: frame.epoch };
@@ -75,14 +71,19 @@ impl Applier {
             Ok(new) => new,
             Err(nothing) => return Ok(nothing),
         };
-        let mut subjects: Vec<Option<Known>> = vec![None; frame.subjects.len()];
+        let today = today();
+        // Each with the day up to which it is noted as seen.
+        let mut subjects: Vec<Option<(Known, u32)>> = vec![None; frame.subjects.len()];
         for (seq, record) in (watermark + 1..).zip(new) {
             let slot = &mut subjects[record.subject as usize];
+            let day = day_of(record.received_at_us).max(today);
             let subject = match *slot {
-                Some(subject) => subject,
-                None => {
-                    let text = &frame.subjects[record.subject as usize];
-                    *slot.insert(self.numbers.of(&self.store, &mut self.open.batch, text)?)
+                Some((subject, seen)) if seen >= day => subject,
+                _ => {
+                    let (store, batch) = (&self.store, &mut self.open.batch);
+                    let subject = self.numbers.of(store, batch, &frame.subjects[record.subject as usize])?;
+                    self.numbers.see(store, batch, subject.subject, day)?;
+                    slot.insert((subject, day)).0
                 }
             };
             self.record(epoch, seq, record, subject)?;
@@ -130,28 +131,6 @@ impl Applier {
         Ok(())
     }
 
-    /// Forgets sums of minutes before this one. Those of records that come later than that are made anew, and go next time.
-    pub(super) fn forget_minutes(&mut self, before: u32) -> Result<(), ReadError> {
-        self.write()?;
-        self.sums.retain(|id, _| id.level != Level::Minute || id.time >= before);
-        let store = Arc::clone(&self.store);
-        for entry in dict::functions(&store) {
-            let (function, _) = entry?;
-            let at = |time| RollupId { level: Level::Minute, function, time }.key();
-            let (mut batch, mut any) = (sled::Batch::default(), false);
-            for key in store.db.range(at(0)..at(before)).keys() {
-                batch.remove(key?);
-                any = true;
-            }
-            if any {
-                // Two days of minutes at most, unless the ledger was closed for long: 2,880 keys of 10 bytes.
-                store.db.apply_batch(batch)?;
-                self.unsynced = true;
-            }
-        }
-        Ok(())
-    }
-
     /// Counts warm time that was not counted; it is durable after [`Applier::commit`].
     pub(super) fn keep_warm(&mut self, spans: &[WarmSpan]) -> Result<(), ReadError> {
         for span in spans {
@@ -161,6 +140,8 @@ impl Applier {
                 None => stored_count(&self.store, known.subject)?,
             };
             let Some((from_us, now)) = span.count(counted) else { continue };
+            let day = day_of(span.to_us).max(today());
+            self.numbers.see(&self.store, &mut self.open.batch, known.subject, day)?;
             for (level, time, warm) in warm::rows(from_us, span.to_us, known.size) {
                 let id = RollupId { level, function: known.function, time };
                 self.open.sums.insert(id);
@@ -187,7 +168,7 @@ impl Applier {
     }
 
     /// One atomic batch of everything pending.
-    fn write(&mut self) -> Result<(), ReadError> {
+    pub(super) fn write(&mut self) -> Result<(), ReadError> {
         if self.open.records == 0 {
             return Ok(());
         }
@@ -227,7 +208,7 @@ impl Applier {
         if self.sums.len() > MAX_SUMS {
             // The last two of each are what comes next; when even they are too many, nothing is kept.
             let newest = |level| self.sums.keys().filter(|id| id.level == level).map(|id| id.time).max().unwrap_or(0);
-            let newest = [newest(Level::Minute), newest(Level::Hour)];
+            let newest = [newest(Level::Minute), newest(Level::Hour), newest(Level::Day)];
             self.sums.retain(|id, _| newest.get(id.level as usize).is_none_or(|newest| id.time + 1 >= *newest));
             if self.sums.len() > MAX_SUMS {
                 self.sums.clear();
@@ -263,8 +244,17 @@ fn stored_count(store: &Folder, subject: u32) -> Result<Counted, ReadError> {
 
 /// Highest applied sequence of an epoch; 0 before the first.
 pub(super) fn stored_watermark(store: &Folder, epoch: EpochId) -> Result<u64, ReadError> {
-    match store.db.get(epoch.watermark())? {
+    stored_number(store, &epoch.watermark(), "watermark")
+}
+
+/// How many records of an epoch are not kept any longer.
+pub(super) fn forgotten(store: &Folder, epoch: EpochId) -> Result<u64, ReadError> {
+    stored_number(store, &epoch.forgotten(), "count of forgotten records")
+}
+
+fn stored_number(store: &Folder, key: &[u8], what: &'static str) -> Result<u64, ReadError> {
+    match store.db.get(key)? {
         None => Ok(0),
-        Some(value) => Ok(u64::from_be_bytes((*value).try_into().map_err(|_| CorruptValue("watermark"))?)),
+        Some(value) => Ok(u64::from_be_bytes((*value).try_into().map_err(|_| CorruptValue(what))?)),
     }
 }

@@ -49,6 +49,11 @@ impl OpenBlock {
         self.packer.len() < MAX_BLOCK / 4
     }
 
+    /// Which it is.
+    pub(super) fn id(&self) -> BlockId {
+        self.id
+    }
+
     /// Whether any record fits.
     pub(super) fn has_room(&self) -> bool {
         HEADER + self.packer.len() + MAX_PACKED_LEN <= MAX_BLOCK

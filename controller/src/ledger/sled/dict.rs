@@ -25,6 +25,8 @@ pub(super) struct Numbers {
     subjects: HashMap<Subject, Known>,
     /// Subjects of `subjects` whose instance's start is known to be counted.
     started: HashSet<u32>,
+    /// The day on which subjects were last seen, as the store knows it.
+    seen: HashMap<u32, u32>,
     functions: HashMap<FunctionId, u32>,
     next_subject: u32,
     next_function: u32,
@@ -40,6 +42,7 @@ impl Numbers {
         Ok(Self {
             subjects: HashMap::new(),
             started: HashSet::new(),
+            seen: HashMap::new(),
             functions: HashMap::new(),
             next_subject,
             next_function,
@@ -85,16 +88,69 @@ impl Numbers {
         Ok(true)
     }
 
+    /// Notes that a subject is referred to by something of a day, days since 1970 UTC: it is kept for as long as that is.
+    pub(super) fn see(
+        &mut self,
+        store: &Folder,
+        batch: &mut sled::Batch,
+        subject: u32,
+        day: u32,
+    ) -> Result<(), ReadError> {
+        let before = match self.seen.get(&subject) {
+            Some(&before) => Some(before),
+            None => seen(store, subject)?,
+        };
+        if before.is_none_or(|before| before < day) {
+            if let Some(before) = before {
+                batch.remove(&key::seen_on(before, subject));
+            }
+            batch.insert(&key::seen(subject), &day.to_be_bytes());
+            batch.insert(&key::seen_on(day, subject), &[]);
+        }
+        self.seen.insert(subject, before.map_or(day, |before| before.max(day)));
+        Ok(())
+    }
+
+    /// Forgets subjects that nothing refers to, each with the day on which it was last seen: `batch` takes them out of the
+    /// store.
+    pub(super) fn forget(
+        &mut self,
+        store: &Folder,
+        batch: &mut sled::Batch,
+        subjects: &[(u32, u32)],
+    ) -> Result<(), ReadError> {
+        for &(subject, day) in subjects {
+            if let Some(value) = store.db.get(Dictionary::Subject.entry(subject))? {
+                batch.remove(&Dictionary::Subject.by_sum(crc32c::crc32c(&value), subject));
+            }
+            batch.remove(&Dictionary::Subject.entry(subject));
+            [key::started(subject), key::warm(subject), key::seen(subject)].iter().for_each(|key| batch.remove(key));
+            batch.remove(&key::seen_on(day, subject));
+            self.started.remove(&subject);
+            self.seen.remove(&subject);
+        }
+        let gone: HashSet<u32> = subjects.iter().map(|(subject, _)| *subject).collect();
+        self.subjects.retain(|_, known| !gone.contains(&known.subject));
+        Ok(())
+    }
+
     /// Forgets what the store knows as well. Only between batches: numbers of an unwritten batch are nowhere else.
     pub(super) fn trim(&mut self) {
         if self.subjects.len() > MAX_CACHED {
             self.subjects.clear();
             self.started.clear();
+            self.seen.clear();
         }
         if self.functions.len() > MAX_CACHED {
             self.functions.clear();
         }
     }
+}
+
+/// The day on which a subject was last seen.
+fn seen(store: &Folder, subject: u32) -> Result<Option<u32>, ReadError> {
+    let Some(value) = store.db.get(key::seen(subject))? else { return Ok(None) };
+    Ok(Some(u32::from_be_bytes((*value).try_into().map_err(|_| CorruptValue("day of a subject"))?)))
 }
 
 /// Number of a value: found by its checksum, else the next one.

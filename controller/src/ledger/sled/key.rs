@@ -27,8 +27,17 @@ const STARTED: u8 = 10;
 /// Up to when a subject's warm time has been counted.
 const WARM: u8 = 11;
 
+/// The day on which a subject was last seen.
+const SEEN: u8 = 12;
+/// Subjects by that day.
+const SEEN_ON: u8 = 13;
+/// How many records of an epoch are not kept any longer.
+const FORGOTTEN: u8 = 14;
+
 /// The format version's key.
 pub(super) const FORMAT: [u8; 2] = [META, 0];
+/// What is kept no longer.
+pub(super) const GONE: [u8; 2] = [META, 1];
 
 /// One activator's run from one start to the next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -111,6 +120,27 @@ pub(super) fn warm(subject: u32) -> [u8; 5] {
     one(WARM, subject)
 }
 
+/// Key of the day on which a subject was last seen.
+pub(super) fn seen(subject: u32) -> [u8; 5] {
+    one(SEEN, subject)
+}
+
+/// Key by which a subject is found under the day on which it was last seen.
+pub(super) fn seen_on(day: u32, subject: u32) -> [u8; 9] {
+    join(SEEN_ON, &day.to_be_bytes(), &subject.to_be_bytes())
+}
+
+/// A subject and the day under which it is found.
+pub(super) fn read_seen_on(key: &[u8]) -> Option<(u32, u32)> {
+    let day: &[u8; 4] = key.get(1..)?.first_chunk()?;
+    Some((trailing_number(key).filter(|_| key.len() == 9)?, u32::from_be_bytes(*day)))
+}
+
+/// First key of all subjects that were last seen on a day.
+pub(super) fn seen_from(day: u32) -> [u8; 5] {
+    one(SEEN_ON, day)
+}
+
 /// Prefix of all sums of a level.
 pub(super) fn rollups(level: Level) -> [u8; 2] {
     [ROLLUP, level as u8]
@@ -123,6 +153,11 @@ impl EpochId {
     /// Key of its watermark.
     pub(super) fn watermark(self) -> [u8; 13] {
         join(WATERMARK, &self.activator.to_be_bytes(), &self.epoch.to_be_bytes())
+    }
+
+    /// Key of how many of its records are not kept any longer.
+    pub(super) fn forgotten(self) -> [u8; 13] {
+        join(FORGOTTEN, &self.activator.to_be_bytes(), &self.epoch.to_be_bytes())
     }
 
     /// Prefix of its blocks.
@@ -203,23 +238,24 @@ mod tests {
 
     proptest! {
         #[test]
-        fn keys_read_back_and_sort_as_their_numbers(a in any::<[(u64, u32, u64); 2]>(), hours in any::<[u32; 2]>(), f in any::<[u32; 2]>(), level in 0..2) {
+        fn keys_read_back_and_sort_as_their_numbers(a in any::<[(u64, u32, u64); 2]>(), hours in any::<[u32; 2]>(), f in any::<[u32; 2]>(), level in 0..3) {
             let [x, y] = a.map(|(activator, epoch, first_seq)| BlockId { epoch: EpochId { activator, epoch }, first_seq });
             prop_assert_eq!(BlockId::read(&x.key()), Some(x));
             prop_assert_eq!(BlockId::read_in_hour(&x.in_hour(hours[0])), Some((hours[0], x)));
             prop_assert_eq!(EpochId::read(&x.epoch.watermark()), Some(x.epoch));
             prop_assert_eq!(x.key().cmp(&y.key()), x.cmp(&y));
             prop_assert_eq!(x.in_hour(hours[0]).cmp(&y.in_hour(hours[1])), (hours[0], x).cmp(&(hours[1], y)));
-            let level = [Level::Minute, Level::Hour][level as usize];
+            let level = [Level::Minute, Level::Hour, Level::Day][level as usize];
             let [r, s] = [0, 1].map(|i| RollupId { level, function: f[i], time: hours[i] });
             prop_assert_eq!(RollupId::time_in(&r.key()), Some(r.time));
+            prop_assert_eq!(read_seen_on(&seen_on(hours[0], f[0])), Some((f[0], hours[0])));
             prop_assert!(r.key().starts_with(&rollups(level)));
             prop_assert_eq!(r.key().cmp(&s.key()), r.cmp(&s));
         }
 
         #[test]
         fn any_bytes_are_no_panic(bytes in prop::collection::vec(any::<u8>(), 0..30)) {
-            let _ = (BlockId::read(&bytes), BlockId::read_in_hour(&bytes), EpochId::read(&bytes), RollupId::time_in(&bytes));
+            let _ = (BlockId::read(&bytes), BlockId::read_in_hour(&bytes), EpochId::read(&bytes), RollupId::time_in(&bytes), read_seen_on(&bytes));
         }
     }
 }

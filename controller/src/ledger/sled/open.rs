@@ -1,7 +1,9 @@
 //! Opening sled's folder, and everything that may stand in the way, said with the file and what to do.
 
 use super::super::ReadError;
+use super::super::retention::Bounds;
 use super::key;
+use parking_lot::Mutex;
 use std::cmp::Ordering;
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -125,6 +127,8 @@ pub(super) struct Folder {
     pub(super) db: sled::Db,
     /// Second handle of sled's file: sled's flush starts the write-back, this one waits for it.
     file: File,
+    /// What is kept no longer, as the store says.
+    pub(super) gone: Mutex<Bounds>,
 }
 
 impl Folder {
@@ -137,7 +141,7 @@ impl Folder {
         let (db, room_made) = open_or_make_room(dir)?;
         let file = File::open(dir.join(SLED).join("db")).map_err(io)?;
         write_through(dir, &file);
-        let store = Self { dir: dir.to_owned(), db, file };
+        let store = Self { dir: dir.to_owned(), db, file, gone: Mutex::default() };
         store.check_format_key()?;
         // Also what recovery read from the page cache of a process that died before its fdatasync: a frame that is sent
         // again is acknowledged as a duplicate without another one.

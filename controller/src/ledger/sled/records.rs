@@ -75,7 +75,11 @@ impl<'a> Reader<'a> {
 
     /// Takes what is asked for out of one block and returns its last sequence; stops one row beyond the limit.
     fn block(&mut self, hour: u32, id: BlockId) -> Result<u64, ReadError> {
-        let value = self.store.db.get(id.key())?.ok_or(CorruptValue("block"))?;
+        let Some(value) = self.store.db.get(id.key())? else {
+            // It may go before its entries in the index do.
+            let gone = hour < self.store.gone.lock().record_hour;
+            return if gone { Ok(u64::MAX) } else { Err(CorruptValue("block").into()) };
+        };
         let block = Block::read(&value)?;
         let last = id.first_seq + u64::from(block.count).saturating_sub(1);
         if block.last_us < self.query.times_us.start || block.first_us >= self.query.times_us.end {

@@ -2,7 +2,7 @@
 
 use super::super::{Conservation, Level, ReadError};
 use super::CorruptValue;
-use super::apply::stored_watermark;
+use super::apply::{forgotten, stored_watermark};
 use super::block::Block;
 use super::codec::decode_sum;
 use super::key::{self, BlockId, EpochId};
@@ -17,23 +17,30 @@ pub(super) fn whole(store: &Folder) -> Result<Conservation, ReadError> {
         found.epochs += 1;
         let watermark = stored_watermark(store, epoch)?;
         found.by_watermark += watermark;
-        let mut next = 1;
+        let forgotten = forgotten(store, epoch)?;
+        found.by_record += forgotten;
+        let (mut next, mut there) = (1, forgotten);
         for entry in store.db.scan_prefix(epoch.blocks()) {
             let (key, value) = entry?;
             let id = BlockId::read(&key).ok_or(CorruptValue("block"))?;
             let records = Block::read(&value)?.records()?.len() as u64;
             found.by_record += records;
-            if id.first_seq != next {
+            there += records;
+            // Where blocks are not kept any longer there are gaps: what is missing in all is compared below.
+            if id.first_seq < next || (id.first_seq > next && forgotten == 0) {
                 found.fault.get_or_insert_with(|| format!("{epoch:?}: a block begins at {}, not {next}", id.first_seq));
             }
             next = id.first_seq + records;
         }
-        if next != watermark + 1 {
-            found.fault.get_or_insert_with(|| format!("{epoch:?}: records end before {next}, watermark {watermark}"));
+        if next > watermark + 1 || there != watermark {
+            let is = format!("{epoch:?}: {there} records, {forgotten} of them forgotten, which end before {next}");
+            found.fault.get_or_insert_with(|| format!("{is}; watermark {watermark}"));
         }
     }
-    for entry in store.db.scan_prefix(key::rollups(Level::Hour)) {
-        found.by_sum += decode_sum(&entry?.1)?.calls();
+    for level in [Level::Hour, Level::Day] {
+        for entry in store.db.scan_prefix(key::rollups(level)) {
+            found.by_sum += decode_sum(&entry?.1)?.calls();
+        }
     }
     Ok(found)
 }
@@ -43,11 +50,17 @@ pub(super) fn check_tails(store: &Folder) -> Result<(), ReadError> {
     for entry in store.db.scan_prefix(key::WATERMARKS) {
         let (key, _) = entry?;
         let epoch = EpochId::read(&key).ok_or(CorruptValue("watermark"))?;
-        let (key, value) =
-            store.db.scan_prefix(epoch.blocks()).next_back().transpose()?.ok_or(CorruptValue("last block"))?;
-        let first = BlockId::read(&key).ok_or(CorruptValue("block"))?.first_seq;
-        let end = first + u64::from(Block::read(&value)?.count);
-        if end != stored_watermark(store, epoch)? + 1 {
+        let (watermark, forgotten) = (stored_watermark(store, epoch)?, forgotten(store, epoch)?);
+        let end = match store.db.scan_prefix(epoch.blocks()).next_back().transpose()? {
+            Some((key, value)) => {
+                let first = BlockId::read(&key).ok_or(CorruptValue("block"))?.first_seq;
+                first + u64::from(Block::read(&value)?.count)
+            }
+            None if forgotten > 0 => forgotten + 1,
+            None => return Err(CorruptValue("last block").into()),
+        };
+        // Of a late block that is not kept any longer, an older one may be the last.
+        if end != watermark + 1 && (forgotten == 0 || end > watermark + 1) {
             return Err(CorruptValue("watermark").into());
         }
     }

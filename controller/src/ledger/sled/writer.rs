@@ -1,6 +1,7 @@
 //! The one thread that writes: takes what waits, applies it, makes it durable, then answers everyone.
 
 use super::super::frame::Checked;
+use super::super::retention::Bounds;
 use super::super::{Appended, Conservation, ReadError, WarmSpan};
 use super::Failure;
 use super::apply::Applier;
@@ -23,8 +24,8 @@ pub(super) enum Command {
     Append { frame: Checked, done: oneshot::Sender<Appended> },
     /// Count warm time.
     Warm { spans: Vec<WarmSpan>, done: oneshot::Sender<()> },
-    /// Forget sums of minutes before this one.
-    Forget { before: u32, done: oneshot::Sender<()> },
+    /// Take a step in giving up what is kept no longer; answers whether there is more of it.
+    Tidy { bounds: Bounds, done: oneshot::Sender<bool> },
     /// Compare everything, with no write in between.
     Verify { done: oneshot::Sender<Result<Conservation, ReadError>> },
 }
@@ -41,7 +42,7 @@ pub(super) fn run(mut commands: mpsc::Receiver<Command>, mut applier: Applier, f
             Err(panic) => format!("the store panicked: {}", panic_text(&*panic)),
         };
         failure.set(&format!("a write failed: {why}"));
-        tracing::error!(dir = %applier.store().dir.display(), why, "the ledger failed and takes no more records");
+        tracing::error!(dir = %applier.store.dir.display(), why, "the ledger failed and takes no more records");
         return;
     }
 }
@@ -56,7 +57,7 @@ fn gather(first: Command, commands: &mut mpsc::Receiver<Command>) -> Vec<Command
     let size = |c: &Command| match c {
         Command::Append { frame, .. } => frame.records.len(),
         Command::Warm { spans, .. } => spans.len(),
-        Command::Forget { .. } | Command::Verify { .. } => MAX_GROUP,
+        Command::Tidy { .. } | Command::Verify { .. } => MAX_GROUP,
     };
     let mut records = size(&group[0]);
     let mut waited = false;
@@ -78,7 +79,7 @@ fn gather(first: Command, commands: &mut mpsc::Receiver<Command>) -> Vec<Command
 
 fn write_group(group: Vec<Command>, applier: &mut Applier) -> Result<(), ReadError> {
     let mut answers = Vec::with_capacity(group.len());
-    let (mut checks, mut kept) = (Vec::new(), Vec::new());
+    let (mut checks, mut kept, mut tidied) = (Vec::new(), Vec::new(), Vec::new());
     for command in group {
         match command {
             Command::Append { frame, done } => answers.push((applier.apply(&frame)?, done, frame)),
@@ -86,10 +87,7 @@ fn write_group(group: Vec<Command>, applier: &mut Applier) -> Result<(), ReadErr
                 applier.keep_warm(&spans)?;
                 kept.push(done);
             }
-            Command::Forget { before, done } => {
-                applier.forget_minutes(before)?;
-                kept.push(done);
-            }
+            Command::Tidy { bounds, done } => tidied.push((applier.tidy(bounds)?, done)),
             Command::Verify { done } => checks.push(done),
         }
     }
@@ -102,8 +100,11 @@ fn write_group(group: Vec<Command>, applier: &mut Applier) -> Result<(), ReadErr
     for done in kept {
         let _ = done.send(());
     }
+    for (more, done) in tidied {
+        let _ = done.send(more);
+    }
     for done in checks {
-        let _ = done.send(verify::whole(applier.store()));
+        let _ = done.send(verify::whole(&applier.store));
     }
     Ok(())
 }

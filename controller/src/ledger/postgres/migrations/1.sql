@@ -20,8 +20,11 @@ CREATE TABLE subject (
     cpu_millis bigint NOT NULL,
     -- A call has been counted as the one that waited for the start of the instance.
     started    boolean NOT NULL DEFAULT false,
+    -- The last day of something that refers to it, and of its coming: it is kept for as long as records of that day are.
+    seen       date NOT NULL,
     UNIQUE (function, revision, instance, memory_mib, cpu_millis)
 );
+CREATE INDEX subject_seen ON subject (seen);
 
 -- How far each life of each activator was applied. The row's lock is what makes two writers one after the other.
 CREATE TABLE epoch (
@@ -29,6 +32,8 @@ CREATE TABLE epoch (
     activator bigint NOT NULL,
     epoch     bigint NOT NULL,
     watermark bigint NOT NULL,
+    -- Records that are not kept any longer.
+    forgotten bigint NOT NULL DEFAULT 0,
     PRIMARY KEY (activator, epoch)
 );
 
@@ -61,7 +66,16 @@ CREATE TABLE record (
 ) PARTITION BY RANGE (day);
 CREATE INDEX record_hour ON record USING brin (hour) WITH (pages_per_range = 16);
 
--- Sums by length of time (0: minutes, 1: hours since 1970 UTC) and function.
+-- What is kept no longer: nothing of what lies before. One row. Minutes and hours since 1970 UTC.
+CREATE TABLE gone (
+    minute      bigint NOT NULL,
+    hour        bigint NOT NULL,
+    record_hour bigint NOT NULL
+);
+INSERT INTO gone VALUES (0, 0, 0);
+
+-- Sums by length of time (0: minutes, 1: hours, 2: days, since 1970 UTC) and function. What happened is in one minute and
+-- in one hour; in one day once its hours are not kept any longer.
 CREATE TABLE usage (
     level          smallint NOT NULL,
     function       integer NOT NULL,

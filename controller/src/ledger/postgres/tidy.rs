@@ -1,0 +1,112 @@
+//! Giving up what is kept no longer.
+//!
+//! Each step is a transaction. What is gone is said before the first, so that a reader never finds a part of it without
+//! being told. Where a lock is waited for, so does the other side for milliseconds only.
+
+use super::append::partitions;
+use super::rows::{Day, date};
+use super::{PostgresStore, Trouble, read};
+use crate::ledger::retention::Bounds;
+use crate::ledger::times::today;
+use deadpool_postgres::Object;
+use tokio_postgres::Row;
+
+/// Functions whose sums are looked through at once: by the key's order, of each only what goes.
+const FUNCTIONS: usize = 64;
+
+/// Everything that there is to do.
+pub(super) async fn all(store: &PostgresStore, bounds: Bounds) -> Result<(), Trouble> {
+    let mut client = store.client().await?;
+    let done = each(store, &mut client, bounds).await;
+    client.after(done)
+}
+
+async fn each(store: &PostgresStore, client: &mut Object, bounds: Bounds) -> Result<(), Trouble> {
+    // What comes next: what waits for a lock then holds up no frame.
+    let today = today().cast_signed();
+    partitions(store, client, (today..=today + 2).collect()).await?;
+    let values: [i64; 3] = [bounds.minute, bounds.hour, bounds.record_hour].map(i64::from);
+    client.execute(GONE, &[&values[0], &values[1], &values[2]]).await?;
+    store.read_gone(client).await?;
+    let functions: Vec<i32> = read::all_functions(client).await?.iter().map(|(id, _)| id.cast_signed()).collect();
+    for some in functions.chunks(FUNCTIONS) {
+        let step = client.transaction().await?;
+        // In the order in which sums are added.
+        for table in ["usage", "usage_class"] {
+            let old = format!("DELETE FROM {table} WHERE level = 0 AND function = ANY ($1) AND time < $2");
+            step.execute(&old, &[&some, &values[0]]).await?;
+        }
+        for days in [USAGE_DAYS, CLASS_DAYS] {
+            step.execute(days, &[&some, &values[1]]).await?;
+        }
+        step.commit().await?;
+    }
+    records(store, client, bounds).await?;
+    if client.execute(SUBJECTS, &[&Day((bounds.record_hour / 24).cast_signed())]).await? > 0 {
+        store.names.forget();
+    }
+    Ok(())
+}
+
+const GONE: &str = "UPDATE gone SET minute = greatest(minute, $1), hour = greatest(hour, $2), \
+    record_hour = greatest(record_hour, $3)";
+
+/// Hours become days: in one statement, so that what is added to an hour meanwhile is either part of what moves, or makes
+/// the hour anew. Used capacity is bounded by what there was in each hour, before they are added up.
+const USAGE_DAYS: &str = "WITH old AS ( \
+        DELETE FROM usage WHERE level = 1 AND function = ANY ($1) AND time < $2 RETURNING *) \
+    INSERT INTO usage AS u SELECT 2, function, time / 24, sum(cold), sum(wait_us), sum(claim_us), sum(start_us), \
+        sum(connect_us), sum(run_us), sum(request_bytes), sum(response_bytes), sum(warm_mib_ms), sum(warm_mcpu_ms), \
+        sum(least(warm_used_mib_ms, warm_mib_ms)), sum(least(warm_used_mcpu_ms, warm_mcpu_ms)) \
+    FROM old GROUP BY function, time / 24 ORDER BY function, time / 24 \
+    ON CONFLICT (level, function, time) DO UPDATE SET cold = u.cold + excluded.cold, \
+        wait_us = u.wait_us + excluded.wait_us, claim_us = u.claim_us + excluded.claim_us, \
+        start_us = u.start_us + excluded.start_us, connect_us = u.connect_us + excluded.connect_us, \
+        run_us = u.run_us + excluded.run_us, request_bytes = u.request_bytes + excluded.request_bytes, \
+        response_bytes = u.response_bytes + excluded.response_bytes, \
+        warm_mib_ms = u.warm_mib_ms + excluded.warm_mib_ms, warm_mcpu_ms = u.warm_mcpu_ms + excluded.warm_mcpu_ms, \
+        warm_used_mib_ms = u.warm_used_mib_ms + excluded.warm_used_mib_ms, \
+        warm_used_mcpu_ms = u.warm_used_mcpu_ms + excluded.warm_used_mcpu_ms";
+
+/// The same of their classes.
+const CLASS_DAYS: &str = "WITH old AS ( \
+        DELETE FROM usage_class WHERE level = 1 AND function = ANY ($1) AND time < $2 RETURNING *) \
+    INSERT INTO usage_class AS u SELECT 2, function, time / 24, class, step_ms, min_ms, start, \
+        sum(calls), sum(ms), sum(mib_ms), sum(mcpu_ms) \
+    FROM old GROUP BY function, time / 24, class, step_ms, min_ms, start \
+    ORDER BY function, time / 24, class, step_ms, min_ms, start \
+    ON CONFLICT (level, function, time, class, step_ms, min_ms, start) DO UPDATE SET calls = u.calls + excluded.calls, \
+        ms = u.ms + excluded.ms, mib_ms = u.mib_ms + excluded.mib_ms, mcpu_ms = u.mcpu_ms + excluded.mcpu_ms";
+
+/// Subjects that nothing refers to, and up to when their warm time was counted.
+const SUBJECTS: &str = "WITH old AS (DELETE FROM subject WHERE seen < $1 RETURNING id) \
+    , counted AS (DELETE FROM warm WHERE subject IN (SELECT id FROM old)) SELECT 1 FROM old";
+
+/// Days of records, the oldest first.
+const PARTITIONS: &str = "SELECT c.relname::text FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid \
+    WHERE i.inhparent = 'dormouse.record'::regclass ORDER BY c.relname";
+
+/// Counts the records of old days, by epoch, and drops them.
+async fn records(store: &PostgresStore, client: &mut Object, bounds: Bounds) -> Result<(), Trouble> {
+    let kept = bounds.record_hour / 24;
+    let first_kept = date(kept.cast_signed()).ok_or(Trouble::Corrupt("day"))?.to_string().replace('-', "_");
+    let names = client.query(PARTITIONS, &[]).await?;
+    let old = names.iter().map(|row: &Row| row.get::<_, String>(0)).filter(|name| {
+        name.strip_prefix("record_").is_some_and(|day| day < first_kept.as_str())
+    });
+    for name in old {
+        let step = client.transaction().await?;
+        // Nobody adds to it from here on; who does later makes it anew.
+        step.batch_execute(&format!("LOCK TABLE {name} IN ACCESS EXCLUSIVE MODE")).await?;
+        step.batch_execute(&format!(
+            "UPDATE epoch e SET forgotten = e.forgotten + r.records \
+             FROM (SELECT activator, epoch, count(*) AS records FROM {name} GROUP BY activator, epoch) r \
+             WHERE e.activator = r.activator AND e.epoch = r.epoch; \
+             DROP TABLE {name}"
+        ))
+        .await?;
+        step.commit().await?;
+    }
+    store.days.lock().retain(|day| day.cast_unsigned() >= kept);
+    Ok(())
+}

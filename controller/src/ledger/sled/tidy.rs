@@ -1,0 +1,159 @@
+//! Giving up what is kept no longer, in steps that are short enough for frames to wait for.
+//!
+//! Each step is atomic, and what is gone is said before the first: a reader never finds a part of it without being told.
+
+use super::super::retention::Bounds;
+use super::super::{Level, ReadError};
+use super::apply::{Applier, forgotten};
+use super::block::Block;
+use super::codec::{decode_sum, encode_sum};
+use super::key::{self, BlockId, EpochId, RollupId};
+use super::open::Folder;
+use super::{CorruptValue, dict};
+use crate::ledger::times::hour_of;
+use dormouse_core::usage::UsageSum;
+use sled::Batch;
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+/// Keys that one step takes out: some milliseconds.
+const STEP: usize = 4_096;
+
+impl Applier {
+    /// One step; answers whether there is more to do. It is durable after [`Applier::commit`].
+    pub(super) fn tidy(&mut self, bounds: Bounds) -> Result<bool, ReadError> {
+        self.write()?;
+        self.say_gone(bounds)?;
+        self.sums.retain(|id, _| id.time >= before(bounds, id.level));
+        let mut batch = Batch::default();
+        let mut room = STEP;
+        self.minutes(bounds, &mut batch, &mut room)?;
+        if room > 0 {
+            self.hours(bounds, &mut batch, &mut room)?;
+        }
+        if room > 0 {
+            self.records(bounds, &mut batch, &mut room)?;
+        }
+        if room > 0 {
+            self.subjects(bounds, &mut batch, &mut room)?;
+        }
+        if room < STEP {
+            self.store.db.apply_batch(batch)?;
+            self.unsynced = true;
+        }
+        Ok(room == 0)
+    }
+
+    fn say_gone(&mut self, bounds: Bounds) -> Result<(), ReadError> {
+        let before = *self.store.gone.lock();
+        let now = before.max(bounds);
+        if now != before {
+            self.store.db.insert(key::GONE, encode_gone(now))?;
+            *self.store.gone.lock() = now;
+            self.unsynced = true;
+        }
+        Ok(())
+    }
+
+    fn minutes(&self, bounds: Bounds, batch: &mut Batch, room: &mut usize) -> Result<(), ReadError> {
+        for entry in dict::functions(&self.store) {
+            let (function, _) = entry?;
+            for entry in self.old_sums(Level::Minute, function, bounds).keys().take(*room) {
+                batch.remove(entry?);
+                *room -= 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds hours to their days.
+    fn hours(&self, bounds: Bounds, batch: &mut Batch, room: &mut usize) -> Result<(), ReadError> {
+        for entry in dict::functions(&self.store) {
+            let (function, _) = entry?;
+            let mut days: BTreeMap<u32, UsageSum> = BTreeMap::new();
+            for entry in self.old_sums(Level::Hour, function, bounds).take(*room) {
+                let (key, value) = entry?;
+                let hour = RollupId::time_in(&key).ok_or(CorruptValue("sum's key"))?;
+                let mut sum = decode_sum(&value)?;
+                sum.warm = sum.warm.bounded();
+                days.entry(hour / 24).or_default().merge(&sum);
+                batch.remove(key);
+                *room -= 1;
+            }
+            for (time, mut sum) in days {
+                let id = RollupId { level: Level::Day, function, time };
+                if let Some(there) = self.store.db.get(id.key())? {
+                    sum.merge(&decode_sum(&there)?);
+                }
+                batch.insert(&id.key(), encode_sum(&sum));
+            }
+        }
+        Ok(())
+    }
+
+    fn old_sums(&self, level: Level, function: u32, bounds: Bounds) -> sled::Iter {
+        let at = |time| RollupId { level, function, time }.key();
+        self.store.db.range(at(0)..at(before(bounds, level)))
+    }
+
+    /// Forgets records. A block with records of several hours goes with the last of them.
+    fn records(&mut self, bounds: Bounds, batch: &mut Batch, room: &mut usize) -> Result<(), ReadError> {
+        let (mut counts, mut gone): (HashMap<EpochId, u64>, HashSet<BlockId>) = (HashMap::new(), HashSet::new());
+        for entry in self.store.db.range(key::hour(0)..key::hour(bounds.record_hour)).keys().take(*room) {
+            let key = entry?;
+            let (_, id) = BlockId::read_in_hour(&key).ok_or(CorruptValue("hour index"))?;
+            batch.remove(&key);
+            *room -= 1;
+            let Some(value) = self.store.db.get(id.key())?.filter(|_| !gone.contains(&id)) else { continue };
+            let block = Block::read(&value)?;
+            if hour_of(block.last_us) < bounds.record_hour {
+                batch.remove(&id.key());
+                gone.insert(id);
+                *counts.entry(id.epoch).or_default() += u64::from(block.count);
+            }
+        }
+        for (epoch, count) in counts {
+            let before = forgotten(&self.store, epoch)?;
+            batch.insert(&epoch.forgotten(), &(before + count).to_be_bytes());
+        }
+        // A block that is gone takes no more records, short or not.
+        self.tails.retain(|_, tail| !gone.contains(&tail.id()));
+        Ok(())
+    }
+
+    /// Forgets subjects that no record and no warm time refers to any longer.
+    fn subjects(&mut self, bounds: Bounds, batch: &mut Batch, room: &mut usize) -> Result<(), ReadError> {
+        let mut old = Vec::new();
+        for key in self.store.db.range(key::seen_from(0)..key::seen_from(bounds.record_hour / 24)).keys().take(*room) {
+            old.push(key::read_seen_on(&key?).ok_or(CorruptValue("day of a subject"))?);
+        }
+        *room -= old.len();
+        self.numbers.forget(&self.store, batch, &old)?;
+        for (subject, _) in old {
+            self.warm.remove(&subject);
+        }
+        Ok(())
+    }
+}
+
+/// Up to when sums of a level are not kept.
+fn before(bounds: Bounds, level: Level) -> u32 {
+    match level {
+        Level::Minute => bounds.minute,
+        Level::Hour => bounds.hour,
+        Level::Day => 0,
+    }
+}
+
+fn encode_gone(Bounds { minute, hour, record_hour }: Bounds) -> Vec<u8> {
+    [minute, hour, record_hour].iter().flat_map(|number| number.to_be_bytes()).collect()
+}
+
+/// What is kept no longer, as the store says.
+pub(super) fn stored_gone(folder: &Folder) -> Result<Bounds, ReadError> {
+    let Some(value) = folder.db.get(key::GONE)? else { return Ok(Bounds::default()) };
+    let number = |at: usize| value.get(4 * at..).and_then(<[u8]>::first_chunk).map(|bytes| u32::from_be_bytes(*bytes));
+    match (value.len(), number(0), number(1), number(2)) {
+        (12, Some(minute), Some(hour), Some(record_hour)) => Ok(Bounds { minute, hour, record_hour }),
+        _ => Err(CorruptValue("note of what is gone").into()),
+    }
+}
