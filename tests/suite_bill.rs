@@ -138,7 +138,7 @@ async fn run(place: Place, n: u64, amounts: [&str; 4]) {
     let usage = ledger.tenant_usage("shop", hours).await.expect("usage");
     assert_eq!(usage.calls(), n);
     let statement = PricePlan::default().statement(&usage).expect("statement");
-    let saving = statement.saving(350.into()).expect("saving");
+    let saving = dormouse_core::price::saving(statement.total, 350.into()).expect("saving");
     let lines: Vec<_> = statement.lines.iter().take(2).map(|line| line.amount.to_string()).collect();
     let [calls, compute, total, percent] = amounts;
     assert_eq!(lines, [calls, compute]);

@@ -74,6 +74,9 @@ pub(crate) struct Run {
     /// Days for which single records are kept.
     #[arg(long, env = "DORMOUSE_KEEP_RECORDS_DAYS", default_value_t = Retention::default().record_days)]
     keep_records_days: u32,
+    /// Days after the end of a month until its statements are closed: what comes later is corrected by the next ones.
+    #[arg(long, env = "DORMOUSE_CLOSE_AFTER_DAYS", default_value_t = Retention::default().close_after_days)]
+    close_after_days: u32,
     /// File that holds the token which activators share. Without it the token itself is read from DORMOUSE_TOKEN.
     #[arg(long, env = "DORMOUSE_TOKEN_FILE")]
     token_file: Option<PathBuf>,
@@ -141,7 +144,8 @@ enum NetworkPolicies {
 impl Run {
     /// How long what is kept.
     pub(crate) fn retention(&self) -> anyhow::Result<Retention> {
-        Ok(Retention::new(self.keep_hours_days, self.keep_records_days)?)
+        let (hour_days, record_days) = (self.keep_hours_days, self.keep_records_days);
+        Ok(Retention { hour_days, record_days, close_after_days: self.close_after_days }.checked()?)
     }
 
     /// Where activators run as pods.

@@ -16,6 +16,7 @@ mod records;
 mod retention;
 mod rpc;
 mod sled;
+pub mod statements;
 mod store;
 mod times;
 mod usage;
@@ -39,8 +40,10 @@ pub use warm::WarmSpan;
 
 use self::postgres::PostgresStore;
 use self::sled::SledStore;
-use dormouse_core::price::TooLarge;
+use dormouse_core::price::{PricePlan, TooLarge};
 use dormouse_core::usage::UsageSum;
+use jiff::Timestamp;
+use statements::CloseError;
 use std::sync::Arc;
 use store::Store;
 use tokio::sync::{RwLock, Semaphore};
@@ -237,6 +240,31 @@ impl Ledger {
     pub async fn tenant_usage(&self, tenant: &str, hours: std::ops::Range<u32>) -> Result<UsageSum, ReadError> {
         let _rows = self.rows.read().await;
         usage::of_tenant(&*self.store, tenant, hours).await
+    }
+
+    /// A tenant's statement of a month, by the plan in force; or an estimate of it by another plan.
+    ///
+    /// # Errors
+    /// When the store cannot be read or knows no such tenant, or an amount is too large.
+    pub async fn statement(
+        &self,
+        tenant: &str,
+        month: Month,
+        plans: &Plans,
+        by: Option<&PricePlan>,
+        now: Timestamp,
+    ) -> Result<statements::Answer, ReadError> {
+        let _rows = self.rows.read().await;
+        statements::of(&*self.store, (tenant, month), (plans, by), now).await
+    }
+
+    /// Closes the months that ended `after_days` days ago, or earlier: their statements are made, and stay as they are.
+    ///
+    /// # Errors
+    /// When the ledger failed; what was not done is, next time.
+    pub async fn close_months(&self, plans: &Plans, after_days: u32, now: Timestamp) -> Result<(), CloseError> {
+        let _rows = self.rows.read().await;
+        statements::close(&*self.store, plans, after_days, now).await
     }
 
     /// Where it is.

@@ -17,6 +17,7 @@ mod views;
 #[cfg(test)]
 mod tests;
 
+use crate::ledger::statements::Answer;
 use crate::ledger::{Ledger, LedgerDoor, Month, RecordsQuery, UsageQuery};
 use axum::Router;
 use axum::extract::rejection::{PathRejection, QueryRejection};
@@ -31,7 +32,7 @@ use params::Params;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use views::{Format, PricesView, RecordsView, StatementView, UsageView};
+use views::{Format, PricesView, RecordsView, UsageView};
 
 pub use guard::Guard;
 pub use requests::Requests;
@@ -152,14 +153,18 @@ async fn statement(
         return Err(ApiError::BadRequest(params.faults()));
     };
     let fixed = params.fixed_server();
-    let plan = params.plan(api.door.plans());
+    let plans = api.door.plans();
+    let by = params.other_plan(plans);
     let month = period.parse::<Month>().map_err(|fault| params.fault("period", &fault.to_string()));
     params.done()?;
-    let hours = month.map_err(|()| ApiError::Internal)?.hours();
+    let month = month.map_err(|()| ApiError::Internal)?;
     let (ledger, _turn) = api.turn().await?;
-    let usage = ledger.tenant_usage(&tenant, hours.clone()).await?;
-    let view = StatementView::new(tenant, period, &hours, plan, &usage, fixed, Timestamp::now())?;
-    Ok(views::answer(format, &view))
+    let Answer { statement, text } = ledger.statement(&tenant, month, plans, by, Timestamp::now()).await?;
+    Ok(match (fixed, text) {
+        (Some(fixed), _) => views::answer(format, &statement.beside(fixed).ok_or(ApiError::TooLarge)?),
+        (None, Some(text)) => views::kept(format, &statement, text),
+        (None, None) => views::answer(format, &statement),
+    })
 }
 
 async fn prices(State(api): State<Api>, headers: HeaderMap, pairs: Pairs) -> Result<Response, ApiError> {

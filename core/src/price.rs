@@ -20,5 +20,5 @@ pub use exact::{Exact, TooLarge};
 pub use metering::Metering;
 pub use plan::{BilledOutcomes, Durability, Free, MemoryUnit, PricePlan, WarmPrices};
 pub use read::{PlanFault, PlanFaults};
-pub use statement::{Line, Saving, Statement};
+pub use statement::{Line, Saving, Statement, saving};
 pub use tiers::{Tier, Tiers};

@@ -7,10 +7,12 @@ use dormouse_controller::ledger::{
     AppendError, AppendOutcome, Appended, Filter, Frame, Granularity, GroupBy, KeptFrom, Ledger, MAX_FRAME_RECORDS,
     Place, Plans, ReadError, RecordsQuery, Retention, UsageQuery, WarmSpan,
 };
-use dormouse_core::price::{BilledOutcomes, PricePlan};
-use dormouse_core::record::CallRecord;
+use dormouse_controller::ledger::statements::{State, Statement};
+use dormouse_core::price::{BilledOutcomes, PricePlan, Tiers};
+use dormouse_core::record::{CallRecord, Outcome};
 use dormouse_core::usage::{Class, UsageSum, Warm};
 use proptest::prelude::*;
+use rust_decimal::Decimal;
 
 pub async fn a_frame_is_applied_once_and_a_gap_not_at_all(place: &Place) {
     let ledger = open(place).await;
@@ -224,7 +226,7 @@ pub async fn after_their_time_hours_are_days(place: &Place) {
     assert_eq!(ledger.kept_from(), KeptFrom { hours: 0, records: 0 });
 
     // Seen from the third day, with one kept: of hours and records the first day is gone.
-    let keep = Retention::new(1, 1).unwrap();
+    let keep = Retention { hour_days: 1, record_days: 1, ..Retention::default() };
     ledger.tidy(keep, NOVEMBER + 2 * 24 + 5).await.unwrap();
     let since = NOVEMBER + 24;
     assert_eq!(ledger.kept_from(), KeptFrom { hours: since, records: since });
@@ -278,6 +280,96 @@ pub async fn after_their_time_hours_are_days(place: &Place) {
     let new = singles(&ledger).await;
     assert!(new.len() == 100 && new.iter().all(|row| subjects().contains(&row.subject)), "{new:?}");
     assert!(ledger.verify().await.unwrap().holds());
+}
+
+/// One for each billed call and nothing else, so that a statement counts.
+fn by_the_call() -> Plans {
+    let per_gb_second = Tiers::flat(Decimal::ZERO);
+    Plans::from(PricePlan { per_call: Tiers::flat(Decimal::ONE), per_gb_second, ..PricePlan::default() })
+}
+
+async fn statement_of(ledger: &Ledger, tenant: &str, month: &str) -> (Statement, Option<String>) {
+    let now = "2027-06-01T00:00:00Z".parse().unwrap();
+    let answer = ledger.statement(tenant, month.parse().unwrap(), &by_the_call(), None, now).await.unwrap();
+    (answer.statement, answer.text)
+}
+
+/// What a month's statement takes back, bills instead and adds up to, by the months it corrects.
+fn told(statement: &Statement) -> (State, Vec<(String, String)>, String) {
+    let corrected = statement.corrections.iter().map(|c| (c.period.clone(), c.amount.to_string()));
+    (statement.state, corrected.collect(), statement.total.to_string())
+}
+
+pub async fn a_closed_statement_stays_and_what_comes_late_is_corrected_once(place: &Place) {
+    let ledger = open(place).await;
+    let plans = by_the_call();
+    let november = i64::from(NOVEMBER) * HOUR_US;
+    // So many billed calls of one tenant at a time.
+    let calls = |activator, first_seq, subject, at_us, count: usize| {
+        let record = CallRecord { subject, received_at_us: at_us, key: 0, outcome: Outcome::Ok, ..record(6) };
+        frame_of(activator, first_seq, &vec![record; count], subjects())
+    };
+    let close = async |ledger: &Ledger, now: &str| ledger.close_months(&plans, 3, now.parse().unwrap()).await.unwrap();
+    let (open_month, closed) = (State::Open, State::Closed);
+    let one = |month: &str, amount: &str| vec![(month.to_owned(), amount.to_owned())];
+    ledger.append(calls(1, 1, 0, november, 100)).await.unwrap();
+    close(&ledger, "2026-12-03T23:59:59Z").await;
+    let (statement, text) = statement_of(&ledger, "shop", "2026-11").await;
+    assert_eq!((told(&statement), text), ((open_month, vec![], "100.00".to_owned()), None));
+
+    close(&ledger, "2026-12-04T00:00:00Z").await;
+    let (statement, first) = statement_of(&ledger, "shop", "2026-11").await;
+    assert_eq!(told(&statement), (closed, vec![], "100.00".to_owned()));
+    assert_eq!(statement.closed_at.as_deref(), Some("2026-12-04T00:00:00Z"));
+    assert!(first.is_some());
+
+    // Five come late to November, beside seven of December; of another tenant, the first two.
+    ledger.append(calls(1, 101, 0, november + 5, 5)).await.unwrap();
+    ledger.append(calls(2, 1, 0, november + 31 * 24 * HOUR_US, 7)).await.unwrap();
+    ledger.append(calls(3, 1, 2, november, 2)).await.unwrap();
+    drop(ledger);
+    let ledger = open(place).await;
+    assert_eq!(statement_of(&ledger, "shop", "2026-11").await.1, first, "to the byte");
+    let expected = (open_month, one("2026-11", "5.00"), "12.00".to_owned());
+    assert_eq!(told(&statement_of(&ledger, "shop", "2026-12").await.0), expected);
+    assert_eq!(told(&statement_of(&ledger, "shop", "2027-01").await.0), (open_month, vec![], "0.00".to_owned()));
+    assert_eq!(told(&statement_of(&ledger, "blog", "2026-11").await.0), (closed, vec![], "0.00".to_owned()));
+    let expected = (open_month, one("2026-11", "2.00"), "2.00".to_owned());
+    assert_eq!(told(&statement_of(&ledger, "blog", "2026-12").await.0), expected);
+    let by = plans.in_force();
+    let estimate = ledger.statement("shop", "2026-11".parse().unwrap(), &plans, Some(by), jiff::Timestamp::now()).await;
+    let estimate = told(&estimate.unwrap().statement);
+    assert_eq!(estimate, (State::Estimate, vec![], "105.00".to_owned()), "by everything that is known");
+
+    // December is closed with its correction, which is then billed: only what comes later still is the next one.
+    close(&ledger, "2027-01-20T10:00:00Z").await;
+    let december = statement_of(&ledger, "shop", "2026-12").await;
+    assert_eq!(told(&december.0), (closed, one("2026-11", "5.00"), "12.00".to_owned()));
+    assert_eq!(told(&statement_of(&ledger, "shop", "2027-01").await.0), (open_month, vec![], "0.00".to_owned()));
+    ledger.append(calls(1, 106, 0, november + 9, 1)).await.unwrap();
+    ledger.append(calls(2, 8, 0, november + 31 * 24 * HOUR_US, 3)).await.unwrap();
+    let both = [one("2026-11", "1.00"), one("2026-12", "3.00")].concat();
+    let expected = (open_month, both.clone(), "4.00".to_owned());
+    assert_eq!(told(&statement_of(&ledger, "shop", "2027-01").await.0), expected);
+
+    // Away for months: what is closed is closed one after the other, and the last of them has the corrections. What is
+    // priced is there for ever, also when hours are not.
+    ledger.tidy(Retention { hour_days: 1, record_days: 1, ..Retention::default() }, NOVEMBER + 200 * 24).await.unwrap();
+    close(&ledger, "2027-05-20T10:00:00Z").await;
+    for month in ["2027-01", "2027-02", "2027-03"] {
+        assert_eq!(told(&statement_of(&ledger, "shop", month).await.0), (closed, vec![], "0.00".to_owned()), "{month}");
+    }
+    assert_eq!(told(&statement_of(&ledger, "shop", "2027-04").await.0), (closed, both, "4.00".to_owned()));
+    assert_eq!(told(&statement_of(&ledger, "shop", "2027-05").await.0), (open_month, vec![], "0.00".to_owned()));
+    assert_eq!(statement_of(&ledger, "shop", "2026-11").await.1, first, "to the byte");
+    assert_eq!(statement_of(&ledger, "shop", "2026-12").await, december);
+    // Everything that was ever billed is what was ever used.
+    let all = ["2026-11", "2026-12", "2027-01", "2027-02", "2027-03", "2027-04", "2027-05"];
+    let mut billed = Decimal::ZERO;
+    for month in all {
+        billed += statement_of(&ledger, "shop", month).await.0.total;
+    }
+    assert_eq!(billed.to_string(), "116.00", "100 + 5 + 7 + 1 + 3");
 }
 
 /// A clock that is far off holds up nothing: its calls are counted in the first or the last hour that there is.
@@ -430,6 +522,7 @@ macro_rules! conformance {
             the_start_of_an_instance_is_counted_once
             minutes_are_kept_for_a_while
             after_their_time_hours_are_days
+            a_closed_statement_stays_and_what_comes_late_is_corrected_once
             any_time_is_taken
             warm_time_is_counted_once
             many_at_once_are_all_applied

@@ -100,15 +100,19 @@ pub enum DoorState {
     Closed(String),
 }
 
-/// Gives up, each hour, what is kept no longer. Ends never.
-async fn tidy(ledger: &Ledger, retention: Retention) {
+/// Each hour: closes the months that are due, and gives up what is kept no longer. Ends never.
+async fn tidy(ledger: &Ledger, Inner { plans, retention, .. }: &Inner) {
     loop {
-        let hour = u32::try_from(Timestamp::now().as_second() / 3600).unwrap_or_default();
-        let tidied = ledger.tidy(retention, hour).await;
+        let now = Timestamp::now();
+        let closed = ledger.close_months(plans, retention.close_after_days, now).await;
+        if let Err(error) = &closed {
+            tracing::warn!(%error, "months that are over are not closed yet");
+        }
+        let tidied = ledger.tidy(*retention, u32::try_from(now.as_second() / 3600).unwrap_or_default()).await;
         if let Err(error) = &tidied {
             tracing::info!(%error, "what is not kept any longer is kept for a while");
         }
-        tokio::time::sleep(if tidied.is_ok() { TIDY } else { TIDY_AGAIN }).await;
+        tokio::time::sleep(if closed.is_ok() && tidied.is_ok() { TIDY } else { TIDY_AGAIN }).await;
     }
 }
 
@@ -192,7 +196,7 @@ impl LedgerDoor {
                     tracing::info!(place = %ledger.place(), "the ledger is open");
                     tokio::select! {
                         () = ledger.failed() => {}
-                        () = tidy(&ledger, self.inner.retention) => {}
+                        () = tidy(&ledger, &self.inner) => {}
                         () = stop.cancelled() => {}
                     }
                     drop(ledger);

@@ -6,6 +6,7 @@
 //! activator sends its frame again: while the database is away records wait in the activators.
 
 mod append;
+mod closed;
 mod connect;
 mod names;
 mod read;
@@ -17,9 +18,10 @@ pub use connect::PostgresError;
 use super::fold::Fold;
 use super::frame::Checked;
 use super::retention::Bounds;
-use super::store::{Scan, Store};
+use super::store::{Closed, Scan, Store};
 use super::{
-    AppendError, Appended, Conservation, FunctionId, Health, Level, Page, ReadError, RecordKey, RecordRow, WarmSpan,
+    AppendError, Appended, Conservation, FunctionId, Health, Level, Month, Page, ReadError, RecordKey, RecordRow,
+    WarmSpan,
 };
 use connect::{Held, Pool};
 use dormouse_core::price::Metering;
@@ -103,7 +105,7 @@ impl PostgresStore {
     }
 
     async fn read_gone(&self, client: &tokio_postgres::Client) -> Result<(), Trouble> {
-        let row = client.query_one("SELECT minute, hour, record_hour FROM gone", &[]).await?;
+        let row = client.query_one("SELECT minute, hour, record_hour FROM state", &[]).await?;
         let at = |at: usize| u32::try_from(row.get::<_, i64>(at)).map_err(|_| Trouble::Corrupt("note of what is gone"));
         *self.gone.lock() = Bounds { minute: at(0)?, hour: at(1)?, record_hour: at(2)? };
         Ok(())
@@ -121,6 +123,11 @@ impl PostgresStore {
         *problem = told.as_ref().err().cloned();
         told.map_err(AppendError::Closed)
     }
+}
+
+/// What who writes something else than records is told: nothing of it is worth being called not ready.
+fn written<T>(answer: Result<T, Trouble>) -> Result<T, AppendError> {
+    answer.map_err(|trouble| AppendError::Closed(trouble.words()))
 }
 
 /// What a reader is told.
@@ -171,14 +178,33 @@ impl Store for PostgresStore {
     }
 
     async fn tidy(&self, bounds: Bounds) -> Result<bool, AppendError> {
-        // Nothing that is told by it, or forgotten with it, is worth being called not ready.
         let _ = self.look().await;
-        tidy::all(self, bounds).await.map_err(|trouble| AppendError::Closed(trouble.words()))?;
+        written(tidy::all(self, bounds).await)?;
         Ok(false)
     }
 
     fn gone(&self) -> Bounds {
         *self.gone.lock()
+    }
+
+    async fn close(&self, closed: Closed) -> Result<(), AppendError> {
+        written(closed::close(&self.pool, closed).await)
+    }
+
+    async fn closed(&self) -> Result<Closed, ReadError> {
+        read(closed::closed(&self.pool).await)
+    }
+
+    async fn late(&self) -> Result<Vec<(u32, Month)>, ReadError> {
+        read(closed::late(&self.pool).await)
+    }
+
+    async fn keep_document(&self, tenant: &str, month: Month, document: Vec<u8>) -> Result<(), AppendError> {
+        written(closed::keep_document(&self.pool, tenant, month, &document).await)
+    }
+
+    async fn documents(&self, tenant: &str) -> Result<Vec<(Month, Vec<u8>)>, ReadError> {
+        read(closed::documents(&self.pool, tenant).await)
     }
 
     async fn functions(&self) -> Result<Vec<(u32, FunctionId)>, ReadError> {

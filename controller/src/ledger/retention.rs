@@ -3,13 +3,16 @@
 /// Rows of minutes are kept for so many hours.
 pub const MINUTES_KEPT_HOURS: u32 = 48;
 
-/// For how long an installation keeps the fine grains of its ledger. Sums by the day, and statements, are kept for ever.
+/// For how long an installation keeps the fine grains of its ledger, and when it closes months. Sums by the day, and
+/// statements, are kept for ever.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retention {
     /// Sums by the hour are kept for so many days; then they are added to their days.
     pub hour_days: u32,
     /// Single records are kept for so many days.
     pub record_days: u32,
+    /// So many days after its end a month is closed: what comes to it later is corrected by the next statement.
+    pub close_after_days: u32,
 }
 
 /// Days that may be asked for: a statement can be explained as long as its month's records are there, and corrected for
@@ -18,7 +21,7 @@ const DAYS: std::ops::RangeInclusive<u32> = 1..=9_999;
 
 /// A retention that cannot be had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{what} are kept for {days} days: it must be from {} to {}", DAYS.start(), DAYS.end())]
+#[error("{what}: {days} must be from {} to {}", DAYS.start(), DAYS.end())]
 pub struct BadRetention {
     what: &'static str,
     days: u32,
@@ -37,8 +40,9 @@ pub(super) struct Bounds {
 
 impl Default for Retention {
     /// Thirteen months of hours, with the longest month twice: 365 + 31 + 4 days to close the first. Five weeks of records.
+    /// Three days to close a month: an activator whose node is away for a weekend is in time.
     fn default() -> Self {
-        Self { hour_days: 400, record_days: 35 }
+        Self { hour_days: 400, record_days: 35, close_after_days: 3 }
     }
 }
 
@@ -47,13 +51,17 @@ impl Retention {
     ///
     /// # Errors
     /// When it cannot be had: the message says what and why.
-    pub fn new(hour_days: u32, record_days: u32) -> Result<Self, BadRetention> {
-        for (what, days) in [("sums by the hour", hour_days), ("records", record_days)] {
-            if !DAYS.contains(&days) {
-                return Err(BadRetention { what, days });
-            }
+    pub fn checked(self) -> Result<Self, BadRetention> {
+        let Self { hour_days, record_days, close_after_days } = self;
+        let all = [
+            ("days for which sums by the hour are kept", hour_days),
+            ("days for which records are kept", record_days),
+            ("days after which a month is closed", close_after_days),
+        ];
+        match all.into_iter().find(|(_, days)| !DAYS.contains(days)) {
+            Some((what, days)) => Err(BadRetention { what, days }),
+            None => Ok(self),
         }
-        Ok(Self { hour_days, record_days })
     }
 
     /// What is kept no longer, seen from an hour since 1970 UTC.
@@ -84,12 +92,13 @@ mod tests {
 
     #[test]
     fn bounds_are_whole_days_and_never_before_1970() {
-        let retention = Retention::new(3, 2).unwrap();
+        let retention = Retention { hour_days: 3, record_days: 2, ..Retention::default() };
         assert_eq!(retention.bounds(10), Bounds::default());
         assert_eq!(retention.bounds(100 * 24 + 23), Bounds { minute: 98 * 1440 + 1380, hour: 97 * 24, record_hour: 98 * 24 });
         assert_eq!(Retention::default().bounds(u32::MAX).hour % 24, 0);
-        let error = Retention::new(0, 35).unwrap_err();
-        assert_eq!(error.to_string(), "sums by the hour are kept for 0 days: it must be from 1 to 9999");
-        assert!(Retention::new(400, 10_000).is_err());
+        let error = Retention { hour_days: 0, ..retention }.checked().unwrap_err();
+        assert_eq!(error.to_string(), "days for which sums by the hour are kept: 0 must be from 1 to 9999");
+        assert!(Retention { record_days: 10_000, ..retention }.checked().is_err());
+        assert_eq!(Retention::default().checked(), Ok(Retention::default()));
     }
 }

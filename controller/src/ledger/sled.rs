@@ -7,6 +7,7 @@
 
 mod apply;
 mod block;
+mod closed;
 mod codec;
 mod dict;
 mod growth;
@@ -25,9 +26,10 @@ pub use open::{Filesystem, FolderError};
 use super::fold::Fold;
 use super::frame::Checked;
 use super::retention::Bounds;
-use super::store::{Scan, Store};
+use super::store::{Closed, Scan, Store};
 use super::{
-    AppendError, Appended, Conservation, FunctionId, Health, Level, Page, ReadError, RecordKey, RecordRow, WarmSpan,
+    AppendError, Appended, Conservation, FunctionId, Health, Level, Month, Page, ReadError, RecordKey, RecordRow,
+    WarmSpan,
 };
 use dormouse_core::price::Metering;
 use key::RollupId;
@@ -138,6 +140,29 @@ impl Store for SledStore {
 
     fn gone(&self) -> Bounds {
         *self.folder.gone.lock()
+    }
+
+    async fn close(&self, closed: Closed) -> Result<(), AppendError> {
+        self.tell(|done| Command::Close { closed, done }).await.map_err(AppendError::Closed)
+    }
+
+    async fn closed(&self) -> Result<Closed, ReadError> {
+        self.ask(closed::closed).await
+    }
+
+    async fn late(&self) -> Result<Vec<(u32, Month)>, ReadError> {
+        self.ask(closed::late).await
+    }
+
+    async fn keep_document(&self, tenant: &str, month: Month, document: Vec<u8>) -> Result<(), AppendError> {
+        let tenant = tenant.to_owned();
+        let told = self.tell(|done| Command::Document { tenant, month, document, done }).await;
+        told.map_err(AppendError::Closed)
+    }
+
+    async fn documents(&self, tenant: &str) -> Result<Vec<(Month, Vec<u8>)>, ReadError> {
+        let tenant = tenant.to_owned();
+        self.ask(move |folder| closed::documents(folder, &tenant)).await
     }
 
     async fn functions(&self) -> Result<Vec<(u32, FunctionId)>, ReadError> {

@@ -4,7 +4,8 @@ use super::fold::Fold;
 use super::frame::Checked;
 use super::retention::Bounds;
 use super::{
-    AppendError, Appended, Conservation, FunctionId, Health, Level, Page, ReadError, RecordKey, RecordRow, WarmSpan,
+    AppendError, Appended, Conservation, FunctionId, Health, Level, Month, Page, ReadError, RecordKey, RecordRow,
+    WarmSpan,
 };
 use std::collections::HashSet;
 use std::ops::Range;
@@ -20,6 +21,15 @@ pub(super) struct Scan {
     pub(super) after: Option<RecordKey>,
     /// Most rows; at least one.
     pub(super) limit: usize,
+}
+
+/// Up to when months are closed, hours since 1970 UTC: beginnings of months.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Closed {
+    /// Months before this hour are closed.
+    pub(super) before: u32,
+    /// Of those before this hour every tenant that was known has its document.
+    pub(super) told_before: u32,
 }
 
 /// Where a ledger keeps records and sums.
@@ -39,6 +49,22 @@ pub(super) trait Store: Send + Sync {
 
     /// What is kept no longer. Cheap.
     fn gone(&self) -> Bounds;
+
+    /// Closes months: what is applied from now on for an hour before this one is late, and that is noted by function and
+    /// month. Neither of the two bounds ever goes back.
+    async fn close(&self, closed: Closed) -> Result<(), AppendError>;
+
+    /// What is closed.
+    async fn closed(&self) -> Result<Closed, ReadError>;
+
+    /// Functions, by the store's number, and months to which something late was added.
+    async fn late(&self) -> Result<Vec<(u32, Month)>, ReadError>;
+
+    /// Keeps a tenant's document of a month for ever. One that is there stays as it is.
+    async fn keep_document(&self, tenant: &str, month: Month, document: Vec<u8>) -> Result<(), AppendError>;
+
+    /// A tenant's documents in the order of their months.
+    async fn documents(&self, tenant: &str) -> Result<Vec<(Month, Vec<u8>)>, ReadError>;
 
     /// Every function that was ever recorded, by the store's number.
     async fn functions(&self) -> Result<Vec<(u32, FunctionId)>, ReadError>;

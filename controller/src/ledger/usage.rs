@@ -2,8 +2,9 @@
 
 use super::fold::{Calendar, Fold};
 use super::store::Store;
-use super::{FunctionId, Page, ReadError};
+use super::{FunctionId, Month, Page, ReadError};
 use dormouse_core::usage::UsageSum;
+use std::collections::HashMap;
 use std::ops::Range;
 
 /// Longest period of a question: ten years with their leap days. Bounds the months of a calendar to 121.
@@ -210,18 +211,31 @@ pub(super) async fn query(store: &dyn Store, query: &UsageQuery) -> Result<Page<
 
 /// Everything of a tenant in a period.
 pub(super) async fn of_tenant(store: &dyn Store, tenant: &str, hours: Range<u32>) -> Result<UsageSum, ReadError> {
-    let all = store.functions().await?;
-    let of: std::collections::HashMap<u32, usize> =
-        all.into_iter().filter(|(_, id)| id.tenant == tenant).map(|(number, _)| (number, 0)).collect();
-    if of.is_empty() {
+    let (numbers, groups) = functions_of(store, tenant).await?;
+    if numbers.is_empty() {
         return Err(ReadError::UnknownTenant(tenant.to_owned()));
     }
-    let mut numbers: Vec<u32> = of.keys().copied().collect();
-    numbers.sort_unstable();
     let levels = levels(Granularity::Total, &hours, store.gone().hour);
-    let rows = Fold::new(Calendar::new(Granularity::Total, hours), of, None, 1);
+    let rows = Fold::new(Calendar::new(Granularity::Total, hours), groups, None, 1);
     let rows = fold(store, numbers, levels, rows).await?;
     Ok(rows.rows().next().map(|(_, _, sum)| sum).unwrap_or_default())
+}
+
+/// The first month before an hour in which a tenant used anything.
+pub(super) async fn first_month(store: &dyn Store, tenant: &str, before: u32) -> Result<Option<Month>, ReadError> {
+    let (numbers, groups) = functions_of(store, tenant).await?;
+    let rows = Fold::new(Calendar::new(Granularity::Month, 0..before), groups, None, 1);
+    let rows = fold(store, numbers, levels(Granularity::Month, &(0..before), store.gone().hour), rows).await?;
+    Ok(rows.rows().next().map(|(_, time, _)| Month::of_hour(time.start)))
+}
+
+/// The functions of a tenant in order, all in one group.
+async fn functions_of(store: &dyn Store, tenant: &str) -> Result<(Vec<u32>, HashMap<u32, usize>), ReadError> {
+    let all = store.functions().await?;
+    let mut numbers: Vec<u32> = all.into_iter().filter(|(_, id)| id.tenant == tenant).map(|(number, _)| number).collect();
+    numbers.sort_unstable();
+    let groups = numbers.iter().map(|number| (*number, 0)).collect();
+    Ok((numbers, groups))
 }
 
 #[cfg(test)]

@@ -278,12 +278,18 @@ impl Params {
 
     /// The price plan to price by.
     pub(super) fn plan<'a>(&mut self, plans: &'a Plans) -> &'a PricePlan {
-        let Some(name) = self.one("as") else { return plans.in_force() };
-        plans.named(&name).unwrap_or_else(|| {
+        self.other_plan(plans).unwrap_or_else(|| plans.in_force())
+    }
+
+    /// The price plan to price by, if one is named.
+    pub(super) fn other_plan<'a>(&mut self, plans: &'a Plans) -> Option<&'a PricePlan> {
+        let name = self.one("as")?;
+        let plan = plans.named(&name);
+        if plan.is_none() {
             let known: Vec<&str> = plans.all().map(|plan| plan.name.as_str()).collect();
             self.fault("as", &format!("must be the name of a price plan: {}", known.join(", ")));
-            plans.in_force()
-        })
+        }
+        plan
     }
 
     /// The fixed price to compare with.

@@ -1,16 +1,15 @@
 //! Answers, field by field: names are kept stable and stand in `openapi.yaml`. Amounts and GB-seconds are decimal text.
 
-use super::error::ApiError;
 use super::params::Params;
 use super::times::{hour_text, micros_text, minute_text};
+use crate::ledger::statements::{Correction, Statement, StatementLine};
 use crate::ledger::{Granularity, RecordRow, UsageRow};
 use axum::Json;
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use dormouse_core::price::{BilledOutcomes, Exact, Item, PricePlan};
 use dormouse_core::record::Outcome;
-use dormouse_core::usage::{Class, UsageSum};
-use jiff::Timestamp;
+use dormouse_core::usage::Class;
 use rust_decimal::Decimal;
 use serde::Serialize;
 use std::ops::Range;
@@ -52,6 +51,14 @@ pub(super) trait Table: Serialize {
     /// Where the next page begins.
     fn next(&self) -> Option<&str> {
         None
+    }
+}
+
+/// Writes an answer whose text in JSON is known.
+pub(super) fn kept(format: Format, view: &impl Table, text: String) -> Response {
+    match format {
+        Format::Json => ([(header::CONTENT_TYPE, "application/json")], text).into_response(),
+        Format::Csv => answer(format, view),
     }
 }
 
@@ -361,97 +368,25 @@ impl Table for RecordsView {
     }
 }
 
-row! {
-    /// One line of a statement.
-    LineView {
-        item: &'static str,
-        tier: u32,
-        quantity: Exact,
-        unit: &'static str,
-        unit_price: Decimal,
-        amount: Decimal,
-    }
-}
+/// Columns of a statement: its lines, then what earlier months cost more or less than was billed, then the total.
+const STATEMENT_COLUMNS: [&str; 6] = ["item", "tier", "quantity", "unit", "unit_price", "amount"];
 
-/// Beside a fixed price.
-#[derive(Serialize)]
-struct ComparisonView {
-    fixed_server: Decimal,
-    saving: Decimal,
-    saving_percent: Decimal,
-}
-
-/// Answer of `/v1/statements`.
-#[derive(Serialize)]
-pub(super) struct StatementView {
-    tenant: String,
-    period: String,
-    from: String,
-    to: String,
-    period_over: bool,
-    plan: String,
-    currency: String,
-    calls: u64,
-    billed_calls: u64,
-    unmetered_calls: u64,
-    lines: Vec<LineView>,
-    total: Decimal,
-    comparison: Option<ComparisonView>,
-}
-
-impl StatementView {
-    pub(super) fn new(
-        tenant: String,
-        period: String,
-        hours: &Range<u32>,
-        plan: &PricePlan,
-        usage: &UsageSum,
-        fixed: Option<Decimal>,
-        now: Timestamp,
-    ) -> Result<Self, ApiError> {
-        let statement = plan.statement(usage).map_err(|_| ApiError::TooLarge)?;
-        let comparison = match fixed {
-            None => None,
-            Some(fixed_server) => {
-                let saving = statement.saving(fixed_server).ok_or(ApiError::TooLarge)?;
-                Some(ComparisonView { fixed_server, saving: saving.amount, saving_percent: saving.percent })
-            }
-        };
-        let line = |line: &dormouse_core::price::Line| LineView {
-            item: line.item.name(),
-            tier: line.tier,
-            quantity: line.quantity,
-            unit: line.unit,
-            unit_price: line.unit_price,
-            amount: line.amount,
-        };
-        Ok(Self {
-            tenant,
-            period,
-            from: hour_text(hours.start),
-            to: hour_text(hours.end),
-            period_over: now.as_second() >= i64::from(hours.end) * 3600,
-            plan: plan.name.clone(),
-            currency: plan.currency.clone(),
-            calls: usage.calls(),
-            billed_calls: usage.billed(plan).calls,
-            unmetered_calls: statement.unmetered,
-            lines: statement.lines.iter().map(line).collect(),
-            total: statement.total,
-            comparison,
-        })
-    }
-}
-
-impl Table for StatementView {
+impl Table for Statement {
     fn table(&self) -> Vec<Vec<String>> {
-        let mut table = table(LineView::COLUMNS, &self.lines, LineView::cells);
-        let mut last = vec![String::new(); LineView::COLUMNS.len()];
-        if let [item, .., amount] = last.as_mut_slice() {
-            (*item, *amount) = ("total".to_owned(), self.total.to_string());
-        }
-        table.push(last);
-        table
+        let lines = self.lines.iter().map(|line| {
+            let StatementLine { item, tier, quantity, unit, unit_price, amount } = line.clone();
+            [item, tier.to_string(), quantity, unit, unit_price.to_string(), amount.to_string()]
+        });
+        let corrections = self.corrections.iter().map(|correction| {
+            let Correction { period, amount, .. } = correction;
+            let [item, unit] = ["correction", "month"].map(str::to_owned);
+            [item, "1".to_owned(), period.clone(), unit, amount.to_string(), amount.to_string()]
+        });
+        let empty = String::new;
+        let total = ["total".to_owned(), empty(), empty(), empty(), empty(), self.total.to_string()];
+        let head = STATEMENT_COLUMNS.map(str::to_owned);
+        let rows = std::iter::once(head).chain(lines).chain(corrections).chain([total]);
+        rows.map(Vec::from).collect()
     }
 }
 

@@ -81,21 +81,19 @@ impl PricePlan {
     }
 }
 
-impl Statement {
-    /// Beside a fixed price. `None` when that is not above zero, or beyond 28 digits.
-    #[must_use]
-    pub fn saving(&self, fixed: Decimal) -> Option<Saving> {
-        if fixed <= Decimal::ZERO {
-            return None;
-        }
-        let amount = fixed.checked_sub(self.total)?;
-        let percent = amount.checked_mul(Decimal::ONE_HUNDRED)?.checked_div(fixed)?;
-        let percent = percent.round_dp_with_strategy(1, rust_decimal::RoundingStrategy::MidpointNearestEven);
-        // "90.0", not "90": one digit always.
-        let mut shown = percent;
-        shown.rescale(1);
-        Some(Saving { amount, percent: shown })
+/// A total beside a fixed price. `None` when that is not above zero, or beyond 28 digits.
+#[must_use]
+pub fn saving(total: Decimal, fixed: Decimal) -> Option<Saving> {
+    if fixed <= Decimal::ZERO {
+        return None;
     }
+    let amount = fixed.checked_sub(total)?;
+    let percent = amount.checked_mul(Decimal::ONE_HUNDRED)?.checked_div(fixed)?;
+    let percent = percent.round_dp_with_strategy(1, rust_decimal::RoundingStrategy::MidpointNearestEven);
+    // "90.0", not "90": one digit always.
+    let mut shown = percent;
+    shown.rescale(1);
+    Some(Saving { amount, percent: shown })
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! A frame as one transaction.
 
+use super::closed::{CLOSING, closed_before, hour, note_late};
 use super::names::Known;
 use super::rows::{self, Sums};
 use super::{PostgresStore, Trouble, signed};
@@ -31,20 +32,24 @@ async fn apply(store: &PostgresStore, client: &mut Object, frame: &Checked) -> R
     let days: BTreeSet<i32> = frame.records.iter().map(|r| day_of(r.received_at_us).cast_signed()).collect();
     partitions(store, client, days).await?;
     let step = client.transaction().await?;
-    let watermark = lock(&step, frame).await?;
+    let (watermark, closed_before) = lock(&step, frame).await?;
     let new = match frame.behind(watermark) {
         Ok(new) => new_records(&step, new, &subjects).await?,
         Err(nothing) => return Ok(nothing),
     };
     rows::write_records(&step, (frame.activator, frame.epoch, watermark + 1), &new).await?;
-    let mut sums = Sums::default();
+    let (mut sums, mut late) = (Sums::default(), BTreeSet::new());
     for (record, known) in &new {
         let at = record.received_at_us;
+        if hour_of(at) < closed_before {
+            late.insert((known.function, hour_of(at)));
+        }
         for (level, time) in [(Level::Minute, minute_of(at)), (Level::Hour, hour_of(at))] {
             sums.entry((level, known.function, time)).or_default().add(record, known.size, &store.rules);
         }
     }
     rows::add_sums(&step, &sums).await?;
+    note_late(&step, late).await?;
     let set = step.prepare_cached("UPDATE epoch SET watermark = $3 WHERE activator = $1 AND epoch = $2").await?;
     step.execute(&set, &[&signed(frame.activator), &i64::from(frame.epoch), &(frame.last() as i64)]).await?;
     step.commit().await?;
@@ -93,14 +98,18 @@ pub(super) async fn partitions(store: &PostgresStore, client: &mut Object, days:
     Ok(())
 }
 
-/// The epoch's watermark; nobody else moves it until the transaction is over.
-async fn lock(step: &Transaction<'_>, frame: &Checked) -> Result<u64, Trouble> {
+const EPOCH: &str = "INSERT INTO epoch (activator, epoch, watermark) \
+    SELECT $1::int8, $2::int8, 0 FROM pg_advisory_xact_lock_shared($3) ON CONFLICT DO NOTHING";
+const WATERMARK: &str = "SELECT e.watermark, s.closed_before FROM epoch e, state s \
+    WHERE e.activator = $1 AND e.epoch = $2 FOR UPDATE OF e";
+
+/// The epoch's watermark, which nobody else moves until the transaction is over, and before which hour months are closed,
+/// which stays as it is until then.
+async fn lock(step: &Transaction<'_>, frame: &Checked) -> Result<(u64, u32), Trouble> {
     let (activator, epoch) = (signed(frame.activator), i64::from(frame.epoch));
-    let new = step.prepare_cached("INSERT INTO epoch VALUES ($1, $2, 0) ON CONFLICT DO NOTHING").await?;
-    step.execute(&new, &[&activator, &epoch]).await?;
-    let read = "SELECT watermark FROM epoch WHERE activator = $1 AND epoch = $2 FOR UPDATE";
-    let row = step.query_one(&step.prepare_cached(read).await?, &[&activator, &epoch]).await?;
-    Ok(row.get::<_, i64>(0).unsigned_abs())
+    step.execute(&step.prepare_cached(EPOCH).await?, &[&activator, &epoch, &CLOSING]).await?;
+    let row = step.query_one(&step.prepare_cached(WATERMARK).await?, &[&activator, &epoch]).await?;
+    Ok((row.get::<_, i64>(0).unsigned_abs(), hour(&row, 1)?))
 }
 
 const START: &str = "UPDATE subject SET started = true WHERE id IN ( \
@@ -140,7 +149,8 @@ pub(super) async fn keep_warm(store: &PostgresStore, spans: &[WarmSpan]) -> Resu
     client.after(kept)
 }
 
-const WARM_NEW: &str = "INSERT INTO warm (subject) SELECT unnest($1::int4[]) ON CONFLICT DO NOTHING";
+const WARM_NEW: &str = "INSERT INTO warm (subject) SELECT unnest($1::int4[]) FROM pg_advisory_xact_lock_shared($2) \
+    ON CONFLICT DO NOTHING";
 const WARM_LOCK: &str = "SELECT subject, until_us, open FROM warm WHERE subject = ANY ($1) ORDER BY subject FOR UPDATE";
 const WARM_SET: &str = "UPDATE warm w SET until_us = n.until_us, open = n.open \
     FROM unnest($1::int4[], $2::int8[], $3::bool[]) AS n (subject, until_us, open) WHERE w.subject = n.subject";
@@ -155,17 +165,21 @@ async fn count_warm(store: &PostgresStore, client: &mut Object, spans: &[WarmSpa
     // All at once and in one order, so that no two writers wait for each other.
     let subjects: Vec<i32> = subjects.into_iter().collect();
     let step = client.transaction().await?;
-    step.execute(&step.prepare_cached(WARM_NEW).await?, &[&subjects]).await?;
+    step.execute(&step.prepare_cached(WARM_NEW).await?, &[&subjects, &CLOSING]).await?;
+    let closed_before = closed_before(&step).await?;
     let rows = step.query(&step.prepare_cached(WARM_LOCK).await?, &[&subjects]).await?;
     let mut counted: BTreeMap<i32, Counted> =
         rows.iter().map(|row| (row.get(0), Counted { until_us: row.get(1), open: row.get(2) })).collect();
-    let mut sums = Sums::default();
+    let (mut sums, mut late) = (Sums::default(), BTreeSet::new());
     for (known, span) in known {
         let counted = counted.entry(known.subject).or_default();
         let Some((from_us, now)) = span.count(*counted) else { continue };
         *counted = now;
         for (level, time, warm) in warm::rows(from_us, span.to_us, known.size) {
             sums.entry((level, known.function, time)).or_default().warm.merge(&warm);
+            if level == Level::Hour && time < closed_before {
+                late.insert((known.function, time));
+            }
         }
     }
     let until: Vec<i64> = counted.values().map(|counted| counted.until_us).collect();
@@ -173,6 +187,7 @@ async fn count_warm(store: &PostgresStore, client: &mut Object, spans: &[WarmSpa
     let subjects: Vec<i32> = counted.into_keys().collect();
     step.execute(&step.prepare_cached(WARM_SET).await?, &[&subjects, &until, &open]).await?;
     rows::add_sums(&step, &sums).await?;
+    note_late(&step, late).await?;
     step.commit().await?;
     Ok(())
 }

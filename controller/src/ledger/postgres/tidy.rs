@@ -48,7 +48,7 @@ async fn each(store: &PostgresStore, client: &mut Object, bounds: Bounds) -> Res
     Ok(())
 }
 
-const GONE: &str = "UPDATE gone SET minute = greatest(minute, $1), hour = greatest(hour, $2), \
+const GONE: &str = "UPDATE state SET minute = greatest(minute, $1), hour = greatest(hour, $2), \
     record_hour = greatest(record_hour, $3)";
 
 /// Hours become days: in one statement, so that what is added to an hour meanwhile is either part of what moves, or makes

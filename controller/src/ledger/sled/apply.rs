@@ -3,9 +3,11 @@
 use super::super::frame::Checked;
 use super::super::times::{day_of, hour_of, minute_of, today};
 use super::super::warm::{self, Counted};
-use super::super::{Appended, Level, ReadError, WarmSpan};
+use super::super::store::Closed;
+use super::super::{Appended, Level, Month, ReadError, WarmSpan};
 use super::CorruptValue;
 use super::block::OpenBlock;
+use super::closed::closed;
 use super::codec::{decode_sum, encode_sum};
 use super::dict::{Known, Numbers};
 use super::growth::Growth;
@@ -39,6 +41,9 @@ pub(super) struct Applier {
     /// The last block of each epoch, while it takes more.
     pub(super) tails: HashMap<EpochId, OpenBlock>,
     growth: Growth,
+    pub(super) closed: Closed,
+    /// Of what came late: what is noted.
+    late: HashSet<(u32, u32)>,
     open: Pending,
     /// Something was written since the last commit.
     pub(super) unsynced: bool,
@@ -59,8 +64,8 @@ impl Applier {
         let numbers = Numbers::open(&store)?;
         let growth = Growth::new(store.size_on_disk());
         let (watermarks, sums, tails) = (HashMap::new(), HashMap::new(), HashMap::new());
-        let warm = HashMap::new();
-        Ok(Self { store, rules, numbers, watermarks, sums, warm, tails, growth, open, unsynced: false })
+        let (warm, late, closed) = (HashMap::new(), HashSet::new(), closed(&store)?);
+        Ok(Self { store, rules, numbers, watermarks, sums, warm, tails, growth, closed, late, open, unsynced: false })
     }
 
     /// Takes what is new of a frame; it is durable after [`Applier::commit`].
@@ -120,6 +125,7 @@ impl Applier {
         let block = self.tails.entry(epoch).or_insert_with(new);
         block.push(&record, known.function);
         let at = record.received_at_us;
+        self.note_late(known.function, hour_of(at));
         for (level, time) in [(Level::Hour, hour_of(at)), (Level::Minute, minute_of(at))] {
             let id = RollupId { level, function: known.function, time };
             self.open.sums.insert(id);
@@ -129,6 +135,14 @@ impl Applier {
         self.watermarks.insert(epoch, seq);
         self.open.records += 1;
         Ok(())
+    }
+
+    /// Notes what comes to a month that is closed.
+    fn note_late(&mut self, function: u32, hour: u32) {
+        // What came in hours that follow each other came in one month, mostly: it is looked up once an hour.
+        if hour < self.closed.before && self.late.insert((function, hour)) {
+            self.open.batch.insert(&key::late(function, Month::of_hour(hour)), &[]);
+        }
     }
 
     /// Counts warm time that was not counted; it is durable after [`Applier::commit`].
@@ -146,6 +160,9 @@ impl Applier {
                 let id = RollupId { level, function: known.function, time };
                 self.open.sums.insert(id);
                 sum_of(&self.store, &mut self.sums, id)?.warm.merge(&warm);
+                if level == Level::Hour {
+                    self.note_late(known.function, time);
+                }
             }
             let value = [&now.until_us.to_be_bytes()[..], &[u8::from(now.open)]].concat();
             self.open.batch.insert(&key::warm(known.subject), value);
@@ -201,6 +218,9 @@ impl Applier {
         }
         if self.warm.len() > MAX_SUMS {
             self.warm.clear();
+        }
+        if self.late.len() > MAX_SUMS {
+            self.late.clear();
         }
         if self.watermarks.len() > MAX_WATERMARKS {
             self.watermarks.clear();

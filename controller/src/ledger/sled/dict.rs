@@ -34,11 +34,8 @@ pub(super) struct Numbers {
 
 impl Numbers {
     pub(super) fn open(store: &Folder) -> Result<Self, ReadError> {
-        let next = |dictionary: Dictionary| {
-            let last = store.last_number(&dictionary.all())?;
-            Ok::<_, ReadError>(last.map_or(0, |n| n.saturating_add(1)))
-        };
-        let [next_subject, next_function] = [next(Dictionary::Subject)?, next(Dictionary::Function)?];
+        let [next_subject, next_function] =
+            [next_number(store, Dictionary::Subject)?, next_number(store, Dictionary::Function)?];
         Ok(Self {
             subjects: HashMap::new(),
             started: HashSet::new(),
@@ -147,28 +144,41 @@ impl Numbers {
     }
 }
 
+/// The first number that was never given out.
+pub(super) fn next_number(store: &Folder, dictionary: Dictionary) -> Result<u32, ReadError> {
+    Ok(store.last_number(&dictionary.all())?.map_or(0, |n| n.saturating_add(1)))
+}
+
 /// The day on which a subject was last seen.
 fn seen(store: &Folder, subject: u32) -> Result<Option<u32>, ReadError> {
     let Some(value) = store.db.get(key::seen(subject))? else { return Ok(None) };
     Ok(Some(u32::from_be_bytes((*value).try_into().map_err(|_| CorruptValue("day of a subject"))?)))
 }
 
-/// Number of a value: found by its checksum, else the next one.
-fn number_of(
+/// Number of a value that is there: found by its checksum.
+pub(super) fn find(store: &Folder, dictionary: Dictionary, value: &[u8]) -> Result<Option<u32>, ReadError> {
+    // Different values with one checksum stand side by side.
+    for found in store.db.scan_prefix(dictionary.with_sum(crc32c::crc32c(value))).keys() {
+        let number = trailing_number(&found?).ok_or(CorruptValue("dictionary key"))?;
+        if store.db.get(dictionary.entry(number))?.is_some_and(|v| v == value) {
+            return Ok(Some(number));
+        }
+    }
+    Ok(None)
+}
+
+/// Number of a value; a new one is written with the batch, under the next number.
+pub(super) fn number_of(
     store: &Folder,
     batch: &mut sled::Batch,
     dictionary: Dictionary,
     value: &[u8],
     next: &mut u32,
 ) -> Result<u32, ReadError> {
-    let sum = crc32c::crc32c(value);
-    // Different values with one checksum stand side by side.
-    for found in store.db.scan_prefix(dictionary.with_sum(sum)).keys() {
-        let number = trailing_number(&found?).ok_or(CorruptValue("dictionary key"))?;
-        if store.db.get(dictionary.entry(number))?.is_some_and(|v| v == value) {
-            return Ok(number);
-        }
+    if let Some(number) = find(store, dictionary, value)? {
+        return Ok(number);
     }
+    let sum = crc32c::crc32c(value);
     let number = *next;
     *next = next.checked_add(1).ok_or(CorruptValue("dictionary: all its numbers are taken"))?;
     batch.insert(&dictionary.entry(number), value);

@@ -1,7 +1,7 @@
 //! Every key of the ledger's one tree: a prefix byte names the keyspace, then big-endian numbers of fixed width, so
 //! that range scans read in order.
 
-use super::super::Level;
+use super::super::{Level, Month};
 
 /// The format.
 const META: u8 = 0;
@@ -11,7 +11,8 @@ const BLOCK: u8 = 1;
 const ROLLUP: u8 = 2;
 /// Highest applied sequence by activator and epoch.
 const WATERMARK: u8 = 3;
-// 4 is kept for closed bills.
+/// Documents of tenants by month, in parts.
+const DOCUMENT: u8 = 4;
 /// What a subject number means.
 const SUBJECT: u8 = 5;
 /// Checksum of a subject's text to its numbers.
@@ -33,11 +34,19 @@ const SEEN: u8 = 12;
 const SEEN_ON: u8 = 13;
 /// How many records of an epoch are not kept any longer.
 const FORGOTTEN: u8 = 14;
+/// What a tenant number means.
+const TENANT: u8 = 15;
+/// Checksum of a tenant's name to its numbers.
+const TENANT_BY_SUM: u8 = 16;
+/// Functions and months to which something was added after the month had been closed.
+const LATE: u8 = 17;
 
 /// The format version's key.
 pub(super) const FORMAT: [u8; 2] = [META, 0];
 /// What is kept no longer.
 pub(super) const GONE: [u8; 2] = [META, 1];
+/// Up to when months are closed.
+pub(super) const CLOSED: [u8; 2] = [META, 2];
 
 /// One activator's run from one start to the next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -67,6 +76,7 @@ pub(super) struct BlockId {
 pub(super) enum Dictionary {
     Subject,
     Function,
+    Tenant,
 }
 
 impl Dictionary {
@@ -74,6 +84,7 @@ impl Dictionary {
         match self {
             Self::Subject => SUBJECT,
             Self::Function => FUNCTION,
+            Self::Tenant => TENANT,
         }
     }
 
@@ -81,6 +92,7 @@ impl Dictionary {
         match self {
             Self::Subject => SUBJECT_BY_SUM,
             Self::Function => FUNCTION_BY_SUM,
+            Self::Tenant => TENANT_BY_SUM,
         }
     }
 
@@ -108,6 +120,38 @@ impl Dictionary {
 /// The number at the end of a dictionary key.
 pub(super) fn trailing_number(key: &[u8]) -> Option<u32> {
     key.last_chunk().map(|bytes| u32::from_be_bytes(*bytes))
+}
+
+/// Key of one part of a tenant's document of a month.
+pub(super) fn document(tenant: u32, month: Month, part: u8) -> [u8; 10] {
+    let [a, b, c, d] = month.number().to_be_bytes();
+    join(DOCUMENT, &tenant.to_be_bytes(), &[a, b, c, d, part])
+}
+
+/// Prefix of a tenant's documents.
+pub(super) fn documents(tenant: u32) -> [u8; 5] {
+    one(DOCUMENT, tenant)
+}
+
+/// The month and the part of a document's key.
+pub(super) fn read_document(key: &[u8]) -> Option<(Month, u8)> {
+    let (month, part) = key.get(5..)?.split_first_chunk()?;
+    Some((Month::numbered(u32::from_be_bytes(*month))?, *part.first().filter(|_| part.len() == 1)?))
+}
+
+/// Key that says that something was added to a function's month after that had been closed.
+pub(super) fn late(function: u32, month: Month) -> [u8; 9] {
+    join(LATE, &function.to_be_bytes(), &month.number().to_be_bytes())
+}
+
+/// Prefix of all of these.
+pub(super) const LATE_ALL: [u8; 1] = [LATE];
+
+/// The function and the month of one.
+pub(super) fn read_late(key: &[u8]) -> Option<(u32, Month)> {
+    let function: &[u8; 4] = key.get(1..)?.first_chunk()?;
+    let month = Month::numbered(trailing_number(key).filter(|_| key.len() == 9)?)?;
+    Some((u32::from_be_bytes(*function), month))
 }
 
 /// Key that says that the start of a subject's instance has been counted.
@@ -248,6 +292,10 @@ mod tests {
             let level = [Level::Minute, Level::Hour, Level::Day][level as usize];
             let [r, s] = [0, 1].map(|i| RollupId { level, function: f[i], time: hours[i] });
             prop_assert_eq!(RollupId::time_in(&r.key()), Some(r.time));
+            let month = Month::numbered(hours[0] % 10_000).unwrap();
+            prop_assert_eq!(read_document(&document(f[0], month, 7)), Some((month, 7)));
+            prop_assert!(document(f[0], month, 7).starts_with(&documents(f[0])));
+            prop_assert_eq!(read_late(&late(f[0], month)), Some((f[0], month)));
             prop_assert_eq!(read_seen_on(&seen_on(hours[0], f[0])), Some((f[0], hours[0])));
             prop_assert!(r.key().starts_with(&rollups(level)));
             prop_assert_eq!(r.key().cmp(&s.key()), r.cmp(&s));
@@ -256,6 +304,7 @@ mod tests {
         #[test]
         fn any_bytes_are_no_panic(bytes in prop::collection::vec(any::<u8>(), 0..30)) {
             let _ = (BlockId::read(&bytes), BlockId::read_in_hour(&bytes), EpochId::read(&bytes), RollupId::time_in(&bytes), read_seen_on(&bytes));
+            let _ = (read_document(&bytes), read_late(&bytes));
         }
     }
 }

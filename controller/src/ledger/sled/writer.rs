@@ -2,7 +2,8 @@
 
 use super::super::frame::Checked;
 use super::super::retention::Bounds;
-use super::super::{Appended, Conservation, ReadError, WarmSpan};
+use super::super::store::Closed;
+use super::super::{Appended, Conservation, Month, ReadError, WarmSpan};
 use super::Failure;
 use super::apply::Applier;
 use super::open::panic_text;
@@ -26,6 +27,10 @@ pub(super) enum Command {
     Warm { spans: Vec<WarmSpan>, done: oneshot::Sender<()> },
     /// Take a step in giving up what is kept no longer; answers whether there is more of it.
     Tidy { bounds: Bounds, done: oneshot::Sender<bool> },
+    /// Close months.
+    Close { closed: Closed, done: oneshot::Sender<()> },
+    /// Keep a tenant's document of a month.
+    Document { tenant: String, month: Month, document: Vec<u8>, done: oneshot::Sender<()> },
     /// Compare everything, with no write in between.
     Verify { done: oneshot::Sender<Result<Conservation, ReadError>> },
 }
@@ -57,7 +62,7 @@ fn gather(first: Command, commands: &mut mpsc::Receiver<Command>) -> Vec<Command
     let size = |c: &Command| match c {
         Command::Append { frame, .. } => frame.records.len(),
         Command::Warm { spans, .. } => spans.len(),
-        Command::Tidy { .. } | Command::Verify { .. } => MAX_GROUP,
+        Command::Tidy { .. } | Command::Close { .. } | Command::Document { .. } | Command::Verify { .. } => MAX_GROUP,
     };
     let mut records = size(&group[0]);
     let mut waited = false;
@@ -85,6 +90,14 @@ fn write_group(group: Vec<Command>, applier: &mut Applier) -> Result<(), ReadErr
             Command::Append { frame, done } => answers.push((applier.apply(&frame)?, done, frame)),
             Command::Warm { spans, done } => {
                 applier.keep_warm(&spans)?;
+                kept.push(done);
+            }
+            Command::Close { closed, done } => {
+                applier.close(closed)?;
+                kept.push(done);
+            }
+            Command::Document { tenant, month, document, done } => {
+                applier.keep_document(&tenant, month, &document)?;
                 kept.push(done);
             }
             Command::Tidy { bounds, done } => tidied.push((applier.tidy(bounds)?, done)),

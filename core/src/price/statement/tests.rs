@@ -70,7 +70,7 @@ fn the_bill_of_the_article() {
     assert_eq!(statement.lines.iter().map(|l| l.unit).collect::<Vec<_>>(), ["call", "GB-second"]);
     assert_eq!((statement.total.to_string(), statement.unrounded.to_string()), ("25.50".into(), "25.5".into()));
     assert_eq!(statement.unmetered, 0);
-    let saving = statement.saving(decimal("350")).unwrap();
+    let saving = saving(statement.total, decimal("350")).unwrap();
     assert_eq!((saving.amount.to_string(), saving.percent.to_string()), ("324.50".into(), "92.7".into()));
 }
 
@@ -88,10 +88,10 @@ fn rounding_each_call_makes_another_bill() {
 #[test]
 fn a_fixed_price_may_be_lower_and_must_be_above_zero() {
     let statement = Statement { lines: Vec::new(), total: decimal("30.00"), unrounded: Exact::whole(30), unmetered: 0 };
-    assert_eq!(statement.saving(decimal("20")).unwrap().percent.to_string(), "-50.0");
-    assert_eq!(statement.saving(decimal("30")).unwrap().percent.to_string(), "0.0");
-    assert_eq!(statement.saving(Decimal::ZERO), None);
-    assert_eq!(statement.saving(decimal("-1")), None);
+    assert_eq!(saving(statement.total, decimal("20")).unwrap().percent.to_string(), "-50.0");
+    assert_eq!(saving(statement.total, decimal("30")).unwrap().percent.to_string(), "0.0");
+    assert_eq!(saving(statement.total, Decimal::ZERO), None);
+    assert_eq!(saving(statement.total, decimal("-1")), None);
 }
 
 #[test]

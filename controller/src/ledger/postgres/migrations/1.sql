@@ -66,13 +66,31 @@ CREATE TABLE record (
 ) PARTITION BY RANGE (day);
 CREATE INDEX record_hour ON record USING brin (hour) WITH (pages_per_range = 16);
 
--- What is kept no longer: nothing of what lies before. One row. Minutes and hours since 1970 UTC.
-CREATE TABLE gone (
-    minute      bigint NOT NULL,
-    hour        bigint NOT NULL,
-    record_hour bigint NOT NULL
+-- One row: what is kept no longer (nothing of what lies before: minutes, hours, records by their hour), and before which
+-- hour months are closed, and every tenant has its statement of them. Minutes and hours since 1970 UTC.
+CREATE TABLE state (
+    minute        bigint NOT NULL,
+    hour          bigint NOT NULL,
+    record_hour   bigint NOT NULL,
+    closed_before bigint NOT NULL,
+    told_before   bigint NOT NULL
 );
-INSERT INTO gone VALUES (0, 0, 0);
+INSERT INTO state VALUES (0, 0, 0, 0, 0);
+
+-- Functions and months (since 1970-01) to which something was added after the month had been closed.
+CREATE TABLE late (
+    function integer NOT NULL,
+    month    bigint NOT NULL,
+    PRIMARY KEY (function, month)
+);
+
+-- Statements of closed months. They are never changed.
+CREATE TABLE statement (
+    tenant   text NOT NULL,
+    month    bigint NOT NULL,
+    document bytea NOT NULL,
+    PRIMARY KEY (tenant, month)
+);
 
 -- Sums by length of time (0: minutes, 1: hours, 2: days, since 1970 UTC) and function. What happened is in one minute and
 -- in one hour; in one day once its hours are not kept any longer.

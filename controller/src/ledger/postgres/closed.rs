@@ -1,0 +1,90 @@
+//! Closed months: what was told of them, and what came to them late.
+
+use super::Trouble;
+use super::connect::Pool;
+use crate::ledger::Month;
+use crate::ledger::store::Closed;
+use deadpool_postgres::Transaction;
+use std::collections::BTreeSet;
+use tokio_postgres::Row;
+
+/// Held, shared, by who applies something, and alone by who closes months: "closed" as a number. What is applied before
+/// the months are closed is seen by who tells of them, and what is applied behind that is noted as late.
+pub(super) const CLOSING: i64 = 0x636c_6f73_6564;
+
+/// Moves the bounds.
+pub(super) async fn close(pool: &Pool, closed: Closed) -> Result<(), Trouble> {
+    let mut client = pool.client().await?;
+    let moved = async {
+        let step = client.transaction().await?;
+        step.execute("SELECT pg_advisory_xact_lock($1)", &[&CLOSING]).await?;
+        let bounds = [closed.before, closed.told_before].map(i64::from);
+        let set = "UPDATE state SET closed_before = greatest(closed_before, $1), told_before = greatest(told_before, $2)";
+        step.execute(set, &[&bounds[0], &bounds[1]]).await?;
+        Ok(step.commit().await?)
+    };
+    let moved = moved.await;
+    client.after(moved)
+}
+
+/// What is closed.
+pub(super) async fn closed(pool: &Pool) -> Result<Closed, Trouble> {
+    let client = pool.client().await?;
+    let row = client.query_one("SELECT closed_before, told_before FROM state", &[]).await.map_err(Trouble::from);
+    let row = client.after(row)?;
+    Ok(Closed { before: hour(&row, 0)?, told_before: hour(&row, 1)? })
+}
+
+/// Before which hour months are closed; to be asked while [`CLOSING`] is held.
+pub(super) async fn closed_before(client: &Transaction<'_>) -> Result<u32, Trouble> {
+    hour(&client.query_one("SELECT closed_before FROM state", &[]).await?, 0)
+}
+
+pub(super) fn hour(row: &Row, at: usize) -> Result<u32, Trouble> {
+    u32::try_from(row.get::<_, i64>(at)).map_err(|_| Trouble::Corrupt("note of what is closed"))
+}
+
+/// Notes what came late, each function and hour of it.
+pub(super) async fn note_late(step: &Transaction<'_>, late: BTreeSet<(i32, u32)>) -> Result<(), Trouble> {
+    if late.is_empty() {
+        return Ok(());
+    }
+    let months: BTreeSet<(i32, Month)> =
+        late.into_iter().map(|(function, hour)| (function, Month::of_hour(hour))).collect();
+    let (functions, months): (Vec<i32>, Vec<i64>) =
+        months.into_iter().map(|(function, month)| (function, i64::from(month.number()))).unzip();
+    let note = "INSERT INTO late SELECT * FROM unnest($1::int4[], $2::int8[]) ON CONFLICT DO NOTHING";
+    step.execute(note, &[&functions, &months]).await?;
+    Ok(())
+}
+
+/// What came late.
+pub(super) async fn late(pool: &Pool) -> Result<Vec<(u32, Month)>, Trouble> {
+    let client = pool.client().await?;
+    let rows = client.query("SELECT function, month FROM late ORDER BY function, month", &[]).await;
+    let rows = client.after(rows.map_err(Trouble::from))?;
+    rows.iter().map(|row| Ok((row.get::<_, i32>(0).cast_unsigned(), month(row, 1)?))).collect()
+}
+
+fn month(row: &Row, at: usize) -> Result<Month, Trouble> {
+    let number = u32::try_from(row.get::<_, i64>(at)).ok();
+    number.and_then(Month::numbered).ok_or(Trouble::Corrupt("month"))
+}
+
+/// Keeps a document, if there is none.
+pub(super) async fn keep_document(pool: &Pool, tenant: &str, month: Month, document: &[u8]) -> Result<(), Trouble> {
+    let client = pool.client().await?;
+    let keep = "INSERT INTO statement VALUES ($1, $2, $3) ON CONFLICT DO NOTHING";
+    let kept = client.execute(keep, &[&tenant, &i64::from(month.number()), &document]).await;
+    client.after(kept.map_err(Trouble::from))?;
+    Ok(())
+}
+
+/// A tenant's documents.
+pub(super) async fn documents(pool: &Pool, tenant: &str) -> Result<Vec<(Month, Vec<u8>)>, Trouble> {
+    let client = pool.client().await?;
+    let all = "SELECT month, document FROM statement WHERE tenant = $1 ORDER BY month";
+    let rows = client.query(all, &[&tenant]).await;
+    let rows = client.after(rows.map_err(Trouble::from))?;
+    rows.iter().map(|row| Ok((month(row, 0)?, row.get(1)))).collect()
+}

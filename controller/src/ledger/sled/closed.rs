@@ -1,0 +1,81 @@
+//! Closed months: what was told of them, and what came to them late.
+
+use super::super::store::Closed;
+use super::super::{Month, ReadError};
+use super::CorruptValue;
+use super::apply::Applier;
+use super::dict;
+use super::key::{self, Dictionary};
+use super::open::Folder;
+use sled::Batch;
+
+/// Longest part of a document: values of sled stay at most 4 KiB.
+const PART: usize = 4096;
+
+impl Applier {
+    /// Moves the bounds; durable after [`Applier::commit`].
+    pub(super) fn close(&mut self, closed: Closed) -> Result<(), ReadError> {
+        self.write()?;
+        let now = Closed {
+            before: self.closed.before.max(closed.before),
+            told_before: self.closed.told_before.max(closed.told_before),
+        };
+        if now != self.closed {
+            let value = [now.before.to_be_bytes(), now.told_before.to_be_bytes()].concat();
+            self.store.db.insert(key::CLOSED, value)?;
+            self.closed = now;
+            self.unsynced = true;
+        }
+        Ok(())
+    }
+
+    /// Keeps a document, if there is none; durable after [`Applier::commit`].
+    pub(super) fn keep_document(&mut self, tenant: &str, month: Month, document: &[u8]) -> Result<(), ReadError> {
+        let mut batch = Batch::default();
+        let mut next = dict::next_number(&self.store, Dictionary::Tenant)?;
+        let tenant = dict::number_of(&self.store, &mut batch, Dictionary::Tenant, tenant.as_bytes(), &mut next)?;
+        if self.store.db.contains_key(key::document(tenant, month, 0))? {
+            return Ok(());
+        }
+        let parts = document.chunks(PART);
+        if parts.len() > usize::from(u8::MAX) {
+            return Err(CorruptValue("document: it is too long").into());
+        }
+        (0..).zip(parts).for_each(|(number, part)| batch.insert(&key::document(tenant, month, number), part));
+        self.store.db.apply_batch(batch)?;
+        self.unsynced = true;
+        Ok(())
+    }
+}
+
+/// What is closed.
+pub(super) fn closed(folder: &Folder) -> Result<Closed, ReadError> {
+    let Some(value) = folder.db.get(key::CLOSED)? else { return Ok(Closed::default()) };
+    match (value.first_chunk(), value.last_chunk(), value.len()) {
+        (Some(before), Some(told), 8) => {
+            Ok(Closed { before: u32::from_be_bytes(*before), told_before: u32::from_be_bytes(*told) })
+        }
+        _ => Err(CorruptValue("note of what is closed").into()),
+    }
+}
+
+/// What came late.
+pub(super) fn late(folder: &Folder) -> Result<Vec<(u32, Month)>, ReadError> {
+    let read = |key: Result<sled::IVec, sled::Error>| Ok(key::read_late(&key?).ok_or(CorruptValue("note of what is late"))?);
+    folder.db.scan_prefix(key::LATE_ALL).keys().map(read).collect()
+}
+
+/// A tenant's documents.
+pub(super) fn documents(folder: &Folder, tenant: &str) -> Result<Vec<(Month, Vec<u8>)>, ReadError> {
+    let mut documents: Vec<(Month, Vec<u8>)> = Vec::new();
+    let Some(tenant) = dict::find(folder, Dictionary::Tenant, tenant.as_bytes())? else { return Ok(documents) };
+    for entry in folder.db.scan_prefix(key::documents(tenant)) {
+        let (key, part) = entry?;
+        let (month, _) = key::read_document(&key).ok_or(CorruptValue("document"))?;
+        match documents.last_mut().filter(|(last, _)| *last == month) {
+            Some((_, document)) => document.extend_from_slice(&part),
+            None => documents.push((month, part.to_vec())),
+        }
+    }
+    Ok(documents)
+}

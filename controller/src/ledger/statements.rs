@@ -1,0 +1,362 @@
+//! What tenants owe by the month. A month is closed some days after its end: its statements are then made, kept, and
+//! told as they are for ever. What comes to it later is told by the next one: the month's usage is priced anew, by the plan
+//! that it was priced by, and what that gives above or below what was billed for it is a correction.
+
+use super::store::{Closed, Store};
+use super::{AppendError, Month, Plans, ReadError, usage};
+use dormouse_core::price::{Line, PricePlan, TooLarge};
+use dormouse_core::usage::UsageSum;
+use jiff::{Timestamp, ToSpan};
+use rust_decimal::Decimal;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A statement as it is told; amounts and quantities are decimal text.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Statement {
+    /// Whose.
+    pub tenant: String,
+    /// The month, as in `2026-11`.
+    pub period: String,
+    /// Its first moment, RFC 3339.
+    pub from: String,
+    /// The first moment after it.
+    pub to: String,
+    /// Whether that is past.
+    pub period_over: bool,
+    /// Whether anything of it can change.
+    pub state: State,
+    /// When it was closed.
+    pub closed_at: Option<String>,
+    /// The plan that it is priced by.
+    pub plan: String,
+    /// The plan's currency.
+    pub currency: String,
+    /// All calls, billed or not.
+    pub calls: u64,
+    /// Billed ones.
+    pub billed_calls: u64,
+    /// Of those, calls whose time is in no line: see [`dormouse_core::price::Statement::unmetered`].
+    pub unmetered_calls: u64,
+    /// What the month cost.
+    pub lines: Vec<StatementLine>,
+    /// What earlier months cost more or less than was billed for them.
+    pub corrections: Vec<Correction>,
+    /// The sum of the amounts of lines and corrections.
+    pub total: Decimal,
+    /// Beside a fixed price.
+    pub comparison: Option<Comparison>,
+}
+
+/// Whether anything of a statement can change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// What is used, and what comes late, changes it.
+    Open,
+    /// Nothing changes it.
+    Closed,
+    /// It says what the month's usage costs by another plan, and is nobody's debt.
+    Estimate,
+}
+
+/// One line.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatementLine {
+    /// What for, by its stable name.
+    pub item: String,
+    /// 0: free; else the tier of the price, from 1.
+    pub tier: u32,
+    /// How much, exactly.
+    pub quantity: String,
+    /// What is counted.
+    pub unit: String,
+    /// Price of one unit.
+    pub unit_price: Decimal,
+    /// Quantity x price, rounded half-even to the currency's minor unit.
+    pub amount: Decimal,
+}
+
+/// A month that is closed and has changed: what was billed for it is taken back, and what it costs as far as is known now
+/// is billed instead.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Correction {
+    /// The month, as in `2026-10`.
+    pub period: String,
+    /// What was billed for it, corrections included.
+    pub billed: Decimal,
+    /// What it costs.
+    pub restated: Decimal,
+    /// The difference.
+    pub amount: Decimal,
+}
+
+/// A statement beside a fixed price for the same period.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Comparison {
+    /// The fixed price.
+    pub fixed_server: Decimal,
+    /// That minus the total.
+    pub saving: Decimal,
+    /// The same in percent of the fixed price, one digit after the point.
+    pub saving_percent: Decimal,
+}
+
+/// What is kept of a closed month.
+#[derive(Serialize, Deserialize)]
+struct Document {
+    /// The plan as in its file: what comes late is priced by it.
+    plan: serde_json::Value,
+    /// The statement, to the byte as it is told.
+    statement: String,
+}
+
+/// A closed month of a tenant, taken apart.
+struct Told {
+    plan: PricePlan,
+    statement: Statement,
+    text: String,
+}
+
+impl Document {
+    fn read(bytes: &[u8]) -> Result<Told, ReadError> {
+        let corrupt = || ReadError::Corrupt("a kept statement is damaged".to_owned());
+        let Self { plan, statement: text } = serde_json::from_slice(bytes).map_err(|_| corrupt())?;
+        let plan = PricePlan::from_value(&plan).map_err(|_| corrupt())?;
+        let statement = serde_json::from_str(&text).map_err(|_| corrupt())?;
+        Ok(Told { plan, statement, text })
+    }
+}
+
+/// One tenant's months in a store.
+struct Account<'a> {
+    store: &'a dyn Store,
+    tenant: &'a str,
+    told: BTreeMap<Month, Told>,
+}
+
+impl<'a> Account<'a> {
+    async fn open(store: &'a dyn Store, tenant: &'a str) -> Result<Self, ReadError> {
+        let documents = store.documents(tenant).await?;
+        let told = documents.iter().map(|(month, bytes)| Ok((*month, Document::read(bytes)?)));
+        Ok(Self { store, tenant, told: told.collect::<Result<_, ReadError>>()? })
+    }
+
+    /// Prices a month that is not closed.
+    async fn price(&self, month: Month, plan: &PricePlan, now: Timestamp) -> Result<Statement, ReadError> {
+        let usage = usage::of_tenant(self.store, self.tenant, month.hours()).await?;
+        Ok(priced(self.tenant, month, plan, &usage, now)?)
+    }
+
+    /// What was billed for a month so far: by its own statement, and by the corrections in others.
+    fn billed(&self, month: Month) -> Result<Decimal, TooLarge> {
+        let period = month.to_string();
+        let own = self.told.get(&month).into_iter().flat_map(|told| told.statement.lines.iter().map(|line| line.amount));
+        let others = self.told.values().flat_map(|told| &told.statement.corrections);
+        let corrected = others.filter(|correction| correction.period == period).map(|correction| correction.amount);
+        own.chain(corrected).try_fold(Decimal::ZERO, Decimal::checked_add).ok_or(TooLarge)
+    }
+
+    /// Corrections of closed months that something came to late. What was billed in another currency cannot be corrected
+    /// in this one.
+    async fn corrections(&self, plan: &PricePlan, closed: Closed) -> Result<Vec<Correction>, ReadError> {
+        let (mut late, mut corrections) = (BTreeSet::new(), Vec::new());
+        let noted = self.store.late().await?;
+        if !noted.is_empty() {
+            let functions = self.store.functions().await?.into_iter().filter(|(_, id)| id.tenant == self.tenant);
+            let functions: BTreeSet<u32> = functions.map(|(number, _)| number).collect();
+            let of = noted.into_iter().filter(|(function, _)| functions.contains(function));
+            // Of one that has no statement yet, nothing is late.
+            late.extend(of.map(|(_, month)| month).filter(|month| month.hours().end <= closed.told_before));
+        }
+        for month in late {
+            let by = self.told.get(&month).map_or(plan, |told| &told.plan);
+            if by.currency != plan.currency {
+                tracing::warn!(tenant = self.tenant, %month, "what came late is not corrected: the currency is another one");
+                continue;
+            }
+            let usage = usage::of_tenant(self.store, self.tenant, month.hours()).await?;
+            let (billed, restated) = (self.billed(month)?, by.statement(&usage)?.total);
+            let amount = restated.checked_sub(billed).ok_or(TooLarge)?;
+            if !amount.is_zero() {
+                corrections.push(Correction { period: month.to_string(), billed, restated, amount });
+            }
+        }
+        Ok(corrections)
+    }
+
+    /// The statement of a month that is not closed. What came late to those before it is corrected in the first of them.
+    async fn of_open(
+        &self,
+        month: Month,
+        plan: &PricePlan,
+        closed: Closed,
+        now: Timestamp,
+    ) -> Result<Statement, ReadError> {
+        let mut statement = self.price(month, plan, now).await?;
+        if month.hours().start == closed.before {
+            statement.correct(self.corrections(plan, closed).await?)?;
+        }
+        Ok(statement)
+    }
+
+    /// Makes and keeps the statements of months that are closed and have none.
+    async fn close(&self, plan: &PricePlan, closed: Closed, now: Timestamp) -> Result<(), CloseError> {
+        let last = Month::of_hour(closed.before).before();
+        for month in self.to_close(closed).await? {
+            let mut statement = self.price(month, plan, now).await?;
+            if Some(month) == last {
+                statement.correct(self.corrections(plan, closed).await?)?;
+            }
+            statement.state = State::Closed;
+            statement.closed_at = Some(now.round(jiff::Unit::Second).unwrap_or(now).to_string());
+            let text = serde_json::to_string(&statement).map_err(CloseError::Unwritten)?;
+            let plan = serde_json::to_value(plan).map_err(CloseError::Unwritten)?;
+            let document = serde_json::to_vec(&Document { plan, statement: text }).map_err(CloseError::Unwritten)?;
+            self.store.keep_document(self.tenant, month, document).await?;
+        }
+        Ok(())
+    }
+
+    /// From the first month that the tenant used anything in, or that comes after those that all have theirs, on.
+    async fn to_close(&self, closed: Closed) -> Result<Vec<Month>, ReadError> {
+        let mut first = Month::of_hour(closed.told_before);
+        if closed.told_before == 0 {
+            let used = usage::first_month(self.store, self.tenant, closed.before).await?;
+            let Some(used) = used else { return Ok(Vec::new()) };
+            first = used;
+        }
+        let months = std::iter::successors(Some(first), |month| month.next());
+        let due = months.take_while(|month| month.hours().end <= closed.before);
+        Ok(due.filter(|month| !self.told.contains_key(month)).collect())
+    }
+}
+
+/// Why months could not be closed; it is tried again.
+#[derive(Debug, thiserror::Error)]
+pub enum CloseError {
+    /// Usage could not be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// A statement could not be kept.
+    #[error(transparent)]
+    Write(#[from] AppendError),
+    /// A statement cannot be written.
+    #[error("a statement cannot be written: {0}")]
+    Unwritten(#[source] serde_json::Error),
+}
+
+impl Statement {
+    fn correct(&mut self, corrections: Vec<Correction>) -> Result<(), ReadError> {
+        let mut amounts = corrections.iter().map(|correction| correction.amount);
+        self.total = amounts.try_fold(self.total, Decimal::checked_add).ok_or(TooLarge)?;
+        self.corrections = corrections;
+        Ok(())
+    }
+
+    /// Puts it beside a fixed price above zero; `None` for amounts beyond 28 digits.
+    #[must_use]
+    pub fn beside(mut self, fixed_server: Decimal) -> Option<Self> {
+        let saving = dormouse_core::price::saving(self.total, fixed_server)?;
+        let (saving, saving_percent) = (saving.amount, saving.percent);
+        self.comparison = Some(Comparison { fixed_server, saving, saving_percent });
+        Some(self)
+    }
+}
+
+fn priced(
+    tenant: &str,
+    month: Month,
+    plan: &PricePlan,
+    usage: &UsageSum,
+    now: Timestamp,
+) -> Result<Statement, TooLarge> {
+    let priced = plan.statement(usage)?;
+    let moment = |hour: u32| Timestamp::from_second(i64::from(hour) * 3600).unwrap_or(Timestamp::MAX);
+    let line = |line: &Line| StatementLine {
+        item: line.item.name().to_owned(),
+        tier: line.tier,
+        quantity: line.quantity.to_string(),
+        unit: line.unit.to_owned(),
+        unit_price: line.unit_price,
+        amount: line.amount,
+    };
+    let hours = month.hours();
+    Ok(Statement {
+        tenant: tenant.to_owned(),
+        period: month.to_string(),
+        from: moment(hours.start).to_string(),
+        to: moment(hours.end).to_string(),
+        period_over: now >= moment(hours.end),
+        state: State::Open,
+        closed_at: None,
+        plan: plan.name.clone(),
+        currency: plan.currency.clone(),
+        calls: usage.calls(),
+        billed_calls: usage.billed(plan).calls,
+        unmetered_calls: priced.unmetered,
+        lines: priced.lines.iter().map(line).collect(),
+        corrections: Vec::new(),
+        total: priced.total,
+        comparison: None,
+    })
+}
+
+/// A statement, and its text where that is kept.
+pub struct Answer {
+    /// The statement.
+    pub statement: Statement,
+    /// To the byte as it was told first, if it is closed.
+    pub text: Option<String>,
+}
+
+/// A tenant's statement of a month; by another plan, an estimate.
+pub(super) async fn of(
+    store: &dyn Store,
+    (tenant, month): (&str, Month),
+    (plans, by): (&Plans, Option<&PricePlan>),
+    now: Timestamp,
+) -> Result<Answer, ReadError> {
+    let mut account = Account::open(store, tenant).await?;
+    if let Some(plan) = by {
+        let statement = account.price(month, plan, now).await?;
+        return Ok(Answer { statement: Statement { state: State::Estimate, ..statement }, text: None });
+    }
+    let closed = store.closed().await?;
+    if let Some(Told { statement, text, .. }) = account.told.remove(&month) {
+        return Ok(Answer { statement, text: Some(text) });
+    }
+    let mut statement = account.of_open(month, plans.in_force(), closed, now).await?;
+    if month.hours().end <= closed.told_before {
+        // Nothing was known of the tenant when it was closed: nothing is owed for it here, and what came late is corrected.
+        statement = priced(tenant, month, plans.in_force(), &UsageSum::default(), now)?;
+        statement.state = State::Closed;
+    }
+    Ok(Answer { statement, text: None })
+}
+
+/// Closes the months that ended so many days ago, or earlier, and makes the statements that they lack.
+pub(super) async fn close(
+    store: &dyn Store,
+    plans: &Plans,
+    after_days: u32,
+    now: Timestamp,
+) -> Result<(), CloseError> {
+    let due = now.checked_sub((i64::from(after_days) * 24).hours()).unwrap_or(now);
+    let due = Month::of(due).hours().start;
+    let before = store.closed().await?;
+    if before.before < due {
+        store.close(Closed { before: due, ..before }).await?;
+    }
+    let closed = store.closed().await?;
+    if closed.told_before >= closed.before {
+        return Ok(());
+    }
+    let tenants: BTreeSet<String> = store.functions().await?.into_iter().map(|(_, id)| id.tenant).collect();
+    for tenant in &tenants {
+        Account::open(store, tenant).await?.close(plans.in_force(), closed, now).await?;
+    }
+    store.close(Closed { told_before: closed.before, ..closed }).await?;
+    tracing::info!(before = %Month::of_hour(closed.before), tenants = tenants.len(), "months are closed");
+    Ok(())
+}
