@@ -21,12 +21,15 @@ pub(crate) struct Statement {
     pub(crate) from: String,
     pub(crate) to: String,
     period_over: bool,
+    pub(crate) state: State,
+    closed_at: Option<String>,
     pub(crate) plan: String,
     currency: String,
     calls: u64,
     pub(crate) billed_calls: u64,
     pub(crate) unmetered_calls: u64,
     pub(crate) lines: Vec<Line>,
+    corrections: Vec<Correction>,
     total: String,
     comparison: Option<Comparison>,
 }
@@ -38,6 +41,23 @@ pub(crate) struct Line {
     pub(crate) quantity: String,
     pub(crate) unit: String,
     unit_price: String,
+    amount: String,
+}
+
+/// Whether anything of a statement can change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum State {
+    Open,
+    Closed,
+    Estimate,
+}
+
+#[derive(Debug, Deserialize)]
+struct Correction {
+    period: String,
+    billed: String,
+    restated: String,
     amount: String,
 }
 
@@ -95,7 +115,15 @@ fn path(args: &BillArgs, now: Timestamp) -> Result<String, Failure> {
 fn page(statement: &Statement) -> String {
     let Statement { tenant, period, plan, currency, calls, billed_calls, .. } = statement;
     let so_far = if statement.period_over { "" } else { " so far" };
-    let mut page = format!("Statement of tenant {tenant} for {period}{so_far} (UTC), plan {plan}\n");
+    let title = if statement.state == State::Estimate { "Estimate for" } else { "Statement of" };
+    let mut page = format!("{title} tenant {tenant} for {period}{so_far} (UTC), plan {plan}\n");
+    match &statement.closed_at {
+        Some(at) => drop(writeln!(page, "Closed on {}: nothing changes it", at.get(..10).unwrap_or(at))),
+        None if statement.period_over && statement.state == State::Open => {
+            page.push_str("Not closed yet: what comes late is still counted\n");
+        }
+        None => {}
+    }
     let _ = writeln!(page, "{calls} calls, {billed_calls} of them billed\n");
     let (price, amount) = (format!(">PRICE {currency}"), format!(">AMOUNT {currency}"));
     let mut rows = table(&["ITEM", ">QUANTITY", "UNIT", &price, &amount]);
@@ -108,8 +136,23 @@ fn page(statement: &Statement) -> String {
         };
         rows.add_row([&item, &line.quantity, &line.unit, &line.unit_price, &line.amount]);
     }
+    for correction in &statement.corrections {
+        rows.add_row([
+            &format!("correction of {}", correction.period),
+            "1",
+            "month",
+            &correction.amount,
+            &correction.amount,
+        ]);
+    }
     rows.add_row(["total", "", "", "", &statement.total]);
     page.push_str(&text(&rows));
+    for Correction { period, billed, restated, .. } in &statement.corrections {
+        let _ = write!(
+            page,
+            "\n\n{period} was billed {billed} {currency}, and costs {restated} {currency} with what came after it was closed"
+        );
+    }
     if statement.unmetered_calls > 0 {
         let _ = write!(
             page,
@@ -159,6 +202,8 @@ mod tests {
             tenant: "default".into(),
             period: "2026-11".into(),
             period_over: true,
+            state: State::Closed,
+            closed_at: Some("2026-12-04T00:00:09Z".into()),
             plan: "article".into(),
             currency: "CNY".into(),
             from: "2026-11-01T00:00:00Z".into(),
@@ -179,7 +224,13 @@ mod tests {
                 amount: amount.into(),
             })
             .into(),
-            total: "25.50".into(),
+            corrections: vec![Correction {
+                period: "2026-10".into(),
+                billed: "7.00".into(),
+                restated: "7.10".into(),
+                amount: "0.10".into(),
+            }],
+            total: "25.60".into(),
             comparison: Some(Comparison {
                 fixed_server: "350".into(),
                 saving: "324.50".into(),
@@ -189,14 +240,18 @@ mod tests {
         assert_eq!(
             page(&statement),
             "Statement of tenant default for 2026-11 (UTC), plan article\n\
+             Closed on 2026-12-04: nothing changes it\n\
              15000000 calls, 15000000 of them billed\n\
              \n\
-             ITEM      QUANTITY   UNIT        PRICE CNY   AMOUNT CNY\n\
-             calls     15000000   call        0.0000002         3.00\n\
-             compute     750000   GB-second     0.00003        22.50\n\
-             total                                             25.50\n\
+             ITEM                    QUANTITY   UNIT        PRICE CNY   AMOUNT CNY\n\
+             calls                   15000000   call        0.0000002         3.00\n\
+             compute                   750000   GB-second     0.00003        22.50\n\
+             correction of 2026-10          1   month            0.10         0.10\n\
+             total                                                           25.60\n\
              \n\
-             A server that is always on: 350 CNY. This: 25.50 CNY, 92.7 % less (324.50 CNY saved)"
+             2026-10 was billed 7.00 CNY, and costs 7.10 CNY with what came after it was closed\n\
+             \n\
+             A server that is always on: 350 CNY. This: 25.60 CNY, 92.7 % less (324.50 CNY saved)"
         );
     }
 }

@@ -33,9 +33,7 @@ pub use postgres::PostgresError;
 pub use records::{RecordKey, RecordRow, RecordsQuery};
 pub use retention::{BadRetention, MINUTES_KEPT_HOURS, Retention};
 pub use rpc::service;
-pub use usage::{
-    Filter, Granularity, GroupBy, GroupKey, Level, MAX_DAYS, RowKey, UsageQuery, UsageRow,
-};
+pub use usage::{Filter, Granularity, GroupBy, GroupKey, Level, MAX_DAYS, RowKey, UsageQuery, UsageRow};
 pub use warm::WarmSpan;
 
 use self::postgres::PostgresStore;

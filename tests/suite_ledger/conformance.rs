@@ -3,11 +3,11 @@
 use crate::data::{
     HOUR_US, NOVEMBER, all_hours, all_records, expected, found, frame, frame_of, open, record, subjects,
 };
+use dormouse_controller::ledger::statements::{State, Statement};
 use dormouse_controller::ledger::{
     AppendError, AppendOutcome, Appended, Filter, Frame, Granularity, GroupBy, KeptFrom, Ledger, MAX_FRAME_RECORDS,
     Place, Plans, ReadError, RecordsQuery, Retention, UsageQuery, WarmSpan,
 };
-use dormouse_controller::ledger::statements::{State, Statement};
 use dormouse_core::price::{BilledOutcomes, PricePlan, Tiers};
 use dormouse_core::record::{CallRecord, Outcome};
 use dormouse_core::usage::{Class, UsageSum, Warm};

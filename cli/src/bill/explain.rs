@@ -1,6 +1,6 @@
 //! `dormouse bill --explain LINE`: the calls behind a line, and that they add up to it.
 
-use super::Statement;
+use super::{State, Statement};
 use crate::args::{BillArgs, BillFormat};
 use crate::exit::{Failure, Outcome};
 use crate::say;
@@ -159,6 +159,9 @@ fn check(statement: &Statement, line: &str, part: Part, sum: &Sum) -> Outcome {
     }
     let found = found.map_or_else(|| "?".to_owned(), |f| f.normalize().to_string());
     let why = match statement.unmetered_calls {
+        _ if statement.state == State::Closed => {
+            "what came to the month since it was closed is corrected by a later statement".to_owned()
+        }
         _ if part == Part::Call => "calls have come in between: ask again".to_owned(),
         0 => "calls have come in between: ask again".to_owned(),
         unmetered => format!("the time of {unmetered} calls is in no line, see the statement"),

@@ -94,7 +94,10 @@ mod tests {
     fn bounds_are_whole_days_and_never_before_1970() {
         let retention = Retention { hour_days: 3, record_days: 2, ..Retention::default() };
         assert_eq!(retention.bounds(10), Bounds::default());
-        assert_eq!(retention.bounds(100 * 24 + 23), Bounds { minute: 98 * 1440 + 1380, hour: 97 * 24, record_hour: 98 * 24 });
+        assert_eq!(
+            retention.bounds(100 * 24 + 23),
+            Bounds { minute: 98 * 1440 + 1380, hour: 97 * 24, record_hour: 98 * 24 }
+        );
         assert_eq!(Retention::default().bounds(u32::MAX).hour % 24, 0);
         let error = Retention { hour_days: 0, ..retention }.checked().unwrap_err();
         assert_eq!(error.to_string(), "days for which sums by the hour are kept: 0 must be from 1 to 9999");

@@ -151,7 +151,8 @@ impl<'a> Account<'a> {
     /// What was billed for a month so far: by its own statement, and by the corrections in others.
     fn billed(&self, month: Month) -> Result<Decimal, TooLarge> {
         let period = month.to_string();
-        let own = self.told.get(&month).into_iter().flat_map(|told| told.statement.lines.iter().map(|line| line.amount));
+        let own =
+            self.told.get(&month).into_iter().flat_map(|told| told.statement.lines.iter().map(|line| line.amount));
         let others = self.told.values().flat_map(|told| &told.statement.corrections);
         let corrected = others.filter(|correction| correction.period == period).map(|correction| correction.amount);
         own.chain(corrected).try_fold(Decimal::ZERO, Decimal::checked_add).ok_or(TooLarge)
@@ -336,12 +337,7 @@ pub(super) async fn of(
 }
 
 /// Closes the months that ended so many days ago, or earlier, and makes the statements that they lack.
-pub(super) async fn close(
-    store: &dyn Store,
-    plans: &Plans,
-    after_days: u32,
-    now: Timestamp,
-) -> Result<(), CloseError> {
+pub(super) async fn close(store: &dyn Store, plans: &Plans, after_days: u32, now: Timestamp) -> Result<(), CloseError> {
     let due = now.checked_sub((i64::from(after_days) * 24).hours()).unwrap_or(now);
     let due = Month::of(due).hours().start;
     let before = store.closed().await?;

@@ -232,7 +232,8 @@ pub(super) async fn first_month(store: &dyn Store, tenant: &str, before: u32) ->
 /// The functions of a tenant in order, all in one group.
 async fn functions_of(store: &dyn Store, tenant: &str) -> Result<(Vec<u32>, HashMap<u32, usize>), ReadError> {
     let all = store.functions().await?;
-    let mut numbers: Vec<u32> = all.into_iter().filter(|(_, id)| id.tenant == tenant).map(|(number, _)| number).collect();
+    let mut numbers: Vec<u32> =
+        all.into_iter().filter(|(_, id)| id.tenant == tenant).map(|(number, _)| number).collect();
     numbers.sort_unstable();
     let groups = numbers.iter().map(|number| (*number, 0)).collect();
     Ok((numbers, groups))

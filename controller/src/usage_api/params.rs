@@ -3,7 +3,9 @@
 use super::cursor::Cursor;
 use super::error::{ApiError, Fault};
 use super::{Pairs, times};
-use crate::ledger::{Filter, Granularity, GroupBy, KeptFrom, MAX_DAYS, MINUTES_KEPT_HOURS, Month, Plans, RecordKey, RowKey};
+use crate::ledger::{
+    Filter, Granularity, GroupBy, KeptFrom, MAX_DAYS, MINUTES_KEPT_HOURS, Month, Plans, RecordKey, RowKey,
+};
 use dormouse_core::price::PricePlan;
 use jiff::{Timestamp, ToSpan};
 use rust_decimal::Decimal;

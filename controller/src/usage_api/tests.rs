@@ -112,6 +112,45 @@ async fn usage_by_hour_and_function() {
 }
 
 #[tokio::test]
+async fn a_closed_statement_is_told_to_the_byte() {
+    let f = fixture(None).await;
+    let path = "/v1/statements/acme/2026-11";
+    assert_eq!(f.json(path).await["state"], "open");
+    let (ledger, plans) = (f.door.ledger().unwrap(), f.door.plans());
+    ledger.close_months(plans, 3, "2026-12-05T06:07:08.9Z".parse().unwrap()).await.unwrap();
+    let (_, headers, first) = f.get(path, &[]).await;
+    assert_eq!(headers[header::CONTENT_TYPE], "application/json");
+    let closed: Value = serde_json::from_str(&first).unwrap();
+    assert_eq!((&closed["state"], &closed["closed_at"]), (&"closed".into(), &"2026-12-05T06:07:09Z".into()));
+    assert_eq!(f.get(path, &[]).await.2, first);
+    // Beside a server it is the same statement, and as a table.
+    let beside = f.json(&format!("{path}?fixed_server=350")).await;
+    assert_eq!((&beside["lines"], &beside["closed_at"]), (&closed["lines"], &closed["closed_at"]));
+    assert_eq!(beside["comparison"]["fixed_server"], "350");
+    let (_, _, csv) = f.get(&format!("{path}?format=csv"), &[]).await;
+    assert_eq!(csv.lines().next(), Some("item,tier,quantity,unit,unit_price,amount"));
+    assert_eq!(f.json(&format!("{path}?as=article")).await["state"], "estimate");
+}
+
+#[tokio::test]
+async fn what_is_not_kept_any_longer_is_said() {
+    let f = fixture(None).await;
+    let keep = crate::ledger::Retention { hour_days: 1, record_days: 1, ..crate::ledger::Retention::default() };
+    f.door.ledger().unwrap().tidy(keep, 498_192 + 72).await.unwrap();
+    let by = |granularity: &str, from: &str| format!("/v1/usage?granularity={granularity}&from={from}&to=2026-12-01");
+    assert_eq!(f.json(&by("P1D", "2026-11-01")).await["rows"][0]["calls"], 100);
+    assert_eq!(f.json(&by("PT1H", "2026-11-03")).await["rows"], Value::Array(Vec::new()));
+    for (path, problem) in [
+        (by("PT1H", "2026-11-01"), "from: must not be before 2026-11-03T00:00:00Z with granularity PT1H"),
+        (by("total", "2026-11-01T01:00:00Z"), "from: must be the beginning of a day, UTC: before 2026-11-03T00:00:00Z"),
+        ("/v1/records?from=2026-11-01&to=2026-12-01".to_owned(), "from: must not be before 2026-11-03T00:00:00Z"),
+    ] {
+        let (status, _, body) = f.get(&path, &[]).await;
+        assert!(status == 400 && body.contains(problem), "{path}: {body}");
+    }
+}
+
+#[tokio::test]
 async fn pages_join_up_and_a_cursor_fits_one_question() {
     let f = fixture(None).await;
     for (path, size) in [("/v1/usage?granularity=PT1H&group_by=function&", 4), ("/v1/records?", 100)] {

@@ -19,7 +19,8 @@ pub(super) async fn close(pool: &Pool, closed: Closed) -> Result<(), Trouble> {
         let step = client.transaction().await?;
         step.execute("SELECT pg_advisory_xact_lock($1)", &[&CLOSING]).await?;
         let bounds = [closed.before, closed.told_before].map(i64::from);
-        let set = "UPDATE state SET closed_before = greatest(closed_before, $1), told_before = greatest(told_before, $2)";
+        let set =
+            "UPDATE state SET closed_before = greatest(closed_before, $1), told_before = greatest(told_before, $2)";
         step.execute(set, &[&bounds[0], &bounds[1]]).await?;
         Ok(step.commit().await?)
     };

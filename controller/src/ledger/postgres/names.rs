@@ -50,7 +50,8 @@ impl Names {
         let function = number(client, FUNCTION, &[&uid, &tenant, &namespace, &name]).await?;
         let Subject { revision, instance, memory_mib, cpu_millis, .. } = subject;
         let (memory, cpu) = (i64::from(*memory_mib), i64::from(*cpu_millis));
-        let subject_number = number(client, SUBJECT, &[&function, revision, instance, &memory, &cpu, &Day(day.cast_signed())]).await?;
+        let subject_number =
+            number(client, SUBJECT, &[&function, revision, instance, &memory, &cpu, &Day(day.cast_signed())]).await?;
         let known = Known { subject: subject_number, function, size: (*memory_mib, *cpu_millis) };
         let mut all = self.0.lock();
         if all.len() >= MAX_CACHED {

@@ -91,9 +91,10 @@ async fn records(store: &PostgresStore, client: &mut Object, bounds: Bounds) -> 
     let kept = bounds.record_hour / 24;
     let first_kept = date(kept.cast_signed()).ok_or(Trouble::Corrupt("day"))?.to_string().replace('-', "_");
     let names = client.query(PARTITIONS, &[]).await?;
-    let old = names.iter().map(|row: &Row| row.get::<_, String>(0)).filter(|name| {
-        name.strip_prefix("record_").is_some_and(|day| day < first_kept.as_str())
-    });
+    let old = names
+        .iter()
+        .map(|row: &Row| row.get::<_, String>(0))
+        .filter(|name| name.strip_prefix("record_").is_some_and(|day| day < first_kept.as_str()));
     for name in old {
         let step = client.transaction().await?;
         // Nobody adds to it from here on; who does later makes it anew.

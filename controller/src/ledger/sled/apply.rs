@@ -1,9 +1,9 @@
 //! Frames become batches: blocks, sums and watermarks in one atomic write, each record once.
 
 use super::super::frame::Checked;
+use super::super::store::Closed;
 use super::super::times::{day_of, hour_of, minute_of, today};
 use super::super::warm::{self, Counted};
-use super::super::store::Closed;
 use super::super::{Appended, Level, Month, ReadError, WarmSpan};
 use super::CorruptValue;
 use super::block::OpenBlock;

@@ -61,7 +61,8 @@ pub(super) fn closed(folder: &Folder) -> Result<Closed, ReadError> {
 
 /// What came late.
 pub(super) fn late(folder: &Folder) -> Result<Vec<(u32, Month)>, ReadError> {
-    let read = |key: Result<sled::IVec, sled::Error>| Ok(key::read_late(&key?).ok_or(CorruptValue("note of what is late"))?);
+    let read =
+        |key: Result<sled::IVec, sled::Error>| Ok(key::read_late(&key?).ok_or(CorruptValue("note of what is late"))?);
     folder.db.scan_prefix(key::LATE_ALL).keys().map(read).collect()
 }
 
