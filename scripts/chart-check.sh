@@ -38,6 +38,7 @@ for name in default everything least; do
 done
 has default "--activator-url=http://dormouse-activator.dormouse-system.svc.cluster.local"
 has default "--spool-max-bytes=805306368"
+has default "--keep-hours-days=400"; has default "--keep-records-days=35"; has default "--close-after-days=3"
 has everything "--spool-max-bytes=4294967296"
 has default "terminationGracePeriodSeconds: 730"
 has everything "terminationGracePeriodSeconds: 732"
