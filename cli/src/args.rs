@@ -39,6 +39,9 @@ pub(crate) enum Command {
     Usage(UsageArgs),
     /// Show a month's statement, line by line
     Bill(BillArgs),
+    /// Move a ledger: into a file, and from there into another folder or a PostgreSQL database
+    #[command(subcommand)]
+    Ledger(dormouse_controller::ledger::transfer::Command),
     /// Check an installation in a cluster: one function's whole life, step by step
     Selftest(crate::selftest::SelftestArgs),
     /// Ends what a killed `dev` left running; started by `dev` itself

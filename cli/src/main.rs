@@ -49,6 +49,12 @@ fn run(command: Command) -> Outcome {
         Command::Invoke(args) => small()?.block_on(invoke::run(&args)),
         Command::Usage(args) => small()?.block_on(usage::run(&args)),
         Command::Bill(args) => small()?.block_on(bill::run(&args)),
+        Command::Ledger(command) => {
+            dormouse_daemon::install_tls_provider();
+            let moved = large()?.block_on(dormouse_controller::ledger::transfer::run(&command));
+            say::note(moved.map_err(Failure::failed)?);
+            Ok(())
+        }
     }
 }
 

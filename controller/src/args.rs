@@ -29,6 +29,9 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Runs the controller against the cluster that it is in, or that KUBECONFIG names.
     Run(Box<Run>),
+    /// Moves a ledger: into a file, and from there into another folder or database.
+    #[command(subcommand)]
+    Ledger(dormouse_controller::ledger::transfer::Command),
     /// Prints a custom resource definition as YAML.
     Crd {
         /// Of which kind.

@@ -3,6 +3,7 @@
 //!
 //! What every store does is [`store::Store`]; what is said here and beside it is said once for all of them.
 
+mod codec;
 mod conservation;
 mod counts;
 mod door;
@@ -19,6 +20,7 @@ mod sled;
 pub mod statements;
 mod store;
 mod times;
+pub mod transfer;
 mod usage;
 mod warm;
 

@@ -34,6 +34,12 @@ fn main() -> anyhow::Result<()> {
             let yaml = serde_saphyr::to_string(&crd).context("the CRD cannot be written as YAML")?;
             std::io::stdout().write_all(yaml.as_bytes()).context("cannot write to standard output")
         }
+        Command::Ledger(command) => {
+            dormouse_daemon::install_tls_provider();
+            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+            let moved = runtime.block_on(dormouse_controller::ledger::transfer::run(&command))?;
+            writeln!(std::io::stderr(), "{moved}").context("cannot write to standard error")
+        }
         Command::Run(args) => {
             dormouse_daemon::install_tls_provider();
             let logs = telemetry::init(LogFormat::Json, "info");

@@ -4,6 +4,7 @@ use crate::data::{
     HOUR_US, NOVEMBER, all_hours, all_records, expected, found, frame, frame_of, open, record, subjects,
 };
 use dormouse_controller::ledger::statements::{State, Statement};
+use dormouse_controller::ledger::transfer::TransferError;
 use dormouse_controller::ledger::{
     AppendError, AppendOutcome, Appended, Filter, Frame, Granularity, GroupBy, KeptFrom, Ledger, MAX_FRAME_RECORDS,
     Place, Plans, ReadError, RecordsQuery, Retention, UsageQuery, WarmSpan,
@@ -372,6 +373,96 @@ pub async fn a_closed_statement_stays_and_what_comes_late_is_corrected_once(plac
     assert_eq!(billed.to_string(), "116.00", "100 + 5 + 7 + 1 + 3");
 }
 
+/// What a ledger holds, as it is asked: a line for each thing.
+async fn everything(ledger: &Ledger) -> Vec<String> {
+    let days = UsageQuery { granularity: Granularity::Day, ..all_hours() };
+    let minutes = UsageQuery { granularity: Granularity::Minute, ..all_hours() };
+    let mut rows = Vec::new();
+    for query in [&all_hours(), &days, &minutes] {
+        rows.extend(ledger.usage(query).await.unwrap().rows);
+    }
+    let records = ledger.records(&all_records()).await.unwrap().rows.into_iter();
+    let mut records: Vec<_> = records.map(|row| (row.request_id, row.subject, row.record)).collect();
+    records.sort_by_key(|(id, ..)| *id);
+    let lines = rows.iter().map(|row| format!("{row:?}")).chain(records.iter().map(|record| format!("{record:?}")));
+    let last = [format!("{:?}", statement_of(ledger, "shop", "2026-11").await), format!("{:?}", ledger.kept_from())];
+    lines.chain(last).collect()
+}
+
+fn same(found: &[String], expected: &[String]) {
+    let differ = found.iter().zip(expected).find(|(found, expected)| found != expected);
+    assert!(differ.is_none() && found.len() == expected.len(), "{differ:#?}, {} of {}", found.len(), expected.len());
+}
+
+/// There and back again: every grain, whole and gone records, counted warm time, closed months, and what goes on from them.
+pub async fn a_ledger_moves_whole(place: &Place) {
+    let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let files = [here.path().join("first"), here.path().join("second")];
+    let [first, last] = [here.path().join("ledger"), there.path().join("ledger")].map(Place::folder);
+    let ledger = open(&first).await;
+    ledger.append(frame(1, 1..2_001)).await.unwrap();
+    ledger.append(frame(9, 1..501)).await.unwrap();
+    let hour = i64::from(NOVEMBER) * HOUR_US;
+    let span = |from_h: i64, to_h: i64| WarmSpan {
+        subject: subjects().swap_remove(0),
+        resumes: true,
+        open: true,
+        from_us: hour + from_h * HOUR_US,
+        to_us: hour + to_h * HOUR_US,
+    };
+    ledger.keep_warm(vec![span(0, 30)]).await.unwrap();
+    ledger.close_months(&by_the_call(), 3, "2026-12-04T00:00:00Z".parse().unwrap()).await.unwrap();
+    ledger.append(frame(9, 501..521)).await.unwrap();
+    let keep = Retention { hour_days: 1, record_days: 1, ..Retention::default() };
+    ledger.tidy(keep, NOVEMBER + 2 * 24 + 5).await.unwrap();
+    let before = everything(&ledger).await;
+    let export = async |ledger: &Ledger, file: &std::path::Path| {
+        ledger.export(std::fs::File::create_new(file).unwrap()).await.unwrap()
+    };
+    let import = async |place: &Place, file: &std::path::Path| {
+        Ledger::import(place.clone(), std::fs::File::open(file).unwrap()).await
+    };
+    let summary = export(&ledger, &files[0]).await;
+    assert_eq!((summary.functions, summary.statements), (2, 2));
+    assert_eq!(import(place, &files[0]).await.unwrap(), summary);
+    let moved = open(place).await;
+    same(&everything(&moved).await, &before);
+    assert_eq!(export(&moved, &files[1]).await, summary);
+    drop(moved);
+    let again = import(place, &files[0]).await.unwrap_err();
+    assert!(matches!(again, TransferError::NotEmpty(_)), "{again}");
+    assert_eq!(import(&last, &files[1]).await.unwrap(), summary);
+
+    // All three go on alike: duplicates are known, warm time is counted once, what is late is corrected.
+    drop(ledger);
+    let mut after = Vec::new();
+    for place in [&first, place, &last] {
+        let ledger = open(place).await;
+        let appended = ledger.append(frame(1, 1_990..2_011)).await.unwrap();
+        assert_eq!((appended.watermark, appended.outcome), (2_010, AppendOutcome::Applied));
+        assert_eq!(ledger.append(frame(9, 1..521)).await.unwrap().outcome, AppendOutcome::Duplicate);
+        ledger.keep_warm(vec![span(20, 31)]).await.unwrap();
+        assert!(ledger.verify().await.unwrap().holds());
+        let next = statement_of(&ledger, "shop", "2026-12").await.0;
+        assert_eq!(next.corrections.len(), 1, "{next:?}");
+        after.push([everything(&ledger).await, vec![format!("{next:?}")]].concat());
+    }
+    same(&after[1], &after[0]);
+    same(&after[2], &after[0]);
+
+    // A file that is not whole leaves nothing that could be taken for a ledger.
+    let whole = std::fs::read(&files[0]).unwrap();
+    let mut flipped = whole.clone();
+    flipped[whole.len() / 2] ^= 1;
+    for bad in [&whole[..whole.len() - 1], &whole[..whole.len() / 2], &whole[1..], &flipped, &[]] {
+        let home = tempfile::tempdir().unwrap();
+        let place = Place::folder(home.path().join("ledger"));
+        let error = Ledger::import(place.clone(), std::io::Cursor::new(bad.to_vec())).await.unwrap_err();
+        assert!(matches!(error, TransferError::BadFile(_)), "{error}");
+        assert!(Ledger::open(place, PricePlan::default()).await.is_err(), "{error}");
+    }
+}
+
 /// A clock that is far off holds up nothing: its calls are counted in the first or the last hour that there is.
 pub async fn any_time_is_taken(place: &Place) {
     let ledger = open(place).await;
@@ -523,6 +614,7 @@ macro_rules! conformance {
             minutes_are_kept_for_a_while
             after_their_time_hours_are_days
             a_closed_statement_stays_and_what_comes_late_is_corrected_once
+            a_ledger_moves_whole
             any_time_is_taken
             warm_time_is_counted_once
             many_at_once_are_all_applied

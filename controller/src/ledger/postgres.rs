@@ -12,6 +12,7 @@ mod names;
 mod read;
 mod rows;
 mod tidy;
+mod transfer;
 
 pub use connect::PostgresError;
 
@@ -19,6 +20,7 @@ use super::fold::Fold;
 use super::frame::Checked;
 use super::retention::Bounds;
 use super::store::{Closed, Scan, Store};
+use super::transfer::Item;
 use super::{
     AppendError, Appended, Conservation, FunctionId, Health, Level, Month, Page, ReadError, RecordKey, RecordRow,
     WarmSpan,
@@ -29,6 +31,7 @@ use names::Names;
 use parking_lot::Mutex;
 use std::collections::HashSet;
 use std::ops::Range;
+use tokio::sync::mpsc;
 use tokio_postgres::Config;
 
 /// A database and what this process knows of it.
@@ -221,6 +224,14 @@ impl Store for PostgresStore {
 
     async fn verify(&self) -> Result<Conservation, ReadError> {
         read(read::verify(&self.pool).await)
+    }
+
+    async fn dump(&self, items: mpsc::Sender<Item>) -> Result<(), ReadError> {
+        read(transfer::dump(self, &items).await)
+    }
+
+    async fn restore(&self, items: mpsc::Receiver<Item>) -> Result<(), AppendError> {
+        written(transfer::restore(self, items).await)
     }
 
     async fn failed(&self) {

@@ -8,13 +8,13 @@
 mod apply;
 mod block;
 mod closed;
-mod codec;
 mod dict;
 mod growth;
 mod key;
 mod open;
 mod records;
 mod tidy;
+mod transfer;
 mod verify;
 mod writer;
 
@@ -23,10 +23,12 @@ mod tests;
 
 pub use open::{Filesystem, FolderError};
 
+use super::codec::{self, CorruptValue};
 use super::fold::Fold;
 use super::frame::Checked;
 use super::retention::Bounds;
 use super::store::{Closed, Scan, Store};
+use super::transfer::Item;
 use super::{
     AppendError, Appended, Conservation, FunctionId, Health, Level, Month, Page, ReadError, RecordKey, RecordRow,
     WarmSpan,
@@ -43,17 +45,6 @@ use writer::Command;
 
 /// Frames that wait for the writer.
 const QUEUE_FRAMES: usize = 256;
-
-/// A stored value that cannot be read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a stored {0} is damaged")]
-pub(super) struct CorruptValue(&'static str);
-
-impl From<CorruptValue> for ReadError {
-    fn from(value: CorruptValue) -> Self {
-        Self::Corrupt(value.to_string())
-    }
-}
 
 impl From<sled::Error> for ReadError {
     fn from(error: sled::Error) -> Self {
@@ -179,6 +170,15 @@ impl Store for SledStore {
 
     async fn verify(&self) -> Result<Conservation, ReadError> {
         self.tell(|done| Command::Verify { done }).await.map_err(ReadError::Closed)?
+    }
+
+    async fn dump(&self, items: mpsc::Sender<Item>) -> Result<(), ReadError> {
+        self.ask(move |folder| transfer::dump(folder, &items)).await
+    }
+
+    async fn restore(&self, items: mpsc::Receiver<Item>) -> Result<(), AppendError> {
+        let restored = self.ask(move |folder| transfer::restore(folder, items)).await;
+        restored.map_err(|e| AppendError::Closed(e.to_string()))
     }
 
     async fn failed(&self) {

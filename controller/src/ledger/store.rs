@@ -3,12 +3,14 @@
 use super::fold::Fold;
 use super::frame::Checked;
 use super::retention::Bounds;
+use super::transfer::Item;
 use super::{
     AppendError, Appended, Conservation, FunctionId, Health, Level, Month, Page, ReadError, RecordKey, RecordRow,
     WarmSpan,
 };
 use std::collections::HashSet;
 use std::ops::Range;
+use tokio::sync::mpsc;
 
 /// A question for records, by the store's numbers.
 #[derive(Clone, Debug)]
@@ -79,6 +81,13 @@ pub(super) trait Store: Send + Sync {
 
     /// Reads everything and compares watermarks, records and sums, while nothing is written.
     async fn verify(&self) -> Result<Conservation, ReadError>;
+
+    /// Gives everything that is kept, in the order of [`Item`]'s kinds, without the end. Nothing may be added meanwhile.
+    async fn dump(&self, items: mpsc::Sender<Item>) -> Result<(), ReadError>;
+
+    /// Takes everything that another ledger gave, into an empty one. Without [`Item::End`] it fails, and what is there then
+    /// cannot be opened, or is nothing.
+    async fn restore(&self, items: mpsc::Receiver<Item>) -> Result<(), AppendError>;
 
     /// Returns when it takes no more records and has to be opened again.
     async fn failed(&self);

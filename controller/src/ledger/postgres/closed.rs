@@ -31,9 +31,19 @@ pub(super) async fn close(pool: &Pool, closed: Closed) -> Result<(), Trouble> {
 /// What is closed.
 pub(super) async fn closed(pool: &Pool) -> Result<Closed, Trouble> {
     let client = pool.client().await?;
-    let row = client.query_one("SELECT closed_before, told_before FROM state", &[]).await.map_err(Trouble::from);
-    let row = client.after(row)?;
-    Ok(Closed { before: hour(&row, 0)?, told_before: hour(&row, 1)? })
+    let row = client.query_one(CLOSED, &[]).await.map_err(Trouble::from);
+    read_closed(&client.after(row)?)
+}
+
+/// The same within a transaction.
+pub(super) async fn closed_now(step: &Transaction<'_>) -> Result<Closed, Trouble> {
+    read_closed(&step.query_one(CLOSED, &[]).await?)
+}
+
+const CLOSED: &str = "SELECT closed_before, told_before FROM state";
+
+fn read_closed(row: &Row) -> Result<Closed, Trouble> {
+    Ok(Closed { before: hour(row, 0)?, told_before: hour(row, 1)? })
 }
 
 /// Before which hour months are closed; to be asked while [`CLOSING`] is held.
@@ -67,7 +77,7 @@ pub(super) async fn late(pool: &Pool) -> Result<Vec<(u32, Month)>, Trouble> {
     rows.iter().map(|row| Ok((row.get::<_, i32>(0).cast_unsigned(), month(row, 1)?))).collect()
 }
 
-fn month(row: &Row, at: usize) -> Result<Month, Trouble> {
+pub(super) fn month(row: &Row, at: usize) -> Result<Month, Trouble> {
     let number = u32::try_from(row.get::<_, i64>(at)).ok();
     number.and_then(Month::numbered).ok_or(Trouble::Corrupt("month"))
 }

@@ -5,14 +5,16 @@ use super::{Trouble, signed, unsigned};
 use crate::ledger::fold::Fold;
 use crate::ledger::store::Scan;
 use crate::ledger::times::hour_of;
+use crate::ledger::transfer::Item;
 use crate::ledger::{Conservation, FunctionId, Level, Page, RecordKey, RecordRow};
 use dormouse_core::RequestId;
 use dormouse_core::price::Metering;
 use dormouse_core::record::{CallRecord, Outcome};
 use dormouse_core::usage::{Class, ClassSum, Time, UsageSum, Warm};
 use futures::TryStreamExt;
-use std::ops::{ControlFlow, Range};
+use std::ops::Range;
 use std::pin::pin;
+use tokio::sync::mpsc;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, IsolationLevel, Row};
 
@@ -70,32 +72,66 @@ async fn fold_rows(
             break;
         }
         let starts = some.iter().map(|f| fold.starts_at(*f, period)).min().unwrap_or(period.start);
-        let numbers: Vec<i32> = some.iter().map(|f| f.cast_signed()).collect();
-        let bounds = [starts, period.end].map(i64::from);
-        let values: [&(dyn ToSql + Sync); 4] = [&(level as i16), &numbers, &bounds[0], &bounds[1]];
-        let mut rows = pin!(client.query_raw(SUMS, values).await?);
-        let (mut sum, mut unwanted): (Option<(u32, u32, UsageSum)>, Option<u32>) = (None, None);
-        while let Some(row) = rows.try_next().await? {
-            let time = u32::try_from(row.get::<_, i64>(1)).map_err(|_| Trouble::Corrupt("sum"))?;
-            let key = (row.get::<_, i32>(0).cast_unsigned(), time);
-            if sum.as_ref().is_none_or(|(function, time, _)| (*function, *time) != key) {
-                give(&mut fold, sum.replace((key.0, key.1, scalars(&row))), &mut unwanted);
+        let mut unwanted: Option<u32> = None;
+        each_sum(client, some, level, starts..period.end, |function, time, sum| {
+            // Of a function that is not wanted any more none.
+            if Some(function) != unwanted && fold.take(function, time, sum).is_break() {
+                unwanted = Some(function);
             }
-            if let Some((_, _, sum)) = &mut sum {
-                class(&row, sum)?;
-            }
-        }
-        give(&mut fold, sum, &mut unwanted);
+        })
+        .await?;
     }
     Ok(fold)
 }
 
-/// Gives a whole row; of a function that is not wanted any more none.
-fn give(fold: &mut Fold, row: Option<(u32, u32, UsageSum)>, unwanted: &mut Option<u32>) {
-    let Some((function, time, sum)) = row.filter(|(function, ..)| Some(*function) != *unwanted) else { return };
-    if let ControlFlow::Break(()) = fold.take(function, time, sum) {
-        *unwanted = Some(function);
+/// Gives the rows of functions in the order in which they are told, each in the order of time.
+async fn each_sum(
+    client: &Client,
+    functions: &[u32],
+    level: Level,
+    period: Range<u32>,
+    mut give: impl FnMut(u32, u32, UsageSum),
+) -> Result<(), Trouble> {
+    let numbers: Vec<i32> = functions.iter().map(|f| f.cast_signed()).collect();
+    let bounds = [period.start, period.end].map(i64::from);
+    let values: [&(dyn ToSql + Sync); 4] = [&(level as i16), &numbers, &bounds[0], &bounds[1]];
+    let mut rows = pin!(client.query_raw(SUMS, values).await?);
+    let mut sum: Option<(u32, u32, UsageSum)> = None;
+    while let Some(row) = rows.try_next().await? {
+        let time = u32::try_from(row.get::<_, i64>(1)).map_err(|_| Trouble::Corrupt("sum"))?;
+        let key = (row.get::<_, i32>(0).cast_unsigned(), time);
+        if sum.as_ref().is_none_or(|(function, time, _)| (*function, *time) != key)
+            && let Some((function, time, whole)) = sum.replace((key.0, key.1, scalars(&row)))
+        {
+            give(function, time, whole);
+        }
+        if let Some((_, _, sum)) = &mut sum {
+            class(&row, sum)?;
+        }
     }
+    if let Some((function, time, whole)) = sum {
+        give(function, time, whole);
+    }
+    Ok(())
+}
+
+/// Gives every row of sums, in the order of level, function and time; ends early, and well, when nobody takes them.
+pub(super) async fn all_sums(client: &Client, items: &mpsc::Sender<Item>) -> Result<(), Trouble> {
+    let mut functions: Vec<u32> = all_functions(client).await?.into_iter().map(|(number, _)| number).collect();
+    functions.sort_unstable();
+    for level in [Level::Minute, Level::Hour, Level::Day] {
+        for function in &functions {
+            let mut rows = Vec::new();
+            let give = |function, time, sum| rows.push(Item::Sum { level, function, time, sum });
+            each_sum(client, std::slice::from_ref(function), level, 0..u32::MAX, give).await?;
+            for row in rows {
+                if items.send(row).await.is_err() {
+                    return Ok(());
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 fn scalars(row: &Row) -> UsageSum {
@@ -138,14 +174,28 @@ fn class(row: &Row, sum: &mut UsageSum) -> Result<(), Trouble> {
 const BUSY: &str = "SELECT DISTINCT time FROM usage \
     WHERE level = 1 AND time >= $1 AND time < $2 AND ($3::int4[] IS NULL OR function = ANY ($3)) ORDER BY time LIMIT $4";
 
-const RECORDS: &str = "SELECT r.activator, r.epoch, r.seq, r.call, r.received_at_us, r.wait_us, r.claim_us, r.start_us, \
-        r.connect_us, r.run_us, r.request_bytes, r.response_bytes, r.key, r.status, r.warm_slots, r.outcome, r.cold, \
-        r.first, r.subject, s.memory_mib, s.cpu_millis, s.revision, s.instance, f.uid, f.namespace, f.name, f.tenant \
+/// What [`plain_record`] reads.
+macro_rules! record_columns {
+    () => {
+        "r.activator, r.epoch, r.seq, r.call, r.received_at_us, r.wait_us, r.claim_us, r.start_us, r.connect_us, r.run_us, \
+         r.request_bytes, r.response_bytes, r.key, r.status, r.warm_slots, r.outcome, r.cold, r.first, r.subject"
+    };
+}
+
+/// The records of a day as each epoch wrote them.
+pub(super) const DAY_RECORDS: &str =
+    concat!("SELECT ", record_columns!(), " FROM record r WHERE r.day = $1 ORDER BY r.activator, r.epoch, r.seq");
+
+const RECORDS: &str = concat!(
+    "SELECT ",
+    record_columns!(),
+    ", s.memory_mib, s.cpu_millis, s.revision, s.instance, f.uid, f.namespace, f.name, f.tenant \
     FROM record r JOIN subject s ON s.id = r.subject JOIN function f ON f.id = r.function \
     WHERE r.day = $1 AND r.hour = $2 AND r.received_at_us >= $3 AND r.received_at_us < $4 \
         AND ($5::int4[] IS NULL OR r.function = ANY ($5)) \
         AND ($6::int8 IS NULL OR (r.activator, r.epoch, r.seq) > ($6, $7, $8)) \
-    ORDER BY r.activator, r.epoch, r.seq LIMIT $9";
+    ORDER BY r.activator, r.epoch, r.seq LIMIT $9"
+);
 
 /// See [`crate::ledger::store::Store::records`].
 pub(super) async fn records(pool: &Pool, scan: &Scan) -> Result<Page<RecordRow, RecordKey>, Trouble> {
@@ -188,16 +238,15 @@ async fn page(client: &Client, scan: &Scan) -> Result<Page<RecordRow, RecordKey>
     Ok(Page { rows, next: last.filter(|_| !looked_at_all).map(behind) })
 }
 
-fn record(row: &Row, hour: u32) -> Result<RecordRow, Trouble> {
+/// A row that begins with [`record_columns`]: activator, epoch, sequence and what was used.
+pub(super) fn plain_record(row: &Row) -> Result<(u64, u32, u64, CallRecord), Trouble> {
     let corrupt = || Trouble::Corrupt("record");
     let n = |at: usize| row.get::<_, i64>(at).unsigned_abs();
-    let small = |at: usize| u32::try_from(row.get::<_, i64>(at)).map_err(|_| corrupt());
     let short = |at: usize| u16::try_from(row.get::<_, i32>(at)).map_err(|_| corrupt());
-    let (activator, epoch, call) = (unsigned(row.get(0)), small(1)?, row.get::<_, i64>(3).cast_unsigned());
     let outcome = usize::try_from(row.get::<_, i16>(15)).ok().and_then(|n| Outcome::ALL.get(n).copied());
     let record = CallRecord {
         subject: row.get::<_, i32>(18).cast_unsigned(),
-        call,
+        call: row.get::<_, i64>(3).cast_unsigned(),
         received_at_us: row.get(4),
         wait_us: n(5),
         claim_us: n(6),
@@ -213,10 +262,17 @@ fn record(row: &Row, hour: u32) -> Result<RecordRow, Trouble> {
         warm_slots: short(14)?,
         key: row.get::<_, i64>(12).cast_unsigned(),
     };
+    let epoch = u32::try_from(row.get::<_, i64>(1)).map_err(|_| corrupt())?;
+    Ok((unsigned(row.get(0)), epoch, n(2), record))
+}
+
+fn record(row: &Row, hour: u32) -> Result<RecordRow, Trouble> {
+    let small = |at: usize| u32::try_from(row.get::<_, i64>(at)).map_err(|_| Trouble::Corrupt("record"));
+    let (activator, epoch, seq, record) = plain_record(row)?;
     let function = FunctionId { uid: row.get(23), namespace: row.get(24), name: row.get(25), tenant: row.get(26) };
     Ok(RecordRow {
-        key: RecordKey { hour, activator, epoch, block: 0, seq: n(2) },
-        request_id: RequestId { activator, epoch, call },
+        key: RecordKey { hour, activator, epoch, block: 0, seq },
+        request_id: RequestId { activator, epoch, call: record.call },
         subject: function.subject((small(19)?, small(20)?), row.get(21), row.get(22)),
         record,
     })

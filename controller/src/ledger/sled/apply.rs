@@ -8,11 +8,11 @@ use super::super::{Appended, Level, Month, ReadError, WarmSpan};
 use super::CorruptValue;
 use super::block::OpenBlock;
 use super::closed::closed;
-use super::codec::{decode_sum, encode_sum};
 use super::dict::{Known, Numbers};
 use super::growth::Growth;
 use super::key::{self, BlockId, EpochId, RollupId};
 use super::open::Folder;
+use crate::ledger::codec::{decode_sum, encode_sum};
 use dormouse_core::price::Metering;
 use dormouse_core::record::CallRecord;
 use dormouse_core::usage::UsageSum;
@@ -164,8 +164,7 @@ impl Applier {
                     self.note_late(known.function, time);
                 }
             }
-            let value = [&now.until_us.to_be_bytes()[..], &[u8::from(now.open)]].concat();
-            self.open.batch.insert(&key::warm(known.subject), value);
+            self.open.batch.insert(&key::warm(known.subject), encode_count(now));
             self.warm.insert(known.subject, now);
             self.open.records += 1;
             if self.open.sums.len() >= MAX_BATCH {
@@ -253,8 +252,12 @@ fn sum_of<'a>(
     }
 }
 
+pub(super) fn encode_count(Counted { until_us, open }: Counted) -> Vec<u8> {
+    [&until_us.to_be_bytes()[..], &[u8::from(open)]].concat()
+}
+
 /// Up to when a subject's warm time has been counted; 1970 before the first.
-fn stored_count(store: &Folder, subject: u32) -> Result<Counted, ReadError> {
+pub(super) fn stored_count(store: &Folder, subject: u32) -> Result<Counted, ReadError> {
     let Some(value) = store.db.get(key::warm(subject))? else { return Ok(Counted::default()) };
     match value.split_first_chunk() {
         Some((until_us, &[open @ (0 | 1)])) => Ok(Counted { until_us: i64::from_be_bytes(*until_us), open: open == 1 }),

@@ -2,11 +2,11 @@
 
 use super::super::store::Closed;
 use super::super::{Month, ReadError};
-use super::CorruptValue;
 use super::apply::Applier;
 use super::dict;
 use super::key::{self, Dictionary};
 use super::open::Folder;
+use crate::ledger::codec::CorruptValue;
 use sled::Batch;
 
 /// Longest part of a document: values of sled stay at most 4 KiB.
@@ -21,8 +21,7 @@ impl Applier {
             told_before: self.closed.told_before.max(closed.told_before),
         };
         if now != self.closed {
-            let value = [now.before.to_be_bytes(), now.told_before.to_be_bytes()].concat();
-            self.store.db.insert(key::CLOSED, value)?;
+            self.store.db.insert(key::CLOSED, encode_closed(now))?;
             self.closed = now;
             self.unsynced = true;
         }
@@ -37,15 +36,25 @@ impl Applier {
         if self.store.db.contains_key(key::document(tenant, month, 0))? {
             return Ok(());
         }
-        let parts = document.chunks(PART);
-        if parts.len() > usize::from(u8::MAX) {
-            return Err(CorruptValue("document: it is too long").into());
-        }
-        (0..).zip(parts).for_each(|(number, part)| batch.insert(&key::document(tenant, month, number), part));
+        put_document(&mut batch, tenant, month, document)?;
         self.store.db.apply_batch(batch)?;
         self.unsynced = true;
         Ok(())
     }
+}
+
+pub(super) fn encode_closed(Closed { before, told_before }: Closed) -> Vec<u8> {
+    [before, told_before].map(u32::to_be_bytes).concat()
+}
+
+/// Adds a document in its parts.
+pub(super) fn put_document(batch: &mut Batch, tenant: u32, month: Month, document: &[u8]) -> Result<(), ReadError> {
+    let parts = document.chunks(PART);
+    if parts.len() > usize::from(u8::MAX) {
+        return Err(CorruptValue("document: it is too long").into());
+    }
+    (0..).zip(parts).for_each(|(number, part)| batch.insert(&key::document(tenant, month, number), part));
+    Ok(())
 }
 
 /// What is closed.

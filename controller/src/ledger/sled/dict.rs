@@ -2,9 +2,9 @@
 
 use super::super::{FunctionId, ReadError};
 use super::CorruptValue;
-use super::codec::{StoredSubject, decode_function, encode_function};
 use super::key::{self, Dictionary, trailing_number};
 use super::open::Folder;
+use crate::ledger::codec::{StoredSubject, decode_function, encode_function};
 use dormouse_core::record::Subject;
 use std::collections::{HashMap, HashSet};
 
@@ -150,7 +150,7 @@ pub(super) fn next_number(store: &Folder, dictionary: Dictionary) -> Result<u32,
 }
 
 /// The day on which a subject was last seen.
-fn seen(store: &Folder, subject: u32) -> Result<Option<u32>, ReadError> {
+pub(super) fn seen(store: &Folder, subject: u32) -> Result<Option<u32>, ReadError> {
     let Some(value) = store.db.get(key::seen(subject))? else { return Ok(None) };
     Ok(Some(u32::from_be_bytes((*value).try_into().map_err(|_| CorruptValue("day of a subject"))?)))
 }

@@ -45,6 +45,8 @@ const LATE: u8 = 17;
 pub(super) const FORMAT: [u8; 2] = [META, 0];
 /// What is kept no longer.
 pub(super) const GONE: [u8; 2] = [META, 1];
+/// An import did not come to its end.
+pub(super) const HALF: [u8; 2] = [META, 3];
 /// Up to when months are closed.
 pub(super) const CLOSED: [u8; 2] = [META, 2];
 
@@ -256,6 +258,12 @@ impl RollupId {
         join(ROLLUP, &[self.level as u8, a, b, c, d], &self.time.to_be_bytes())
     }
 
+    /// The function and the time of a rollup's key.
+    pub(super) fn read(key: &[u8]) -> Option<(u32, u32)> {
+        let function: &[u8; 4] = key.get(2..)?.first_chunk()?;
+        Some((u32::from_be_bytes(*function), Self::time_in(key)?))
+    }
+
     /// The time in a rollup's key.
     pub(super) fn time_in(key: &[u8]) -> Option<u32> {
         trailing_number(key).filter(|_| key.len() == 10)
@@ -291,7 +299,7 @@ mod tests {
             prop_assert_eq!(x.in_hour(hours[0]).cmp(&y.in_hour(hours[1])), (hours[0], x).cmp(&(hours[1], y)));
             let level = [Level::Minute, Level::Hour, Level::Day][level as usize];
             let [r, s] = [0, 1].map(|i| RollupId { level, function: f[i], time: hours[i] });
-            prop_assert_eq!(RollupId::time_in(&r.key()), Some(r.time));
+            prop_assert_eq!(RollupId::read(&r.key()), Some((r.function, r.time)));
             let month = Month::numbered(hours[0] % 10_000).unwrap();
             prop_assert_eq!(read_document(&document(f[0], month, 7)), Some((month, 7)));
             prop_assert!(document(f[0], month, 7).starts_with(&documents(f[0])));

@@ -47,6 +47,12 @@ pub enum FolderError {
         /// The other process.
         holder: String,
     },
+    /// An import into it did not come to its end.
+    #[error("the ledger in {} is not whole: an import into it ended early; remove the folder and import again", dir.display())]
+    Half {
+        /// The ledger's folder.
+        dir: PathBuf,
+    },
     /// A newer program wrote it.
     #[error(
         "the ledger in {} has format {found}, and this program knows formats up to {FORMAT}: use a newer one, or another \
@@ -143,6 +149,9 @@ impl Folder {
         write_through(dir, &file);
         let store = Self { dir: dir.to_owned(), db, file, gone: Mutex::default() };
         store.check_format_key()?;
+        if store.db.contains_key(key::HALF).map_err(|e| damaged(dir, e))? {
+            return Err(FolderError::Half { dir: dir.to_owned() });
+        }
         // Also what recovery read from the page cache of a process that died before its fdatasync: a frame that is sent
         // again is acknowledged as a duplicate without another one.
         store.commit().map_err(|e| damaged(dir, e))?;

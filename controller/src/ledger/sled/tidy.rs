@@ -6,10 +6,10 @@ use super::super::retention::Bounds;
 use super::super::{Level, ReadError};
 use super::apply::{Applier, forgotten};
 use super::block::Block;
-use super::codec::{decode_sum, encode_sum};
 use super::key::{self, BlockId, EpochId, RollupId};
 use super::open::Folder;
 use super::{CorruptValue, dict};
+use crate::ledger::codec::{decode_sum, encode_sum};
 use crate::ledger::times::hour_of;
 use dormouse_core::usage::UsageSum;
 use sled::Batch;
@@ -144,7 +144,7 @@ fn before(bounds: Bounds, level: Level) -> u32 {
     }
 }
 
-fn encode_gone(Bounds { minute, hour, record_hour }: Bounds) -> Vec<u8> {
+pub(super) fn encode_gone(Bounds { minute, hour, record_hour }: Bounds) -> Vec<u8> {
     [minute, hour, record_hour].iter().flat_map(|number| number.to_be_bytes()).collect()
 }
 

@@ -4,9 +4,9 @@ use super::super::{Conservation, Level, ReadError};
 use super::CorruptValue;
 use super::apply::{forgotten, stored_watermark};
 use super::block::Block;
-use super::codec::decode_sum;
 use super::key::{self, BlockId, EpochId};
 use super::open::Folder;
+use crate::ledger::codec::decode_sum;
 
 /// Reads everything.
 pub(super) fn whole(store: &Folder) -> Result<Conservation, ReadError> {

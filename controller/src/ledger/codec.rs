@@ -1,12 +1,22 @@
-//! Values of the ledger's tree as bytes: varints, texts with their length, and sums.
+//! Values of a ledger as bytes, in sled's tree and in an export: varints, texts with their length, and sums.
 
-use super::super::FunctionId;
-use super::CorruptValue;
+use super::{FunctionId, ReadError};
 use dormouse_core::price::Metering;
 use dormouse_core::usage::{Class, ClassSum, Time, UsageSum, Warm};
 
 /// Version of [`encode_sum`]'s layout.
 const SUM_VERSION: u8 = 1;
+
+/// A stored value that cannot be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a stored {0} is damaged")]
+pub(super) struct CorruptValue(pub(super) &'static str);
+
+impl From<CorruptValue> for ReadError {
+    fn from(value: CorruptValue) -> Self {
+        Self::Corrupt(value.to_string())
+    }
+}
 
 /// A subject as the dictionary keeps it: its function by number.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -111,7 +121,7 @@ pub(super) fn decode_sum(bytes: &[u8]) -> Result<UsageSum, CorruptValue> {
     if sorted(&sum) { Ok(sum) } else { Err(CorruptValue("sum")) }
 }
 
-fn put(out: &mut Vec<u8>, mut value: u128) {
+pub(super) fn put(out: &mut Vec<u8>, mut value: u128) {
     while value >= 0x80 {
         out.push(value as u8 | 0x80);
         value >>= 7;
@@ -119,24 +129,26 @@ fn put(out: &mut Vec<u8>, mut value: u128) {
     out.push(value as u8);
 }
 
-fn put_text(out: &mut Vec<u8>, text: &str) {
+pub(super) fn put_text(out: &mut Vec<u8>, text: &str) {
     put(out, text.len() as u128);
     out.extend_from_slice(text.as_bytes());
 }
 
-struct Reader<'a> {
-    bytes: &'a [u8],
-    what: &'static str,
+/// Reads what [`put`] and [`put_text`] wrote.
+pub(super) struct Reader<'a> {
+    pub(super) bytes: &'a [u8],
+    /// What is read, for the error.
+    pub(super) what: &'static str,
 }
 
 impl Reader<'_> {
-    fn byte(&mut self) -> Result<u8, CorruptValue> {
+    pub(super) fn byte(&mut self) -> Result<u8, CorruptValue> {
         let (&byte, rest) = self.bytes.split_first().ok_or(CorruptValue(self.what))?;
         self.bytes = rest;
         Ok(byte)
     }
 
-    fn flag(&mut self) -> Result<bool, CorruptValue> {
+    pub(super) fn flag(&mut self) -> Result<bool, CorruptValue> {
         match self.byte()? {
             byte @ (0 | 1) => Ok(byte == 1),
             _ => Err(CorruptValue(self.what)),
@@ -166,18 +178,18 @@ impl Reader<'_> {
         Err(CorruptValue(self.what))
     }
 
-    fn number<T: TryFrom<u128>>(&mut self) -> Result<T, CorruptValue> {
+    pub(super) fn number<T: TryFrom<u128>>(&mut self) -> Result<T, CorruptValue> {
         T::try_from(self.take()?).map_err(|_| CorruptValue(self.what))
     }
 
-    fn text(&mut self) -> Result<String, CorruptValue> {
+    pub(super) fn text(&mut self) -> Result<String, CorruptValue> {
         let len: usize = self.number()?;
         let (text, rest) = self.bytes.split_at_checked(len).ok_or(CorruptValue(self.what))?;
         self.bytes = rest;
         String::from_utf8(text.to_vec()).map_err(|_| CorruptValue(self.what))
     }
 
-    fn end(&self) -> Result<(), CorruptValue> {
+    pub(super) fn end(&self) -> Result<(), CorruptValue> {
         if self.bytes.is_empty() { Ok(()) } else { Err(CorruptValue(self.what)) }
     }
 }
