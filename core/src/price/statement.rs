@@ -99,4 +99,4 @@ impl Statement {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
