@@ -1,6 +1,7 @@
 //! Tables that leave the platform: named columns of a type, and values that are exact.
 
 use crate::price::Signed;
+use rust_decimal::Decimal;
 use std::borrow::Cow;
 
 /// What a column holds.
@@ -47,8 +48,10 @@ pub enum Value<'a> {
     Integer(u64),
     /// Of [`Kind::Wide`].
     Wide(u128),
-    /// Of [`Kind::Decimal`].
+    /// Of [`Kind::Decimal`], told without zeros at its end.
     Decimal(Signed),
+    /// Of [`Kind::Decimal`], told with the digits that it has: money as it is shown.
+    Amount(Decimal),
     /// Of [`Kind::Time`]: microseconds since 1970 UTC.
     Time(i64),
 }

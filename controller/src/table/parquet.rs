@@ -2,6 +2,7 @@
 
 use super::WriteError;
 use bytes::Bytes;
+use dormouse_core::price::{Exact, Signed};
 use dormouse_core::table::{Column, Kind, Value};
 use parquet::basic::{Compression, LogicalType, Repetition, TimeUnit, Type as Physical};
 use parquet::data_type::{BoolType, ByteArray, ByteArrayType, FixedLenByteArray, FixedLenByteArrayType, Int64Type};
@@ -121,6 +122,13 @@ fn field(column: &Column) -> Result<Arc<Type>, ParquetError> {
     builder.build().map(Arc::new)
 }
 
+fn scale(kind: Kind) -> Option<u32> {
+    match kind {
+        Kind::Decimal { scale } => Some(scale),
+        _ => None,
+    }
+}
+
 impl Cells {
     fn new(column: Column) -> Self {
         let values = match column.kind {
@@ -150,12 +158,12 @@ impl Cells {
             (Values::Longs(all), Value::Integer(value)) if kind == Kind::Integer => all.push(value.cast_signed()),
             (Values::Longs(all), Value::Time(us)) if kind == Kind::Time => all.push(us),
             (Values::Decimals(all), Value::Wide(value)) if kind == Kind::Wide => {
-                all.push(decimal(dormouse_core::price::Exact::whole(value).units(0)?));
+                all.push(decimal(Exact::whole(value).units(0)?));
             }
-            (Values::Decimals(all), Value::Decimal(value)) => match kind {
-                Kind::Decimal { scale } => all.push(decimal(value.units(scale)?)),
-                _ => return Err(misfit),
-            },
+            (Values::Decimals(all), Value::Decimal(value)) => all.push(decimal(value.units(scale(kind).ok_or(misfit)?)?)),
+            (Values::Decimals(all), Value::Amount(value)) => {
+                all.push(decimal(Signed::of(value).units(scale(kind).ok_or(misfit)?)?));
+            }
             _ => return Err(misfit),
         }
         self.levels.push(1);

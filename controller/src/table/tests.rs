@@ -65,6 +65,12 @@ fn text_is_quoted_where_it_must_be() {
 }
 
 #[test]
+fn every_moment_has_a_text() {
+    assert_eq!(moment(1), "1970-01-01T00:00:00.000001Z");
+    assert!(!moment(i64::MIN).is_empty() && !moment(i64::MAX).is_empty());
+}
+
+#[test]
 fn parquet_reads_back_over_several_groups() {
     const ROWS: usize = 20_000;
     let text = |n: usize| format!("{}", n / 7);

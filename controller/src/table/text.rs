@@ -35,6 +35,7 @@ pub(super) fn csv_row<'a>(out: &mut String, values: impl Iterator<Item = Value<'
             Value::Integer(value) => write!(out, "{value}"),
             Value::Wide(value) => write!(out, "{value}"),
             Value::Decimal(value) => write!(out, "{value}"),
+            Value::Amount(value) => write!(out, "{value}"),
             Value::Time(us) => out.write_str(&moment(us)),
         };
     }
@@ -55,6 +56,7 @@ pub(super) fn json_line<'a>(out: &mut String, columns: &[Column], values: impl I
             Value::Integer(value) => write!(out, "\"{}\":{value}", column.name),
             Value::Wide(value) => write!(out, "\"{}\":{value}", column.name),
             Value::Decimal(value) => write!(out, "\"{}\":\"{value}\"", column.name),
+            Value::Amount(value) => write!(out, "\"{}\":\"{value}\"", column.name),
             Value::Time(us) => write!(out, "\"{}\":\"{}\"", column.name, moment(us)),
         };
     }

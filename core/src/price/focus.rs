@@ -44,8 +44,8 @@ pub struct Period {
 
 /// Makes the rows of one statement.
 #[derive(Clone, Debug)]
-pub struct Export<'a> {
-    plan: &'a PricePlan,
+pub struct Export {
+    plan: PricePlan,
     period: Period,
     /// How much of each item came before: where its next row begins within the tiers.
     before: [Exact; 9],
@@ -90,17 +90,18 @@ pub struct Total {
     pub amount: Decimal,
 }
 
-impl<'a> Export<'a> {
+impl Export {
     /// An export of what a tenant used in a month, priced by a plan.
     #[must_use]
-    pub fn new(plan: &'a PricePlan, period: Period) -> Self {
+    pub fn new(plan: PricePlan, period: Period) -> Self {
         Self { plan, period, before: [Exact::default(); 9], billed: Exact::default(), rows: 0 }
     }
 
-    /// The rows of what a function used in one hour. Hours must come in order of time.
-    pub fn hour<'r>(&mut self, resource: &'r Resource, hour: u32, usage: &UsageSum) -> Vec<Row<'r>> {
-        let billed = usage.billed(self.plan);
-        let plan = self.plan;
+    /// The rows of what a function used in a time, which is an hour, or a day where hours are not kept any longer. Times
+    /// must come in order.
+    pub fn used<'r>(&mut self, resource: &'r Resource, hours: &Range<u32>, usage: &UsageSum) -> Vec<Row<'r>> {
+        let Self { plan, .. } = self;
+        let billed = usage.billed(plan);
         let mut counts = Some(Counts { calls: usage.calls(), cold: usage.cold, unmetered: billed.unmetered });
         let mut rows = Vec::new();
         for (charge, before) in plan.charges(&billed, &usage.warm).iter().zip(&mut self.before) {
@@ -116,8 +117,7 @@ impl<'a> Export<'a> {
                 let counts = if item == Item::Calls { counts.take() } else { None };
                 let cost = slice.quantity.at(slice.price);
                 let mut row = |charge, cost, counts| {
-                    let hours = hour..hour.saturating_add(1);
-                    rows.push(Row { resource: Some(resource), hours, charge, cost, counts });
+                    rows.push(Row { resource: Some(resource), hours: hours.clone(), charge, cost, counts });
                 };
                 row(RowCharge::Usage { item, slice }, cost.into(), counts);
                 match slice.free {

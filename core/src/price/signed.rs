@@ -1,6 +1,7 @@
 //! Exact decimals with a sign: what is given back, and what rounding takes.
 
 use super::exact::{Exact, TooLarge};
+use rust_decimal::Decimal;
 use std::fmt;
 
 /// An exact decimal that may be below zero. Displays without trailing zeros, and without a sign when it is not.
@@ -11,6 +12,12 @@ pub struct Signed {
 }
 
 impl Signed {
+    /// A decimal.
+    #[must_use]
+    pub fn of(value: Decimal) -> Self {
+        Self { below: value < Decimal::ZERO, size: Exact::of(value) }
+    }
+
     /// What is left of `of` when `taken` is taken away.
     #[must_use]
     pub fn difference(of: Exact, taken: Exact) -> Self {
@@ -64,6 +71,8 @@ mod tests {
         let of = |a: u128, b: u128| Signed::difference(Exact::vcpu_seconds(a), Exact::vcpu_seconds(b));
         let shown = [of(3, 1), of(1, 3), of(2, 2)].map(|value| (value.to_string(), value.units(6)));
         assert_eq!(shown, [("0.000002".into(), Ok(2)), ("-0.000002".into(), Ok(-2)), ("0".into(), Ok(0))]);
+        assert_eq!(Signed::of("-0.25".parse().unwrap()).to_string(), "-0.25");
+        assert_eq!(Signed::of(-Decimal::ZERO), Signed::default());
         assert_eq!(Signed::negative(Exact::default()), Signed::default());
         assert_eq!(Signed::negative(Exact::whole(7)).to_string(), "-7");
         assert_eq!(Signed::negative(Exact::whole(7)).units(39), Err(TooLarge));

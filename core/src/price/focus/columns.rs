@@ -56,10 +56,10 @@ struct Field {
     column: Column,
     /// The first and the last version that has it.
     versions: (Version, Version),
-    value: for<'a> fn(&'a Export<'_>, &'a Row<'_>) -> Value<'a>,
+    value: for<'a> fn(&'a Export, &'a Row<'_>) -> Value<'a>,
 }
 
-const fn field(name: &'static str, kind: Kind, value: for<'a> fn(&'a Export<'_>, &'a Row<'_>) -> Value<'a>) -> Field {
+const fn field(name: &'static str, kind: Kind, value: for<'a> fn(&'a Export, &'a Row<'_>) -> Value<'a>) -> Field {
     let column = Column { name, kind, nullable: false };
     Field { column, versions: (Version::V1_2, Version::V1_4), value }
 }
@@ -84,7 +84,7 @@ pub fn columns(version: Version) -> impl Iterator<Item = Column> {
 }
 
 /// What a row has in each column of a version, in the same order.
-pub fn values<'a>(export: &'a Export<'_>, row: &'a Row<'_>, version: Version) -> impl Iterator<Item = Value<'a>> {
+pub fn values<'a>(export: &'a Export, row: &'a Row<'_>, version: Version) -> impl Iterator<Item = Value<'a>> {
     fields(version).map(move |field| (field.value)(export, row))
 }
 
@@ -213,23 +213,23 @@ impl Row<'_> {
         self.used().map_or(Value::Null, |(_, slice)| Value::Decimal(Exact::of(slice.price).into()))
     }
 
-    fn unit(&self, export: &Export<'_>) -> Value<'static> {
+    fn unit(&self, export: &Export) -> Value<'static> {
         self.used().map(|(item, _)| unit(item, export.plan.memory_unit).0).into()
     }
 
-    fn sku_price(&self, export: &Export<'_>) -> Option<String> {
+    fn sku_price(&self, export: &Export) -> Option<String> {
         self.parts().map(|(item, slice)| format!("{}/{}/{}", export.plan.name, item.name(), slice.tier))
     }
 
     /// The line of the statement.
-    fn invoice_detail(&self, export: &Export<'_>) -> Option<String> {
+    fn invoice_detail(&self, export: &Export) -> Option<String> {
         let invoice = export.period.invoice.as_deref()?;
         let (item, tier) = self.parts().map_or((Item::Rounding, 1), |(item, slice)| (item, line_tier(slice)));
         Some(format!("{invoice}/{}/{tier}", item.name()))
     }
 
-    fn description(&self, export: &Export<'_>) -> String {
-        let plan = export.plan;
+    fn description(&self, export: &Export) -> String {
+        let plan = &export.plan;
         let of = self.resource.map(|f| format!("{}/{}", f.namespace, f.name)).unwrap_or_default();
         match &self.charge {
             RowCharge::Usage { item, slice } => {

@@ -35,18 +35,19 @@ fn owned(value: Value<'_>) -> Value<'static> {
         Value::Integer(v) => Value::Integer(v),
         Value::Wide(v) => Value::Wide(v),
         Value::Decimal(v) => Value::Decimal(v),
+        Value::Amount(v) => Value::Amount(v),
         Value::Time(v) => Value::Time(v),
     }
 }
 
 /// The export of what functions used in hours, and the sum of it all.
 fn export(plan: &PricePlan, version: Version, hours: &BTreeMap<(u32, usize), UsageSum>) -> (Exported, UsageSum) {
-    let mut export = Export::new(plan, period());
+    let mut export = Export::new(plan.clone(), period());
     let (mut rows, mut whole) = (Vec::new(), UsageSum::default());
     for ((hour, function), usage) in hours {
         let resource = resource(*function);
         whole.merge(usage);
-        let made = export.hour(&resource, MONTH.start + hour, usage);
+        let made = export.used(&resource, &(MONTH.start + hour..MONTH.start + hour + 1), usage);
         rows.extend(made.iter().map(|row| named(&export, row, version)));
     }
     let (last, total) = export.finish().unwrap();
@@ -54,7 +55,7 @@ fn export(plan: &PricePlan, version: Version, hours: &BTreeMap<(u32, usize), Usa
     (Exported { rows, total }, whole)
 }
 
-fn named(export: &Export<'_>, row: &Row<'_>, version: Version) -> BTreeMap<&'static str, Value<'static>> {
+fn named(export: &Export, row: &Row<'_>, version: Version) -> BTreeMap<&'static str, Value<'static>> {
     let names = columns(version).map(|column| column.name);
     names.zip(values(export, row, version).map(owned)).collect()
 }
@@ -98,6 +99,7 @@ fn text(value: &Value<'_>) -> String {
         Value::Integer(v) => v.to_string(),
         Value::Wide(v) => v.to_string(),
         Value::Decimal(v) => v.to_string(),
+        Value::Amount(v) => v.to_string(),
         Value::Time(us) => jiff::Timestamp::from_microsecond(*us).unwrap().to_string(),
     }
 }
@@ -183,8 +185,8 @@ fn a_statement_that_nobody_pays_is_no_invoice() {
     let resource = resource(0);
     let usage = &two_hours(&plan)[&(0, 0)];
     let ids = |invoice: Option<String>| {
-        let mut export = Export::new(&plan, Period { invoice, ..period() });
-        let rows = export.hour(&resource, MONTH.start, usage);
+        let mut export = Export::new(plan.clone(), Period { invoice, ..period() });
+        let rows = export.used(&resource, &(MONTH.start..MONTH.start + 1), usage);
         let row = named(&export, &rows[0], Version::V1_4);
         ["InvoiceId", "InvoiceDetailId"].map(|name| text(&row[name]))
     };
@@ -195,8 +197,8 @@ fn a_statement_that_nobody_pays_is_no_invoice() {
 #[test]
 fn nothing_used_is_no_row() {
     let plan = PricePlan::default();
-    let mut export = Export::new(&plan, period());
-    assert_eq!(export.hour(&resource(0), MONTH.start, &UsageSum::default()), []);
+    let mut export = Export::new(plan, period());
+    assert_eq!(export.used(&resource(0), &(MONTH.start..MONTH.start + 24), &UsageSum::default()), []);
     let (last, total) = export.finish().unwrap();
     assert_eq!((last, total.rows, total.amount.to_string()), (None, 0, "0.00".into()));
 }
