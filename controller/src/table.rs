@@ -4,6 +4,7 @@
 mod parquet;
 mod text;
 
+pub use parquet::each_decimal;
 pub use text::moment;
 
 use ::parquet::errors::ParquetError;

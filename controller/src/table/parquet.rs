@@ -8,9 +8,12 @@ use parquet::basic::{Compression, LogicalType, Repetition, TimeUnit, Type as Phy
 use parquet::data_type::{BoolType, ByteArray, ByteArrayType, FixedLenByteArray, FixedLenByteArrayType, Int64Type};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::KeyValue;
+use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::file::writer::{SerializedColumnWriter, SerializedFileWriter};
+use parquet::record::Field;
 use parquet::schema::types::Type;
+use std::fs::File;
 use std::sync::Arc;
 
 /// Rows of a group: with 50 columns of at most 40 B a cell, where a text that repeats the one above it is shared with it,
@@ -95,6 +98,30 @@ impl Groups {
         }
         Ok(self.file.into_inner()?)
     }
+}
+
+/// Reads a decimal column of a Parquet file that a [`super::Writer`] wrote: each value in units of the column's last
+/// digit, and how many digits after the point that is. Nothing counts as 0.
+///
+/// # Errors
+/// When it is no such file, or has no such column.
+pub fn each_decimal(file: File, column: &str, mut each: impl FnMut(i128)) -> Result<u32, ParquetError> {
+    let file = SerializedFileReader::new(file)?;
+    let other = || ParquetError::General(format!("it has no decimal column {column}"));
+    let schema = file.metadata().file_metadata().schema();
+    let field = schema.get_fields().iter().find(|field| field.name() == column).ok_or_else(other)?;
+    let scale = match field.get_basic_info().logical_type_ref() {
+        Some(LogicalType::Decimal(decimal)) => u32::try_from(decimal.scale).map_err(|_| other())?,
+        _ => return Err(other()),
+    };
+    let only = Type::group_type_builder(schema.name()).with_fields(vec![Arc::clone(field)]).build()?;
+    for row in file.get_row_iter(Some(only))? {
+        each(match row?.get_column_iter().next() {
+            Some((_, Field::Decimal(value))) => value.data().try_into().map(i128::from_be_bytes).map_err(|_| other())?,
+            _ => 0,
+        });
+    }
+    Ok(scale)
 }
 
 fn field(column: &Column) -> Result<Arc<Type>, ParquetError> {

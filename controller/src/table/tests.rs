@@ -104,6 +104,23 @@ fn parquet_reads_back_over_several_groups() {
 }
 
 #[test]
+fn a_decimal_column_is_read_alone() {
+    let file = |rows| {
+        let mut file = tempfile::tempfile().unwrap();
+        std::io::Write::write_all(&mut file, &written(Format::Parquet, rows)).unwrap();
+        file
+    };
+    let mut seen = Vec::new();
+    let three = vec![row("a", None), row("b", None), row("c", None)];
+    assert_eq!(each_decimal(file(three), "cost", |units| seen.push(units)).unwrap(), 6);
+    assert_eq!(seen, [-1_500_000; 3]);
+    assert_eq!(each_decimal(file(Vec::new()), "wide", |_| panic!()).unwrap(), 0);
+    for other in ["text", "none"] {
+        assert!(each_decimal(file(Vec::new()), other, |_| {}).unwrap_err().to_string().contains("decimal column"));
+    }
+}
+
+#[test]
 fn a_table_without_rows_is_one() {
     assert_eq!(written(Format::Csv, Vec::new()), b"text,whole,wide,cost,at,yes,maybe\r\n");
     assert_eq!(written(Format::JsonLines, Vec::new()), b"");
