@@ -289,6 +289,51 @@ pub(crate) struct UsageArgs {
     pub(crate) target: WhereArgs,
 }
 
+/// What an export is written in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ExportFormat {
+    /// RFC 4180
+    Csv,
+    /// A JSON object on each line
+    Jsonl,
+    Parquet,
+}
+
+/// Versions of the FOCUS specification.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum FocusVersion {
+    /// With the providers' columns of 1.3
+    #[default]
+    #[value(name = "1.2")]
+    V1_2,
+    #[value(name = "1.3")]
+    V1_3,
+    #[value(name = "1.4")]
+    V1_4,
+}
+
+impl ExportFormat {
+    /// As the usage API names it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Csv => "csv",
+            Self::Jsonl => "jsonl",
+            Self::Parquet => "parquet",
+        }
+    }
+}
+
+impl FocusVersion {
+    /// As the usage API names it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::V1_2 => "1.2",
+            Self::V1_3 => "1.3",
+            Self::V1_4 => "1.4",
+        }
+    }
+}
+
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Examples:
@@ -296,7 +341,8 @@ Examples:
   dormouse bill --month 2026-11 --tenant shop -o csv
   dormouse bill --fixed-server 350
   dormouse bill --as lambda
-  dormouse bill --explain compute -o csv > calls.csv")]
+  dormouse bill --explain compute -o csv > calls.csv
+  dormouse bill --month 2026-11 --tenant shop --export parquet --file shop-2026-11.parquet")]
 pub(crate) struct BillArgs {
     /// Tenant [default: `default`]
     #[arg(long, default_value = "default")]
@@ -316,6 +362,15 @@ pub(crate) struct BillArgs {
     /// Output
     #[arg(short, long, value_enum, default_value_t)]
     pub(crate) output: BillFormat,
+    /// Write the statement as FOCUS rows, one for each function, hour and price, that add up to it
+    #[arg(long, value_enum, value_name = "FORMAT", conflicts_with_all = ["output", "explain", "fixed_server"])]
+    pub(crate) export: Option<ExportFormat>,
+    /// Where the export goes, whole or not at all; - is standard output [default: -]
+    #[arg(long, requires = "export")]
+    pub(crate) file: Option<PathBuf>,
+    /// Version of the FOCUS specification
+    #[arg(long, value_enum, default_value_t, requires = "export")]
+    pub(crate) focus_version: FocusVersion,
     #[command(flatten)]
     pub(crate) target: WhereArgs,
 }

@@ -1,6 +1,7 @@
 //! `dormouse bill`: a tenant's statement of a month, beside what a server that is always on would cost.
 
 mod explain;
+mod export;
 
 use crate::args::{BillArgs, BillFormat};
 use crate::exit::{Failure, Outcome};
@@ -72,6 +73,9 @@ pub(crate) async fn run(args: &BillArgs) -> Outcome {
     let path = path(args, Timestamp::now())?;
     let target = Target::find(&args.target).await?;
     let door = target.usage().await?;
+    if let Some(format) = args.export {
+        return export::run(&door, args, format).await;
+    }
     let body = door.get(&path).await?;
     if let Some(line) = &args.explain {
         return explain::run(&door, &read(&body)?, line, args).await;

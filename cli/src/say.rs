@@ -15,6 +15,13 @@ pub(crate) fn bytes(bytes: &[u8]) -> io::Result<()> {
     out.flush()
 }
 
+/// All that can be read, as the result.
+pub(crate) fn copy(from: &mut impl io::Read) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    io::copy(from, &mut out)?;
+    out.flush()
+}
+
 /// A line beside the result.
 pub(crate) fn note(line: impl Display) {
     let _ = writeln!(io::stderr().lock(), "{line}");

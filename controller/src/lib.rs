@@ -13,6 +13,7 @@ pub mod pools;
 pub mod reconcile;
 pub mod routes;
 pub mod shares;
+pub mod table;
 pub mod usage_api;
 pub mod warm_meter;
 

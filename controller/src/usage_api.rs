@@ -5,8 +5,11 @@
 //! at once.
 
 mod access;
+mod answer;
 mod cursor;
 mod error;
+mod focus;
+mod format;
 mod guard;
 mod params;
 mod requests;
@@ -22,17 +25,18 @@ use crate::ledger::{Ledger, LedgerDoor, Month, RecordsQuery, UsageQuery};
 use axum::Router;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get};
 use cursor::Cursor;
 use error::ApiError;
+use format::{ANSWERS, Format};
 use jiff::Timestamp;
 use params::Params;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use views::{Format, PricesView, RecordsView, UsageView};
+use views::{PricesView, RecordsView, UsageView};
 
 pub use guard::Guard;
 pub use requests::Requests;
@@ -50,6 +54,7 @@ type Pairs = Result<Query<Vec<(String, String)>>, QueryRejection>;
 struct Api {
     door: LedgerDoor,
     turns: Arc<Semaphore>,
+    exports: Arc<Semaphore>,
 }
 
 /// The routes behind the guard. What a question to one of them needs is [`access::need`]'s to say.
@@ -58,6 +63,7 @@ fn guarded() -> Vec<(&'static str, MethodRouter<Api>)> {
         ("/v1/usage", get(usage)),
         ("/v1/records", get(records)),
         ("/v1/statements/{tenant}/{period}", get(statement)),
+        ("/v1/statements/{tenant}/{period}/focus", get(focus::focus)),
         ("/v1/prices", get(prices)),
     ]
 }
@@ -72,7 +78,8 @@ pub fn router(door: LedgerDoor, guard: Guard) -> Router {
     let add = |router: Router<Api>, (path, handler)| router.route(path, handler);
     let guarded = guarded().into_iter().fold(Router::new(), add);
     let guarded = guarded.route_layer(axum::middleware::from_fn_with_state(guard, guard::check));
-    let api = Api { door, turns: Arc::new(Semaphore::new(READERS)) };
+    let [turns, exports] = [READERS, focus::AT_ONCE].map(|room| Arc::new(Semaphore::new(room)));
+    let api = Api { door, turns, exports };
     open()
         .into_iter()
         .fold(guarded, add)
@@ -91,16 +98,25 @@ impl Api {
     /// The ledger, when it is this question's turn: for as long as the turn is held.
     async fn turn(&self) -> Result<(Ledger, OwnedSemaphorePermit), ApiError> {
         let ledger = self.door.ledger().map_err(ApiError::Unavailable)?;
-        match tokio::time::timeout(TURN, Arc::clone(&self.turns).acquire_owned()).await {
-            Ok(Ok(turn)) => Ok((ledger, turn)),
-            _ => Err(ApiError::Busy),
-        }
+        Ok((ledger, within(&self.turns).await?))
+    }
+
+    /// Room for an export: for as long as it is held.
+    async fn room(&self) -> Result<OwnedSemaphorePermit, ApiError> {
+        within(&self.exports).await
     }
 }
 
-async fn usage(State(api): State<Api>, headers: HeaderMap, pairs: Pairs) -> Result<Response, ApiError> {
+async fn within(room: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, ApiError> {
+    match tokio::time::timeout(TURN, Arc::clone(room).acquire_owned()).await {
+        Ok(Ok(permit)) => Ok(permit),
+        _ => Err(ApiError::Busy),
+    }
+}
+
+async fn usage(State(api): State<Api>, uri: Uri, headers: HeaderMap, pairs: Pairs) -> Result<Response, ApiError> {
     let mut params = Params::new(pairs, &params::USAGE)?;
-    let format = Format::of(&mut params, &headers);
+    let format = Format::of(&mut params, &headers, &ANSWERS)?;
     let now = Timestamp::now();
     let hours = params.hours(now);
     let granularity = params.granularity(&hours, now);
@@ -118,12 +134,12 @@ async fn usage(State(api): State<Api>, headers: HeaderMap, pairs: Pairs) -> Resu
     let next = page.next.as_ref().map(|key| cursor.usage(key));
     let names = params::group_names(group_by);
     let view = UsageView::new(&hours, granularity, names, plan, &page.rows, next);
-    Ok(views::answer(format, &view))
+    answer::answer(format, &view, &uri)
 }
 
-async fn records(State(api): State<Api>, headers: HeaderMap, pairs: Pairs) -> Result<Response, ApiError> {
+async fn records(State(api): State<Api>, uri: Uri, headers: HeaderMap, pairs: Pairs) -> Result<Response, ApiError> {
     let mut params = Params::new(pairs, &params::RECORDS)?;
-    let format = Format::of(&mut params, &headers);
+    let format = Format::of(&mut params, &headers, &ANSWERS)?;
     let times_us = params.times_us(Timestamp::now());
     let filter = params.record_filter();
     let cursor = Cursor::new(&params);
@@ -137,17 +153,18 @@ async fn records(State(api): State<Api>, headers: HeaderMap, pairs: Pairs) -> Re
     let page = ledger.records(&query).await?;
     let next = page.next.as_ref().map(|key| cursor.records(key));
     let view = RecordsView::new(&times_us, plan, &page.rows, next);
-    Ok(views::answer(format, &view))
+    answer::answer(format, &view, &uri)
 }
 
 async fn statement(
     State(api): State<Api>,
     path: Result<Path<(String, String)>, PathRejection>,
+    uri: Uri,
     headers: HeaderMap,
     pairs: Pairs,
 ) -> Result<Response, ApiError> {
     let mut params = Params::new(pairs, &params::STATEMENT)?;
-    let format = Format::of(&mut params, &headers);
+    let format = Format::of(&mut params, &headers, &ANSWERS)?;
     let Ok(Path((tenant, period))) = path else {
         params.fault("path", "must be /v1/statements/TENANT/YYYY-MM in UTF-8");
         return Err(ApiError::BadRequest(params.faults()));
@@ -159,22 +176,22 @@ async fn statement(
     params.done()?;
     let month = month.map_err(|()| ApiError::Internal)?;
     let (ledger, _turn) = api.turn().await?;
-    let Answer { statement, text } = ledger.statement(&tenant, month, plans, by, Timestamp::now()).await?;
-    Ok(match (fixed, text) {
-        (Some(fixed), _) => views::answer(format, &statement.beside(fixed).ok_or(ApiError::TooLarge)?),
-        (None, Some(text)) => views::kept(format, &statement, text),
-        (None, None) => views::answer(format, &statement),
-    })
+    let Answer { statement, text, .. } = ledger.statement(&tenant, month, plans, by, Timestamp::now()).await?;
+    match (fixed, text) {
+        (Some(fixed), _) => answer::answer(format, &statement.beside(fixed).ok_or(ApiError::TooLarge)?, &uri),
+        (None, Some(text)) => answer::kept(format, &statement, text, &uri),
+        (None, None) => answer::answer(format, &statement, &uri),
+    }
 }
 
-async fn prices(State(api): State<Api>, headers: HeaderMap, pairs: Pairs) -> Result<Response, ApiError> {
+async fn prices(State(api): State<Api>, uri: Uri, headers: HeaderMap, pairs: Pairs) -> Result<Response, ApiError> {
     let mut params = Params::new(pairs, &params::PRICES)?;
-    let format = Format::of(&mut params, &headers);
+    let format = Format::of(&mut params, &headers, &ANSWERS)?;
     let plans = api.door.plans();
     let plan = params.plan(plans);
     params.done()?;
     let others = plans.all().map(|other| other.name.clone()).filter(|name| *name != plan.name).collect();
-    Ok(views::answer(format, &PricesView::new(plan, others)))
+    answer::answer(format, &PricesView::new(plan, others), &uri)
 }
 
 async fn openapi() -> Response {

@@ -11,6 +11,7 @@ pub mod record;
 pub mod revision;
 pub mod scale;
 pub mod share;
+pub mod table;
 pub mod usage;
 pub mod valid;
 pub mod warm;

@@ -6,12 +6,14 @@
 
 mod cost;
 mod exact;
+pub mod focus;
 mod metering;
 mod plan;
 mod read;
 #[cfg(test)]
 pub(crate) mod sample;
 mod shipped;
+mod signed;
 mod statement;
 mod tiers;
 
@@ -20,5 +22,6 @@ pub use exact::{Exact, TooLarge};
 pub use metering::Metering;
 pub use plan::{BilledOutcomes, Durability, Free, MemoryUnit, PricePlan, WarmPrices};
 pub use read::{PlanFault, PlanFaults};
+pub use signed::Signed;
 pub use statement::{Line, Saving, Statement, saving};
 pub use tiers::{Tier, Tiers};

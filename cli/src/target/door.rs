@@ -2,7 +2,7 @@
 //! may also be behind TLS.
 
 use super::cluster::words;
-use crate::exit::Failure;
+use crate::exit::{Failure, Outcome};
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, HOST};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri};
@@ -13,6 +13,7 @@ use k8s_openapi::api::core::v1::{Pod, Service};
 use kube::Api;
 use kube::api::ListParams;
 use kube::config::AuthInfo;
+use std::io::Write;
 use std::net::IpAddr;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -130,8 +131,20 @@ impl Door {
         self.ask(Method::GET, path).await
     }
 
-    /// Asks the usage API without a body.
-    pub(crate) async fn ask(&self, method: Method, path: &str) -> Result<Bytes, Failure> {
+    /// Gets a path of the usage API into a file, however long the answer is. When it fails, part of it may be written.
+    pub(crate) async fn download(&self, path: &str, file: &mut impl Write) -> Result<(), Failure> {
+        let request = self.request(Method::GET, path)?;
+        match &self.place {
+            Place::Client(client) => {
+                let (head, _) = request.into_parts();
+                let request = Request::from_parts(head, kube::client::Body::empty());
+                written(in_time(async { client.send(request).await.map_err(unreached) }).await?, file).await
+            }
+            _ => written(in_time(self.send(request)).await?, file).await,
+        }
+    }
+
+    fn request(&self, method: Method, path: &str) -> Result<Request<Full<Bytes>>, Failure> {
         let request = Request::builder().method(method).uri(path);
         let mut request = request.body(Full::default()).map_err(Failure::usage)?;
         if let Some(token) = &self.token {
@@ -140,7 +153,13 @@ impl Door {
             value.set_sensitive(true);
             request.headers_mut().insert(AUTHORIZATION, value);
         }
-        let answer = async {
+        Ok(request)
+    }
+
+    /// Asks the usage API without a body.
+    pub(crate) async fn ask(&self, method: Method, path: &str) -> Result<Bytes, Failure> {
+        let request = self.request(method, path)?;
+        in_time(async {
             let (status, body) = match &self.place {
                 Place::Client(client) => {
                     let (head, _) = request.into_parts();
@@ -150,11 +169,14 @@ impl Door {
                 _ => whole(self.send(request).await?).await?,
             };
             if status.is_success() { Ok(body) } else { Err(refused(status, &body)) }
-        };
-        timeout(ANSWER, answer)
-            .await
-            .map_err(|_| Failure::timed_out(format!("no answer within {} s", ANSWER.as_secs())))?
+        })
+        .await
     }
+}
+
+async fn in_time<T>(answer: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let late = |_| Failure::timed_out(format!("no answer within {} s", ANSWER.as_secs()));
+    timeout(ANSWER, answer).await.map_err(late)?
 }
 
 /// A URL that could be a server's: a scheme, a host, perhaps a port.
@@ -174,6 +196,26 @@ pub(crate) fn is_private(url: &str) -> Result<bool, Failure> {
     let host = uri.host().unwrap_or_default();
     let loopback = host.trim_matches(['[', ']']).parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
     Ok(uri.scheme_str() == Some("https") || loopback || host == "localhost")
+}
+
+/// Writes an answer as it comes: a part of it has as long as a whole one that is not written.
+async fn written<B>(response: Response<B>, file: &mut impl Write) -> Outcome
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    if !response.status().is_success() {
+        let (status, body) = in_time(whole(response)).await?;
+        return Err(refused(status, &body));
+    }
+    let mut body = response.into_body();
+    while let Some(frame) = in_time(async { Ok(body.frame().await) }).await? {
+        let frame = frame.map_err(|e| Failure::failed(format!("the answer broke off: {}", e.into())))?;
+        if let Ok(data) = frame.into_data() {
+            file.write_all(&data)?;
+        }
+    }
+    Ok(())
 }
 
 /// A whole answer.
@@ -291,7 +333,13 @@ mod tests {
         assert_eq!(door.get("/v1/usage?limit=1").await.unwrap(), "Bearer from-a-file");
         let refused = door.get("/v1/records").await.unwrap_err();
         assert!(refused.message().contains("alice lacks the right"), "{}", refused.message());
+        let mut file = Vec::new();
+        assert!(door.download("/v1/records", &mut file).await.unwrap_err().message().contains("alice lacks the right"));
         let given = Door::usage(&url, Some("given".into())).unwrap();
         assert_eq!(given.get("/v1/usage").await.unwrap(), "Bearer given");
+        for door in [door, given] {
+            door.download("/v1/usage", &mut file).await.unwrap();
+        }
+        assert_eq!(file, b"Bearer from-a-fileBearer given");
     }
 }

@@ -309,6 +309,22 @@ pub struct Answer {
     pub statement: Statement,
     /// To the byte as it was told first, if it is closed.
     pub text: Option<String>,
+    /// The plan that it is priced by.
+    pub plan: PricePlan,
+}
+
+impl Answer {
+    /// What the lines add up to, where that is fixed: without corrections, and whatever came late.
+    ///
+    /// # Errors
+    /// When it has more than 28 digits.
+    pub fn fixed(&self) -> Result<Option<Decimal>, TooLarge> {
+        if self.statement.state != State::Closed {
+            return Ok(None);
+        }
+        let mut amounts = self.statement.lines.iter().map(|line| line.amount);
+        amounts.try_fold(Decimal::ZERO, Decimal::checked_add).ok_or(TooLarge).map(Some)
+    }
 }
 
 /// A tenant's statement of a month; by another plan, an estimate.
@@ -321,11 +337,12 @@ pub(super) async fn of(
     let mut account = Account::open(store, tenant).await?;
     if let Some(plan) = by {
         let statement = account.price(month, plan, now).await?;
-        return Ok(Answer { statement: Statement { state: State::Estimate, ..statement }, text: None });
+        let statement = Statement { state: State::Estimate, ..statement };
+        return Ok(Answer { statement, text: None, plan: plan.clone() });
     }
     let closed = store.closed().await?;
-    if let Some(Told { statement, text, .. }) = account.told.remove(&month) {
-        return Ok(Answer { statement, text: Some(text) });
+    if let Some(Told { statement, text, plan }) = account.told.remove(&month) {
+        return Ok(Answer { statement, text: Some(text), plan });
     }
     let mut statement = account.of_open(month, plans.in_force(), closed, now).await?;
     if month.hours().end <= closed.told_before {
@@ -333,7 +350,7 @@ pub(super) async fn of(
         statement = priced(tenant, month, plans.in_force(), &UsageSum::default(), now)?;
         statement.state = State::Closed;
     }
-    Ok(Answer { statement, text: None })
+    Ok(Answer { statement, text: None, plan: plans.in_force().clone() })
 }
 
 /// Closes the months that ended so many days ago, or earlier, and makes the statements that they lack.

@@ -102,6 +102,7 @@ mod tests {
         assert_eq!(need("/v1/records", None, &pairs("namespace=a&namespace=b")), only(["a", "b"]));
         assert_eq!(need("/v1/records", None, &pairs("function=a/x")), only(["a"]));
         assert_eq!(need("/v1/statements/a/2026-11", Some("a"), &[]), only(["a"]));
+        assert_eq!(need("/v1/statements/a/2026-11/focus", Some("a"), &pairs("as=lambda")), only(["a"]));
         assert_eq!(need("/v1/prices", None, &pairs("filter[namespace]=a")), Need::Nothing);
     }
 

@@ -1,6 +1,7 @@
 //! Errors become answers here, and only here.
 
 use crate::ledger::ReadError;
+use crate::table::WriteError;
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -30,6 +31,8 @@ pub(super) enum ApiError {
     Unasked,
     NotFound(String),
     MethodNotAllowed,
+    /// The asker reads nothing that is written here: what is.
+    NotAcceptable(String),
     /// An amount that cannot be written.
     TooLarge,
     Busy,
@@ -53,6 +56,18 @@ impl From<ReadError> for ApiError {
             ReadError::Closed(why) => Self::Unavailable(why),
             ReadError::Store(_) | ReadError::Corrupt(_) => {
                 tracing::error!(error = ?error, "the ledger could not be read");
+                Self::Internal
+            }
+        }
+    }
+}
+
+impl From<WriteError> for ApiError {
+    fn from(error: WriteError) -> Self {
+        match error {
+            WriteError::TooLarge(_) => Self::TooLarge,
+            WriteError::Misfit(_) | WriteError::Parquet(_) => {
+                tracing::error!(error = ?error, "an answer could not be written");
                 Self::Internal
             }
         }
@@ -93,8 +108,12 @@ impl IntoResponse for ApiError {
             }
             Self::NotFound(message) => (StatusCode::NOT_FOUND, "NotFound", message),
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", "only GET".to_owned()),
+            Self::NotAcceptable(offered) => {
+                let message = format!("the Accept header takes none of what is written here: {offered}");
+                (StatusCode::NOT_ACCEPTABLE, "NotAcceptable", message)
+            }
             Self::TooLarge => {
-                let message = "an amount has more than 28 digits: ask for a shorter period";
+                let message = "an amount has more digits than can be written: ask for a shorter period, or in JSON";
                 (StatusCode::UNPROCESSABLE_ENTITY, "TooLarge", message.to_owned())
             }
             Self::Busy => (StatusCode::SERVICE_UNAVAILABLE, "Busy", "too many questions at once: ask again".to_owned()),
@@ -103,7 +122,7 @@ impl IntoResponse for ApiError {
                 (StatusCode::SERVICE_UNAVAILABLE, "LedgerUnavailable", message)
             }
             Self::Internal => {
-                let message = "the ledger could not be read: see the controller's log";
+                let message = "the ledger could not be read, or what was read not written: see the controller's log";
                 (StatusCode::INTERNAL_SERVER_ERROR, "Internal", message.to_owned())
             }
         };

@@ -1,10 +1,11 @@
 //! The API over its router, and the file that describes it held against what it does.
 
 mod access;
+pub(super) mod formats;
 
 use super::*;
-use crate::ledger::{Frame, Place};
-use axum::body::Body;
+use crate::ledger::{Frame, Place, Plans};
+use axum::body::{Body, Bytes};
 use axum::http::{Request, StatusCode};
 use dormouse_core::price::PricePlan;
 use dormouse_core::record::{CallRecord, Outcome, Packer, Subject};
@@ -15,17 +16,18 @@ use std::collections::BTreeSet;
 use tower::ServiceExt;
 
 /// 2026-11-01T00:00:00Z in microseconds.
-const NOVEMBER_US: i64 = 498_192 * 3_600_000_000;
+pub(super) const NOVEMBER_US: i64 = 498_192 * 3_600_000_000;
 
-struct Fixture {
+pub(super) struct Fixture {
     door: LedgerDoor,
     router: Router,
     _dir: tempfile::TempDir,
 }
 
-async fn fixture(token: Option<&str>) -> Fixture {
+pub(super) async fn fixture(token: Option<&str>) -> Fixture {
     let dir = tempfile::tempdir().unwrap();
-    let door = LedgerDoor::new(Place::folder(dir.path()), PricePlan::default());
+    let plans = Plans::new(PricePlan::default(), PricePlan::shipped());
+    let door = LedgerDoor::new(Place::folder(dir.path()), plans);
     let ledger = door.open().await.unwrap();
     let subject = |name: &str| Subject {
         function_uid: format!("uid-{name}"),
@@ -68,18 +70,22 @@ async fn fixture(token: Option<&str>) -> Fixture {
 }
 
 impl Fixture {
-    async fn get(&self, path: &str, headers: &[(&str, &str)]) -> (StatusCode, HeaderMap, String) {
+    pub(super) async fn get(&self, path: &str, headers: &[(&str, &str)]) -> (StatusCode, HeaderMap, String) {
+        let (status, headers, body) = self.bytes(path, headers).await;
+        (status, headers, String::from_utf8(body.to_vec()).unwrap())
+    }
+
+    pub(super) async fn bytes(&self, path: &str, headers: &[(&str, &str)]) -> (StatusCode, HeaderMap, Bytes) {
         let mut request = Request::get(path);
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
         let response = self.router.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
         let (status, headers) = (response.status(), response.headers().clone());
-        let body = response.into_body().collect().await.unwrap().to_bytes();
-        (status, headers, String::from_utf8(body.to_vec()).unwrap())
+        (status, headers, response.into_body().collect().await.unwrap().to_bytes())
     }
 
-    async fn json(&self, path: &str) -> Value {
+    pub(super) async fn json(&self, path: &str) -> Value {
         let (status, _, body) = self.get(path, &[]).await;
         assert_eq!(status, 200, "{path}: {body}");
         serde_json::from_str(&body).unwrap()
@@ -346,6 +352,7 @@ async fn the_file_and_the_routes_say_the_same() {
         ("/v1/usage", &params::USAGE[..]),
         ("/v1/records", &params::RECORDS),
         ("/v1/statements/{tenant}/{period}", &params::STATEMENT),
+        ("/v1/statements/{tenant}/{period}/focus", &params::FOCUS),
         ("/v1/prices", &params::PRICES),
     ] {
         let said = file.0["paths"][path]["get"]["parameters"].as_array().unwrap().iter().map(|p| file.follow(p));

@@ -31,17 +31,6 @@ pub(super) fn hour_text(hour: u32) -> String {
     second_text(i64::from(hour) * 3600)
 }
 
-/// Text of a minute's beginning.
-pub(super) fn minute_text(minute: u32) -> String {
-    second_text(i64::from(minute) * 60)
-}
-
-/// Text of a moment in microseconds, to the microsecond; a moment no calendar shows becomes the nearest one.
-pub(super) fn micros_text(us: i64) -> String {
-    let edge = if us < 0 { Timestamp::MIN } else { Timestamp::MAX };
-    Timestamp::from_microsecond(us).unwrap_or(edge).to_string()
-}
-
 fn second_text(second: i64) -> String {
     Timestamp::from_second(second).unwrap_or(Timestamp::MAX).to_string()
 }
@@ -62,8 +51,5 @@ mod tests {
         assert_eq!(moment("2026-11-01T00:30:00Z").and_then(whole_hour), None);
         assert_eq!(moment("2026-11-01T00:00:00.000000001Z").and_then(whole_hour), None);
         assert_eq!(hour_text(498_192), "2026-11-01T00:00:00Z");
-        assert_eq!(minute_text(498_192 * 60 + 1), "2026-11-01T00:01:00Z");
-        assert_eq!(micros_text(1), "1970-01-01T00:00:00.000001Z");
-        assert!(!micros_text(i64::MIN).is_empty() && !micros_text(i64::MAX).is_empty());
     }
 }

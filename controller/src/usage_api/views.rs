@@ -1,133 +1,32 @@
 //! Answers, field by field: names are kept stable and stand in `openapi.yaml`. Amounts and GB-seconds are decimal text.
 
-use super::params::Params;
-use super::times::{hour_text, micros_text, minute_text};
+use super::answer::{Cell, DECIMAL, Moment, Rows, Table, row};
+use super::times::hour_text;
 use crate::ledger::statements::{Correction, Statement, StatementLine};
 use crate::ledger::{Granularity, RecordRow, UsageRow};
-use axum::Json;
-use axum::http::{HeaderMap, HeaderValue, header};
-use axum::response::{IntoResponse, Response};
-use dormouse_core::price::{BilledOutcomes, Exact, Item, PricePlan};
+use crate::table::moment;
+use dormouse_core::price::{BilledOutcomes, Exact, Item, PricePlan, Signed};
 use dormouse_core::record::Outcome;
+use dormouse_core::table::{Column, Kind, Value};
 use dormouse_core::usage::Class;
 use rust_decimal::Decimal;
 use serde::Serialize;
 use std::ops::Range;
 
-/// How an answer is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Format {
-    Json,
-    Csv,
-}
-
-impl Format {
-    /// By the parameter, else by the Accept header, else JSON.
-    pub(super) fn of(params: &mut Params, headers: &HeaderMap) -> Self {
-        match params.one("format").as_deref() {
-            Some("json") => Self::Json,
-            Some("csv") => Self::Csv,
-            Some(_) => {
-                params.fault("format", "must be json or csv");
-                Self::Json
-            }
-            None => {
-                let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
-                let first = accept.split(',').map(|part| part.split(';').next().unwrap_or_default().trim());
-                match first.into_iter().find(|kind| ["text/csv", "application/json", "*/*"].contains(kind)) {
-                    Some("text/csv") => Self::Csv,
-                    _ => Self::Json,
-                }
-            }
-        }
+/// What all answers say beside their rows.
+fn told<'a>(plan: &'a str, currency: &'a str, times: Option<(&'a str, &'a str)>) -> Vec<(&'static str, &'a str)> {
+    let mut told = vec![("dormouse-plan", plan), ("dormouse-currency", currency)];
+    if let Some((from, to)) = times {
+        told.extend([("dormouse-from", from), ("dormouse-to", to)]);
     }
-}
-
-/// An answer that is also a table.
-pub(super) trait Table: Serialize {
-    /// A line of names, then lines of values.
-    fn table(&self) -> Vec<Vec<String>>;
-
-    /// Where the next page begins.
-    fn next(&self) -> Option<&str> {
-        None
-    }
-}
-
-/// Writes an answer whose text in JSON is known.
-pub(super) fn kept(format: Format, view: &impl Table, text: String) -> Response {
-    match format {
-        Format::Json => ([(header::CONTENT_TYPE, "application/json")], text).into_response(),
-        Format::Csv => answer(format, view),
-    }
-}
-
-/// Writes an answer. In CSV the next page's cursor is in the header `Dormouse-Next-Cursor`.
-pub(super) fn answer(format: Format, view: &impl Table) -> Response {
-    if format == Format::Json {
-        return Json(view).into_response();
-    }
-    let mut text = String::new();
-    for line in view.table() {
-        let cells: Vec<_> = line.iter().map(|cell| csv_cell(cell)).collect();
-        text.push_str(&cells.join(","));
-        text.push_str("\r\n");
-    }
-    let mut response = ([(header::CONTENT_TYPE, "text/csv; charset=utf-8; header=present")], text).into_response();
-    if let Some(next) = view.next().and_then(|next| HeaderValue::from_str(next).ok()) {
-        response.headers_mut().insert("dormouse-next-cursor", next);
-    }
-    response
-}
-
-/// RFC 4180: a cell with a comma, quote or line break stands in quotes.
-fn csv_cell(text: &str) -> String {
-    if text.contains([',', '"', '\r', '\n']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text.to_owned() }
-}
-
-/// Declares a row: the same fields in JSON and, in the same order, as columns.
-macro_rules! row {
-    ($(#[$meta:meta])* $name:ident { $($field:ident: $kind:ty,)* }) => {
-        $(#[$meta])*
-        #[derive(Serialize)]
-        pub(super) struct $name { $($field: $kind,)* }
-
-        impl $name {
-            const COLUMNS: &[&str] = &[$(stringify!($field)),*];
-
-            fn cells(&self) -> Vec<String> {
-                vec![$(Cell::cell(&self.$field)),*]
-            }
-        }
-    };
-}
-
-/// A value as a CSV cell; nothing is an empty one.
-trait Cell {
-    fn cell(&self) -> String;
-}
-
-macro_rules! plain_cells {
-    ($($kind:ty),*) => { $(impl Cell for $kind { fn cell(&self) -> String { self.to_string() } })* };
-}
-plain_cells!(String, &'static str, bool, u16, u32, u64, u128, Exact, Decimal);
-
-impl Cell for Option<String> {
-    fn cell(&self) -> String {
-        self.clone().unwrap_or_default()
-    }
-}
-
-fn table<R>(columns: &[&str], rows: &[R], cells: impl Fn(&R) -> Vec<String>) -> Vec<Vec<String>> {
-    let head = columns.iter().map(|name| (*name).to_owned()).collect();
-    std::iter::once(head).chain(rows.iter().map(cells)).collect()
+    told
 }
 
 row! {
     /// Usage of one group in one time.
     UsageRowView {
-        start: String,
-        end: String,
+        start: Moment,
+        end: Moment,
         tenant: Option<String>,
         namespace: Option<String>,
         function: Option<String>,
@@ -159,7 +58,7 @@ row! {
 
 impl UsageRowView {
     fn new(row: &UsageRow, granularity: Granularity, plan: &PricePlan) -> Self {
-        let text = if granularity == Granularity::Minute { minute_text } else { hour_text };
+        let at = if granularity == Granularity::Minute { Moment::minute } else { Moment::hour };
         let billed = row.usage.billed(plan);
         let calls = |outcome| row.usage.ended(outcome);
         let group = row.group.clone();
@@ -167,8 +66,8 @@ impl UsageRowView {
         time.merge(&billed.warm_time);
         let memory = |mib_ms| plan.memory_unit.gb_seconds(mib_ms);
         Self {
-            start: text(row.time.start),
-            end: text(row.time.end),
+            start: at(row.time.start),
+            end: at(row.time.end),
             tenant: group.tenant,
             namespace: group.namespace,
             function: group.function,
@@ -242,8 +141,16 @@ impl UsageView {
 }
 
 impl Table for UsageView {
-    fn table(&self) -> Vec<Vec<String>> {
-        table(UsageRowView::COLUMNS, &self.rows, UsageRowView::cells)
+    fn columns(&self) -> Vec<Column> {
+        UsageRowView::columns()
+    }
+
+    fn rows(&self) -> Rows<'_> {
+        Box::new(self.rows.iter().map(UsageRowView::values))
+    }
+
+    fn told(&self) -> Vec<(&'static str, &str)> {
+        told(&self.plan, &self.currency, Some((&self.from, &self.to)))
     }
 
     fn next(&self) -> Option<&str> {
@@ -258,7 +165,7 @@ row! {
         activator: String,
         epoch: u32,
         seq: u64,
-        received_at: String,
+        received_at: Moment,
         tenant: String,
         namespace: String,
         function: String,
@@ -298,7 +205,7 @@ impl RecordView {
             activator: format!("{:016x}", key.activator),
             epoch: key.epoch,
             seq: key.seq,
-            received_at: micros_text(record.received_at_us),
+            received_at: Moment::micros(record.received_at_us),
             tenant: subject.tenant.clone(),
             namespace: subject.namespace.clone(),
             function: subject.name.clone(),
@@ -348,8 +255,8 @@ impl RecordsView {
         next_cursor: Option<String>,
     ) -> Self {
         Self {
-            from: micros_text(times_us.start),
-            to: micros_text(times_us.end),
+            from: moment(times_us.start),
+            to: moment(times_us.end),
             plan: plan.name.clone(),
             currency: plan.currency.clone(),
             rows: rows.iter().map(|row| RecordView::new(row, plan)).collect(),
@@ -359,8 +266,16 @@ impl RecordsView {
 }
 
 impl Table for RecordsView {
-    fn table(&self) -> Vec<Vec<String>> {
-        table(RecordView::COLUMNS, &self.rows, RecordView::cells)
+    fn columns(&self) -> Vec<Column> {
+        RecordView::columns()
+    }
+
+    fn rows(&self) -> Rows<'_> {
+        Box::new(self.rows.iter().map(RecordView::values))
+    }
+
+    fn told(&self) -> Vec<(&'static str, &str)> {
+        told(&self.plan, &self.currency, Some((&self.from, &self.to)))
     }
 
     fn next(&self) -> Option<&str> {
@@ -368,25 +283,38 @@ impl Table for RecordsView {
     }
 }
 
-/// Columns of a statement: its lines, then what earlier months cost more or less than was billed, then the total.
-const STATEMENT_COLUMNS: [&str; 6] = ["item", "tier", "quantity", "unit", "unit_price", "amount"];
-
+/// A statement as a table: its lines, then what earlier months cost more or less than was billed, each in its month as the
+/// unit, then the total.
 impl Table for Statement {
-    fn table(&self) -> Vec<Vec<String>> {
+    fn columns(&self) -> Vec<Column> {
+        let column = |name, kind, nullable| Column { name, kind, nullable };
+        vec![
+            column("item", Kind::Text, false),
+            column("tier", Kind::Integer, true),
+            column("quantity", DECIMAL, true),
+            column("unit", Kind::Text, true),
+            column("unit_price", DECIMAL, true),
+            column("amount", DECIMAL, false),
+        ]
+    }
+
+    fn rows(&self) -> Rows<'_> {
         let lines = self.lines.iter().map(|line| {
-            let StatementLine { item, tier, quantity, unit, unit_price, amount } = line.clone();
-            [item, tier.to_string(), quantity, unit, unit_price.to_string(), amount.to_string()]
+            let StatementLine { item, tier, quantity, unit, unit_price, amount } = line;
+            let quantity = Decimal::from_str_exact(quantity).ok().map(|quantity| Value::Decimal(Signed::of(quantity)));
+            let (item, unit, tier) = (item.as_str().into(), unit.as_str().into(), Value::Integer((*tier).into()));
+            vec![item, tier, quantity.unwrap_or(Value::Null), unit, unit_price.value(), amount.value()]
         });
-        let corrections = self.corrections.iter().map(|correction| {
-            let Correction { period, amount, .. } = correction;
-            let [item, unit] = ["correction", "month"].map(str::to_owned);
-            [item, "1".to_owned(), period.clone(), unit, amount.to_string(), amount.to_string()]
+        let corrections = self.corrections.iter().map(|Correction { period, amount, .. }| {
+            let (one, amount) = (Value::Decimal(Signed::of(Decimal::ONE)), amount.value());
+            vec!["correction".into(), Value::Integer(1), one, period.as_str().into(), amount.clone(), amount]
         });
-        let empty = String::new;
-        let total = ["total".to_owned(), empty(), empty(), empty(), empty(), self.total.to_string()];
-        let head = STATEMENT_COLUMNS.map(str::to_owned);
-        let rows = std::iter::once(head).chain(lines).chain(corrections).chain([total]);
-        rows.map(Vec::from).collect()
+        let total = [Value::from("total"), Value::Null, Value::Null, Value::Null, Value::Null, self.total.value()];
+        Box::new(lines.chain(corrections).chain([total.into()]))
+    }
+
+    fn told(&self) -> Vec<(&'static str, &str)> {
+        told(&self.plan, &self.currency, Some((&self.from, &self.to)))
     }
 }
 
@@ -445,8 +373,16 @@ impl PricesView {
 }
 
 impl Table for PricesView {
-    fn table(&self) -> Vec<Vec<String>> {
-        table(PriceView::COLUMNS, &self.prices, PriceView::cells)
+    fn columns(&self) -> Vec<Column> {
+        PriceView::columns()
+    }
+
+    fn rows(&self) -> Rows<'_> {
+        Box::new(self.prices.iter().map(PriceView::values))
+    }
+
+    fn told(&self) -> Vec<(&'static str, &str)> {
+        told(&self.plan, &self.currency, None)
     }
 }
 
@@ -482,16 +418,4 @@ fn prices(plan: &PricePlan) -> Vec<PriceView> {
         .filter_map(|(item, price)| Some((item, price?)))
         .for_each(|(item, price)| row(item, 1, None, price));
     rows
-}
-
-#[cfg(test)]
-mod tests {
-    use super::csv_cell;
-
-    #[test]
-    fn cells_are_quoted_where_they_must_be() {
-        assert_eq!(csv_cell("plain"), "plain");
-        assert_eq!(csv_cell("a,b"), "\"a,b\"");
-        assert_eq!(csv_cell("say \"x\""), "\"say \"\"x\"\"\"");
-    }
 }

@@ -2,7 +2,7 @@
 
 use super::exact::Exact;
 use super::plan::{MemoryUnit, PricePlan};
-use super::tiers::{Part, Tiers};
+use super::tiers::{Part, Slice, Tiers};
 use crate::record::CallRecord;
 use crate::usage::{Billed, Class, Time, Warm};
 use rust_decimal::Decimal;
@@ -93,7 +93,18 @@ impl Charge<'_> {
         parts
     }
 
-    fn first_price(&self) -> Decimal {
+    /// What of it lies in which tier, by the prices that it has without what is free, when `from` of the same was used
+    /// before it in the month.
+    pub(super) fn slices(&self, from: Exact) -> Vec<Slice> {
+        match self.price {
+            Price::Flat(_) if self.quantity.is_zero() => Vec::new(),
+            Price::Flat(price) => vec![Slice { tier: 1, free: false, quantity: self.quantity, price }],
+            Price::Tiered(tiers, free) => tiers.slices(from, self.quantity, free),
+        }
+    }
+
+    /// The price of the first tier that costs anything.
+    pub(super) fn first_price(&self) -> Decimal {
         match self.price {
             Price::Flat(price) => price,
             Price::Tiered(tiers, _) => tiers.first_price(),

@@ -147,16 +147,36 @@ impl Exact {
         (0..=trimmed.scale.min(Decimal::MAX_SCALE)).rev().find_map(|digits| trimmed.round(digits).ok()).ok_or(TooLarge)
     }
 
+    /// The value in units of 10^-digits, exactly.
+    ///
+    /// # Errors
+    /// When it has more digits after the point than that, or 39 in all: it does not fit a 128-bit decimal of 38 digits.
+    pub fn units(&self, digits: u32) -> Result<i128, TooLarge> {
+        let mut value = self.trimmed();
+        value.rescale(digits);
+        let units = value.narrow().filter(|units| value.scale == digits && *units < 10u128.pow(38));
+        units.and_then(|units| i128::try_from(units).ok()).ok_or(TooLarge)
+    }
+
     fn to_decimal(self) -> Result<Decimal, TooLarge> {
-        if self.limbs[2..].iter().any(|&limb| limb != 0) {
-            return Err(TooLarge);
-        }
-        let value = u128::from(self.limbs[1]) << 64 | u128::from(self.limbs[0]);
-        let value = i128::try_from(value).map_err(|_| TooLarge)?;
+        let value = self.narrow().and_then(|value| i128::try_from(value).ok()).ok_or(TooLarge)?;
         Decimal::try_from_i128_with_scale(value, self.scale).map_err(|_| TooLarge)
     }
 
+    /// The limbs, where two of them hold all of it.
+    fn narrow(&self) -> Option<u128> {
+        let wide = self.limbs[2..].iter().any(|&limb| limb != 0);
+        (!wide).then(|| u128::from(self.limbs[1]) << 64 | u128::from(self.limbs[0]))
+    }
+
     fn trimmed(mut self) -> Self {
+        if let Some(mut value) = self.narrow() {
+            let mut scale = self.scale;
+            while scale > 0 && value.is_multiple_of(10) {
+                (value, scale) = (value / 10, scale - 1);
+            }
+            return Self { scale, ..Self::whole(value) };
+        }
         while self.scale > 0 {
             let mut shorter = self;
             if shorter.divide(10) != 0 {
@@ -224,11 +244,17 @@ impl fmt::Display for Exact {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut value = self.trimmed();
         let point = value.scale as usize;
-        let mut digits = Vec::new();
-        while digits.len() <= point || value.limbs != [0; LIMBS] {
-            digits.push(b'0' + value.divide(10) as u8);
-        }
-        let text: String = digits.iter().rev().map(|&d| char::from(d)).collect();
+        let text = match value.narrow() {
+            // Millions of them are written in an export.
+            Some(narrow) => format!("{narrow:0>width$}", width = point + 1),
+            None => {
+                let mut digits = Vec::new();
+                while digits.len() <= point || value.limbs != [0; LIMBS] {
+                    digits.push(b'0' + value.divide(10) as u8);
+                }
+                digits.iter().rev().map(|&d| char::from(d)).collect()
+            }
+        };
         let (whole, fraction) = text.split_at(text.len() - point);
         if fraction.is_empty() { f.pad(whole) } else { f.pad(&format!("{whole}.{fraction}")) }
     }
@@ -293,6 +319,16 @@ mod tests {
         assert_eq!(Exact::decimal_gb_seconds(1024 * 1000).to_string(), "1.073741824");
         assert_eq!(Exact::vcpu_seconds(500 * 2000).to_string(), "1");
         assert_eq!(Exact::vcpu_seconds(1).to_string(), "0.000001");
+    }
+
+    #[test]
+    fn units_fit_38_digits_or_are_refused() {
+        let value = Exact::whole(25).at(decimal("0.10"));
+        assert_eq!((value.units(1), value.units(3), value.units(0)), (Ok(25), Ok(2_500), Err(TooLarge)));
+        assert_eq!(Exact::whole(10u128.pow(38) - 1).units(0), Ok(10i128.pow(38) - 1));
+        assert_eq!(Exact::whole(10u128.pow(38)).units(0), Err(TooLarge));
+        assert_eq!(Exact::whole(10u128.pow(13) - 1).units(25), Ok((10i128.pow(13) - 1) * 10i128.pow(25)));
+        assert_eq!(Exact::gb_seconds(u128::MAX).units(13), Err(TooLarge));
     }
 
     #[test]

@@ -97,4 +97,4 @@ pub fn saving(total: Decimal, fixed: Decimal) -> Option<Saving> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -27,6 +27,17 @@ pub(super) struct Part {
     pub(super) price: Decimal,
 }
 
+/// What lies in one tier of a quantity that is used after another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Slice {
+    /// The tier whose price it is, from 1.
+    pub(super) tier: u32,
+    /// It is part of what is free: the price is what it would cost.
+    pub(super) free: bool,
+    pub(super) quantity: Exact,
+    pub(super) price: Decimal,
+}
+
 impl Tiers {
     /// One price for any quantity.
     #[must_use]
@@ -66,6 +77,22 @@ impl Tiers {
             }
         }
         parts
+    }
+
+    /// What of a quantity lies in each tier when `from` was used before it in the month: no slice is both free and not.
+    pub(super) fn slices(&self, from: Exact, quantity: Exact, free: Decimal) -> Vec<Slice> {
+        let (mut at, last, free) = (from, from.plus(quantity), Exact::of(free));
+        let mut slices = Vec::new();
+        for (tier, Tier { up_to, price }) in (1..).zip(&self.0) {
+            let end = up_to.map_or(last, |end| Exact::of(end).min(last));
+            for (to, free) in [(free.min(end), true), (end, false)] {
+                if to > at {
+                    slices.push(Slice { tier, free, quantity: to.minus(at), price: *price });
+                    at = to;
+                }
+            }
+        }
+        slices
     }
 }
 
@@ -130,6 +157,24 @@ mod tests {
     fn the_first_price_is_the_first_that_costs_anything() {
         assert_eq!(tiers(&[10, 20], &[0, 2, 1]).first_price(), Decimal::TWO);
         assert_eq!(tiers(&[10], &[0, 0]).first_price(), Decimal::ZERO);
+    }
+
+    #[test]
+    fn slices_begin_where_the_ones_before_ended() {
+        let three = tiers(&[10, 20], &[3, 2, 1]);
+        let of = |from: u32, quantity: u32, free: u32| {
+            let slices = three.slices(Exact::whole(from.into()), Exact::whole(quantity.into()), free.into());
+            slices.iter().map(|s| (s.tier, s.free, s.quantity.to_string())).collect::<Vec<_>>()
+        };
+        let slice = |tier, free, quantity: &str| (tier, free, quantity.to_owned());
+        assert_eq!(of(0, 0, 5), []);
+        assert_eq!(of(0, 12, 0), [slice(1, false, "10"), slice(2, false, "2")]);
+        assert_eq!(
+            of(2, 30, 12),
+            [slice(1, true, "8"), slice(2, true, "2"), slice(2, false, "8"), slice(3, false, "12")]
+        );
+        assert_eq!(of(12, 3, 40), [slice(2, true, "3")]);
+        assert_eq!(of(20, 3, 20), [slice(3, false, "3")]);
     }
 
     proptest! {

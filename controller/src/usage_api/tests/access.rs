@@ -118,7 +118,18 @@ async fn a_refusal_tells_nothing_of_what_there_is() {
     assert_eq!(told.len(), 1, "{told:?}");
     // Of one's own tenant it is told.
     assert_eq!(f.ask("/v1/statements/shop/2026-11", "shop").await.0, 404);
+    for (path, token, status) in [
+        ("/v1/statements/acme/2026-11/focus", "clerk", 200),
+        ("/v1/statements/acme/2026-11/focus", "shop", 403),
+        ("/v1/statements/none/2026-11/focus", "shop", 403),
+        ("/v1/statements/shop/2026-11/focus", "shop", 404),
+        ("/v1/statements/acme/2026-11/focus", "stranger", 401),
+        ("/v1/statements/acme/2026-11/focus", "lost", 503),
+    ] {
+        assert_eq!(f.ask(path, token).await.0, status, "{path} of {token}");
+    }
     for path in [
+        "/v1/statements/acme/2026-13/focus",
         "/v1/statements/%61cme/2026-11",
         "/v1/statements/acme/2026-13",
         "/v1/statements/shop%2F/2026-11",

@@ -6,12 +6,12 @@ use crate::usage::{Class, ClassSum, Time, Warm};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-fn decimal(text: &str) -> Decimal {
+pub(crate) fn decimal(text: &str) -> Decimal {
     text.parse().unwrap()
 }
 
 /// The article's plan with some fields changed.
-fn plan(changes: &Value) -> PricePlan {
+pub(crate) fn plan(changes: &Value) -> PricePlan {
     let mut value = serde_json::to_value(PricePlan::default()).unwrap();
     for (field, change) in changes.as_object().unwrap() {
         value[field] = change.clone();
@@ -234,13 +234,13 @@ fn what_is_too_large_is_said() {
 }
 
 #[derive(Clone, Debug)]
-struct Call {
-    record: CallRecord,
-    memory: u32,
-    cpu: u32,
+pub(crate) struct Call {
+    pub(crate) record: CallRecord,
+    pub(crate) memory: u32,
+    pub(crate) cpu: u32,
 }
 
-fn calls() -> impl Strategy<Value = Vec<Call>> {
+pub(crate) fn calls() -> impl Strategy<Value = Vec<Call>> {
     let call = (0u64..10_000_000, 1u32..10_000, 1u32..4_000, 0usize..6, 0u16..3, 0u64..3);
     let call = call.prop_map(|(run_us, memory, cpu, outcome, warm_slots, key)| {
         let record = CallRecord { warm_slots, key, ..record(Outcome::ALL[outcome], run_us) };
@@ -297,7 +297,7 @@ fn flat() -> impl Strategy<Value = PricePlan> {
 }
 
 /// Any plan.
-fn tiered() -> impl Strategy<Value = PricePlan> {
+pub(crate) fn tiered() -> impl Strategy<Value = PricePlan> {
     let tiers = |most: u64| {
         let ends = prop::collection::btree_set(1..most, 0..5);
         (ends, prop::array::uniform5(price())).prop_map(|(ends, prices)| {

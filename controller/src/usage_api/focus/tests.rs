@@ -1,0 +1,189 @@
+use super::super::tests::formats::parquet;
+use super::super::tests::{Fixture, NOVEMBER_US, fixture};
+use super::*;
+use crate::ledger::{Frame, Ledger, LedgerDoor, Place, Retention};
+use dormouse_core::price::PricePlan;
+use dormouse_core::record::{CallRecord, Outcome, Packer, Subject};
+use rust_decimal::Decimal;
+use std::sync::Arc;
+use tokio::sync::Semaphore;
+
+const NOVEMBER: u32 = 498_192;
+
+async fn asked(f: &Fixture, query: &str) -> String {
+    let (status, _, body) = f.get(&format!("/v1/statements/acme/2026-11/focus?{query}"), &[]).await;
+    assert_eq!(status, 200, "{body}");
+    body
+}
+
+/// Rows of CSV: names, then cells.
+fn csv(text: &str) -> Vec<Vec<String>> {
+    let mut reader = csv::ReaderBuilder::new().has_headers(false).from_reader(text.as_bytes());
+    reader.records().map(|row| row.unwrap().iter().map(str::to_owned).collect()).collect()
+}
+
+fn column<'a>(table: &'a [Vec<String>], name: &str) -> Vec<&'a str> {
+    let at = table[0].iter().position(|known| known == name).unwrap();
+    table[1..].iter().map(|row| row[at].as_str()).collect()
+}
+
+fn sum(table: &[Vec<String>]) -> Decimal {
+    column(table, "BilledCost").iter().map(|cost| cost.parse::<Decimal>().unwrap()).sum::<Decimal>().normalize()
+}
+
+#[tokio::test]
+async fn a_small_export() {
+    insta::assert_snapshot!(asked(&fixture(None).await, "").await.replace("\r\n", "\n"));
+}
+
+#[tokio::test]
+async fn every_format_and_version_adds_up_to_the_statement() {
+    let f = fixture(None).await;
+    for query in ["", "version=1.3", "version=1.4", "as=lambda", "as=alibaba-fc&version=1.4"] {
+        let table = csv(&asked(&f, query).await);
+        let statement = f
+            .json(&format!(
+                "/v1/statements/acme/2026-11?as={}",
+                if query.contains("lambda") {
+                    "lambda"
+                } else if query.contains("alibaba") {
+                    "alibaba-fc"
+                } else {
+                    "article"
+                }
+            ))
+            .await;
+        let total: Decimal = statement["total"].as_str().unwrap().parse().unwrap();
+        assert_eq!(sum(&table), total.normalize(), "{query}");
+        assert!(table.len() > 8);
+        let invoices = column(&table, "InvoiceId");
+        assert!(invoices.iter().all(|id| *id == if query.contains("as=") { "" } else { "acme/2026-11" }), "{query}");
+        let counted: u64 = column(&table, "x_RecordCount").iter().filter_map(|n| n.parse::<u64>().ok()).sum();
+        assert_eq!(counted, 100);
+
+        let (_, _, file) = f
+            .bytes(
+                &format!("/v1/statements/acme/2026-11/focus?{query}"),
+                &[("accept", "application/vnd.apache.parquet")],
+            )
+            .await;
+        assert_eq!(parquet(file), table, "{query}");
+        let lines = asked(&f, &format!("{query}&format=jsonl")).await;
+        let lines: Vec<serde_json::Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(lines.len(), table.len() - 1);
+        for (line, cells) in lines.iter().zip(&table[1..]) {
+            let text = |value: &serde_json::Value| match value {
+                serde_json::Value::String(text) => text.clone(),
+                value => value.to_string().replace("null", ""),
+            };
+            assert_eq!(table[0].iter().map(|name| text(&line[name])).collect::<Vec<_>>(), *cells);
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_exported_is_said() {
+    let f = fixture(None).await;
+    let get = async |path: &str, accept: &str| {
+        let (status, headers, body) = f.get(path, &[("accept", accept)]).await;
+        (status.as_u16(), headers["content-type"].to_str().unwrap().to_owned(), body)
+    };
+    let focus = "/v1/statements/acme/2026-11/focus";
+    for (path, accept, status, said) in [
+        ("/v1/statements/nobody/2026-11/focus", "*/*", 404, "nobody"),
+        ("/v1/statements/acme/2026-13/focus?version=1.1&as=x&y=1", "*/*", 400, "1.2, 1.3, 1.4"),
+        ("/v1/statements/acme/2026-11/focus?format=json", "*/*", 400, "csv, jsonl, parquet"),
+        (focus, "application/json", 406, "text/csv, application/x-ndjson, application/vnd.apache.parquet"),
+    ] {
+        let (told, kind, body) = get(path, accept).await;
+        assert_eq!((told, kind.as_str()), (status, "application/json"), "{path}");
+        assert!(body.contains(said), "{path}: {body}");
+    }
+    assert_eq!(get(focus, "text/*").await.1, "text/csv; charset=utf-8; header=present");
+    let nothing = get("/v1/statements/acme/2020-01/focus", "*/*").await;
+    assert_eq!((nothing.0, nothing.2.lines().count()), (200, 1), "a line of names");
+}
+
+/// A ledger of so many functions, each with a call in each of so many hours.
+async fn ledger(functions: u32, hours: u32) -> (LedgerDoor, Ledger, tempfile::TempDir) {
+    let dir = tempfile::tempdir().unwrap();
+    let door = LedgerDoor::new(Place::folder(dir.path()), PricePlan::default());
+    let ledger = door.open().await.unwrap();
+    let subject = |n: u32| Subject {
+        function_uid: format!("uid{n}"),
+        namespace: "shop".to_owned(),
+        name: format!("fn{n}"),
+        revision: "r1".to_owned(),
+        tenant: "acme".to_owned(),
+        memory_mib: 512,
+        cpu_millis: 100,
+        instance: "i".to_owned(),
+    };
+    let mut packer = Packer::default();
+    for n in 0..functions * hours {
+        packer.push(&CallRecord {
+            subject: n % functions,
+            call: n.into(),
+            received_at_us: NOVEMBER_US + i64::from(n / functions) * 3_600_000_000,
+            wait_us: 0,
+            claim_us: 0,
+            start_us: 0,
+            connect_us: 0,
+            run_us: 100_000,
+            request_bytes: 0,
+            response_bytes: 0,
+            status: 200,
+            outcome: Outcome::Ok,
+            cold: false,
+            first: false,
+            warm_slots: 0,
+            key: 0,
+        });
+    }
+    let (count, records) = (packer.count(), packer.finish());
+    let subjects = (0..functions).map(subject).collect();
+    let crc32c = crc32c::crc32c(&records);
+    ledger.append(Frame { activator: 7, epoch: 1, first_seq: 1, count, subjects, records, crc32c }).await.unwrap();
+    (door, ledger, dir)
+}
+
+/// The parts' rows: how many each part has, and of each row its hours and function.
+async fn parts(door: &LedgerDoor, limit: usize) -> (Vec<usize>, Vec<(Range<u32>, String)>) {
+    let room = || Arc::new(Semaphore::new(1));
+    let api = Api { door: door.clone(), turns: room(), exports: room() };
+    let mut parts = Parts::new(api, "acme".to_owned(), &(NOVEMBER..NOVEMBER + 720), limit);
+    let (mut sizes, mut rows) = (Vec::new(), Vec::new());
+    while let Some(part) = parts.next().await.unwrap() {
+        sizes.push(part.len());
+        rows.extend(part.into_iter().map(|row| (row.time, row.group.function.unwrap())));
+    }
+    (sizes, rows)
+}
+
+#[tokio::test]
+async fn parts_are_bounded_and_in_the_order_of_time() {
+    let (door, _, _dir) = ledger(5, 30).await;
+    let expected: Vec<_> = (0..30)
+        .flat_map(|hour| (0..5).map(move |n| (NOVEMBER + hour..NOVEMBER + hour + 1, format!("fn{n}"))))
+        .collect();
+    for limit in [1, 2, 5, 7, 20, 1_000] {
+        let (sizes, rows) = parts(&door, limit).await;
+        assert!(sizes.iter().all(|size| *size <= limit), "{limit}: {sizes:?}");
+        assert_eq!(rows, expected, "{limit}");
+        // Where there is room for several hours they come together, and a month without calls is not asked by the hour.
+        assert!(limit < 20 || sizes.len() < 20, "{limit}: {sizes:?}");
+    }
+}
+
+#[tokio::test]
+async fn hours_that_became_days_are_told_by_the_day() {
+    let (door, ledger, _dir) = ledger(2, 30).await;
+    ledger.tidy(Retention { hour_days: 1, record_days: 1, ..Retention::default() }, NOVEMBER + 48).await.unwrap();
+    assert_eq!(ledger.kept_from().hours, NOVEMBER + 24);
+    let day = (0..2).map(|n| (NOVEMBER..NOVEMBER + 24, format!("fn{n}")));
+    let hours = (24..30).flat_map(|hour| (0..2).map(move |n| (NOVEMBER + hour..NOVEMBER + hour + 1, format!("fn{n}"))));
+    let expected: Vec<_> = day.chain(hours).collect();
+    for limit in [1, 2, 3, 1_000] {
+        assert_eq!(parts(&door, limit).await.1, expected, "{limit}");
+    }
+}
