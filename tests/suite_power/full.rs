@@ -5,6 +5,7 @@ use crate::{ROOMY, in_folder, patient, programs};
 use anyhow::{Context, Result};
 use dormouse_core::price::Durability;
 use dormouse_tests::agree::{LIMIT, Load, agree};
+use dormouse_tests::checker::Verdict;
 use dormouse_tests::client::Answer;
 use dormouse_tests::env::Env;
 use dormouse_tests::ground::Ground;
@@ -49,13 +50,24 @@ async fn full_spool(folder: &Path, durability: Durability) -> Result<()> {
     let mut pair = Pair::start_on(&ground, &programs(&Env::read()?)?, patient(), &[])?;
     let load = Load::begin(&pair, folder, RATE).await?;
     load.goes_on("a start").await?;
-    let full = disk.fill()?;
+    let mut full = disk.fill()?;
+    full.stay()?;
     let refused = || load.entries().iter().filter(|e| e.status == 503 && e.reason == "SpoolFull").count();
-    until("calls are refused", LIMIT, || async {
-        anyhow::ensure!(refused() >= REFUSED, "{} of {REFUSED}", refused());
-        Ok(())
-    })
-    .await?;
+    let refuses = async |wanted: usize| {
+        until("calls are refused", LIMIT, || async {
+            anyhow::ensure!(refused() >= wanted, "{} of {wanted}", refused());
+            Ok(())
+        })
+        .await
+    };
+    refuses(REFUSED).await?;
+    let verdict = Verdict::of(&load.entries(), &pair.recorded().await?);
+    anyhow::ensure!(verdict.in_flight == 0, "calls ran and broke off: {verdict}");
+    // It starts without room as well: what is in it has to leave.
+    let activator = pair.activator.take().context("it does not run")?;
+    tokio::task::spawn_blocking(move || activator.kill()).await??;
+    pair.activator = Some(pair.activator_program.start()?);
+    refuses(refused() + REFUSED).await?;
     drop(full);
     load.goes_on("there is room again").await?;
     let (report, entries) = load.end().await?;
