@@ -6,30 +6,18 @@
 #![expect(clippy::print_stdout, reason = "a suite tells its seed and what it counted")]
 
 use anyhow::{Context, Result};
-use dormouse_controller::ledger::Ledger;
-use dormouse_core::price::PricePlan;
-use dormouse_tests::checker::Verdict;
+use dormouse_tests::agree::{Load, agree};
 use dormouse_tests::env::Env;
-use dormouse_tests::journal::{Entry, Journal};
-use dormouse_tests::load::open;
+use dormouse_tests::ground::Ground;
 use dormouse_tests::pair::{Pair, Programs};
 use dormouse_tests::postgres::Postgres;
-use dormouse_tests::wait::until;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::json;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
-use tokio_util::sync::CancellationToken;
+use std::time::Duration;
 
 /// Calls per second.
 const RATE: u32 = 50;
-
-/// Longest time for calls to be answered again after a kill, and for the ledger to have every record at the end.
-const LIMIT: Duration = Duration::from_secs(60);
-
-/// Calls that must be answered after a kill before the next one counts as survived.
-const ALIVE: usize = 5;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_processes_lose_no_record_and_double_none() {
@@ -64,32 +52,17 @@ async fn survive(env: &Env, folder: &std::path::Path, seed: u64, mut database: O
     };
     let spec =
         json!({"idleTimeoutSeconds": 60, "timeoutSeconds": 30, "queue": {"maxCalls": 10_000, "maxWaitSeconds": 60}});
-    let mut pair = match &database {
-        None => Pair::start(folder, &programs, spec)?,
-        Some(server) => Pair::start_on(&server.database()?, folder, &programs, spec)?,
-    };
-    let journal = Arc::new(Journal::to_file(&folder.join("journal"))?);
-    // The first answer is waited for by a call of the journal, so that the journal has every call there ever was.
-    until("the first call is answered", LIMIT, || async {
-        let began = Instant::now();
-        let result = pair.target("/").call(0).await;
-        let entry = Entry::of(0, Duration::ZERO, began.elapsed(), &result);
-        journal.add(entry.clone());
-        anyhow::ensure!(entry.status == 200, "{entry:?}");
-        Ok(())
-    })
-    .await?;
-    let stop = CancellationToken::new();
-    let load = tokio::spawn({
-        let (target, stop, journal) = (pair.target("/delay?ms=20"), stop.clone(), journal.clone());
-        async move { open(&target, RATE, stop, journal).await }
-    });
-    let result = kill_often(&mut pair, &mut database, &journal, &mut rng, kills).await;
-    stop.cancel();
-    let report = load.await?;
+    let database_url = database.as_ref().map(Postgres::database).transpose()?;
+    let ground = Ground { database: database_url, ..Ground::of(folder) };
+    let mut pair = Pair::start_on(&ground, &programs, spec, &[])?;
+    let load = Load::begin(&pair, folder, RATE).await?;
+    let result = kill_often(&mut pair, &mut database, &load, &mut rng, kills).await;
+    let (report, entries) = load.end().await?;
     result.with_context(|| format!("{report}"))?;
     println!("{kills} kills under {RATE} calls/s: {report}");
-    agree(&mut pair, &journal).await
+    let (verdict, conservation) = agree(&mut pair, &entries).await?;
+    println!("{verdict}\n{conservation:?}");
+    Ok(())
 }
 
 /// Kills one of them at a random moment, again and again; every second kill or so comes before calls are answered
@@ -97,7 +70,7 @@ async fn survive(env: &Env, folder: &std::path::Path, seed: u64, mut database: O
 async fn kill_often(
     pair: &mut Pair,
     database: &mut Option<Postgres>,
-    journal: &Journal,
+    load: &Load,
     rng: &mut StdRng,
     kills: usize,
 ) -> Result<()> {
@@ -123,49 +96,8 @@ async fn kill_often(
             }
         }
         if n == kills || rng.random_bool(0.5) {
-            let before = answered(journal);
-            until(&format!("calls are answered after kill {n}"), LIMIT, || async {
-                let more = answered(journal) - before;
-                anyhow::ensure!(more >= ALIVE, "{more} of {ALIVE}");
-                Ok(())
-            })
-            .await?;
+            load.goes_on(&format!("kill {n}")).await?;
         }
     }
-    Ok(())
-}
-
-fn answered(journal: &Journal) -> usize {
-    journal.entries().iter().filter(|e| e.must_be_recorded()).count()
-}
-
-/// The ledger comes to agree with the journal, stays so when everything is handed over, and agrees with itself.
-async fn agree(pair: &mut Pair, journal: &Journal) -> Result<()> {
-    let entries = journal.entries();
-    let verdict = until("the ledger agrees with the client", LIMIT, || async {
-        let verdict = Verdict::of(&entries, &pair.recorded().await?);
-        anyhow::ensure!(verdict.good(), "{verdict}");
-        Ok(verdict)
-    })
-    .await?;
-    println!("{verdict}");
-    let usage = pair.usage.get(&format!("/v1/usage?{}", dormouse_tests::usage::lately())).await?;
-    let counted: u64 = usage["rows"].as_array().context("no rows")?.iter().filter_map(|r| r["calls"].as_u64()).sum();
-    anyhow::ensure!(counted >= verdict.recorded, "usage counts {counted}, recorded are {}", verdict.recorded);
-
-    let place = pair.end().await?;
-    let ledger = Ledger::open(place, PricePlan::default()).await?;
-    let conservation = ledger.verify().await?;
-    println!("{conservation:?}");
-    let query = dormouse_controller::ledger::RecordsQuery {
-        times_us: 0..i64::MAX,
-        filter: dormouse_controller::ledger::Filter::default(),
-        after: None,
-        limit: 1_000_000,
-    };
-    let page = ledger.records(&query).await?;
-    let ids: Vec<String> = page.rows.iter().map(|r| r.request_id.to_string()).collect();
-    let verdict = Verdict::of(&entries, &ids);
-    anyhow::ensure!(verdict.good(), "after both ended: {verdict}");
     Ok(())
 }

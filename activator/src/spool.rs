@@ -3,11 +3,12 @@
 //! A record is written with one write(2) before its call ends, so that no kill of the process loses it; a task syncs
 //! every second, so that a power cut loses at most that second. Whoever wants more waits for a sync of the disk or for the
 //! ledger: see [`waits`]. The log has a bound in bytes: over it calls are refused
-//! before they are dispatched. See [`segment`] for the file format, [`identity`] for who writes it.
+//! before they are dispatched; when the disk is full sooner, the same by [`reserve`]. See [`segment`] for the file format, [`identity`] for who writes it.
 
 mod cursor;
 mod home;
 mod identity;
+mod reserve;
 mod segment;
 mod waits;
 
@@ -21,6 +22,7 @@ use dormouse_core::record::{CallRecord, Subject};
 use home::Homes;
 use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
+use reserve::Reserve;
 use segment::{Header, Writer};
 use std::{
     collections::VecDeque,
@@ -145,6 +147,7 @@ pub(crate) struct Spool {
     acks: Acks,
     written: Notify,
     homes: Homes,
+    reserve: Reserve,
     /// Records that could not be read or were not wanted, since this was last asked.
     lost: AtomicU64,
     /// Held for as long as the folder is ours.
@@ -177,6 +180,27 @@ impl Log {
     }
 }
 
+/// A folder in which the next epoch has begun.
+struct Begun {
+    identity: Identity,
+    log: Log,
+    homes: Homes,
+    lost: u64,
+}
+
+impl Begun {
+    fn in_folder(folder: &Path) -> io::Result<Self> {
+        let (mut segments, lost) = segment::recover(folder)?;
+        let identity = Identity::next(folder, segments.iter().map(|s| &s.header))?;
+        let header = Header { activator: identity.activator, epoch: identity.epoch, first_seq: 1 };
+        let (writer, first) = Writer::begin(folder, header)?;
+        segment::sync_folder(folder)?;
+        segments.push_back(first);
+        let log = Log { writer, segments, full: Vec::new(), begun: false };
+        Ok(Self { identity, log, homes: Homes::open(folder)?, lost })
+    }
+}
+
 /// What is known of the disk.
 #[derive(Debug, Default)]
 struct Disk {
@@ -201,22 +225,26 @@ impl Spool {
             Err(fs::TryLockError::WouldBlock) => return Err(SpoolError::Taken(folder.to_owned())),
             Err(fs::TryLockError::Error(e)) => return Err(at(e)),
         }
-        let (mut segments, lost) = segment::recover(folder).map_err(at)?;
-        let identity = Identity::next(folder, segments.iter().map(|s| &s.header)).map_err(at)?;
-        let header = Header { activator: identity.activator, epoch: identity.epoch, first_seq: 1 };
-        let (writer, first) = Writer::begin(folder, header).map_err(at)?;
-        segment::sync_folder(folder).map_err(at)?;
-        segments.push_back(first);
+        let reserve = Reserve::of(folder, max_bytes);
+        let begun = match Begun::in_folder(folder) {
+            Err(e) if e.kind() == io::ErrorKind::StorageFull && reserve.give_up() => Begun::in_folder(folder),
+            begun => begun,
+        };
+        let Begun { identity, log, homes, lost } = begun.map_err(at)?;
+        let kept = reserve.keep();
+        if let Err(e) = &kept {
+            tracing::error!(folder = %folder.display(), "no call is taken: the spool's disk has no room: {e}");
+        }
         let room = Room::default();
-        room.used.store(segments.iter().map(|s| s.bytes).sum(), Relaxed);
+        room.used.store(log.segments.iter().map(|s| s.bytes).sum(), Relaxed);
         Ok(Self {
             folder: folder.to_owned(),
             identity,
             max_bytes,
             segment_bytes: (max_bytes / 8).clamp(MIN_SEGMENT, MAX_SEGMENT),
             room: Arc::new(room),
-            log: Mutex::new(Log { writer, segments, full: Vec::new(), begun: false }),
-            failed: AtomicBool::new(false),
+            log: Mutex::new(log),
+            failed: AtomicBool::new(kept.is_err()),
             unsynced: AtomicBool::new(true),
             disk: Mutex::default(),
             syncer: Arc::new(Fdatasync),
@@ -224,7 +252,8 @@ impl Spool {
             group: Group::default(),
             acks: Acks::default(),
             written: Notify::new(),
-            homes: Homes::open(folder).map_err(at)?,
+            homes,
+            reserve,
             lost: AtomicU64::new(lost),
             _lock: lock,
         })
@@ -263,7 +292,13 @@ impl Spool {
         reservation: Reservation,
     ) -> Result<u64, SpoolError> {
         let mut log = self.log.lock();
-        let result = self.write(&mut log, subject, record).map(|bytes| (bytes, log.last_seq()));
+        let mut written = self.write(&mut log, subject, record);
+        if matches!(&written, Err(e) if e.kind() == io::ErrorKind::StorageFull) && self.reserve.give_up() {
+            // This call and those that run beside it were promised a place; no further one is.
+            self.failed.store(true, Relaxed);
+            written = self.write(&mut log, subject, record);
+        }
+        let result = written.map(|bytes| (bytes, log.last_seq()));
         drop(log);
         drop(reservation);
         match result {
@@ -378,6 +413,9 @@ impl Spool {
 
     /// After a failed write or sync a fresh segment shows whether the disk works again.
     fn recover_from_failure(&self, disk: &mut Disk) {
+        if let Err(e) = self.reserve.keep() {
+            return tracing::warn!("spool still fails: {e}");
+        }
         let mut log = self.log.lock();
         let last = log.last_seq();
         match self.begin_segment(&mut log) {

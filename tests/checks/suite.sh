@@ -24,6 +24,8 @@ suite() {
     # Pod and service addresses exist only in there.
     [ -z "$DORMOUSE_TEST_NETNS" ] || inside=(nsenter "--net=/run/netns/$DORMOUSE_TEST_NETNS")
   fi
+  # What it mounts is gone with its last process, however that ends.
+  [ "$1" != power ] || inside=(unshare --mount)
   # The whole workspace, as unit tests are built: with other features of the same crates all would be compiled again.
   local build=(cargo test --locked --workspace --features dormouse-tests/suites --test "suite_$1")
   "${build[@]}" --no-run # the namespace has no way to the registry

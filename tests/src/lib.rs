@@ -3,12 +3,14 @@
 //!
 //! Suites assert counts and order, never times: times are printed, and compared only as ratios within one run.
 
+pub mod agree;
 pub mod calls;
 pub mod checker;
 pub mod client;
 pub mod cluster;
 pub mod env;
 pub mod front;
+pub mod ground;
 pub mod journal;
 pub mod lean;
 pub mod load;
@@ -22,4 +24,5 @@ pub mod script;
 pub mod team;
 pub mod trouble;
 pub mod usage;
+pub mod volume;
 pub mod wait;

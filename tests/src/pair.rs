@@ -3,7 +3,8 @@
 //! The controller is the harness's `house` (the product's crates with local processes as instances), the activator is
 //! the release program.
 
-use crate::client::Target;
+use crate::client::{Answer, Target};
+use crate::ground::{self, Ground};
 pub use crate::ports::free as free_ports;
 use crate::proc::{Process, Program};
 use crate::usage::Usage;
@@ -61,6 +62,7 @@ pub struct Pair {
     /// Where usage is read.
     pub usage: Usage,
     traffic: SocketAddr,
+    ready: [Target; 2],
     ledger: Place,
     mark: String,
 }
@@ -71,18 +73,16 @@ impl Pair {
     /// # Errors
     /// When one cannot be started.
     pub fn start(folder: &Path, programs: &Programs, spec: Value) -> Result<Self> {
-        let command = vec![text(&programs.dormouse)?, "sample".into()];
-        Self::with(folder, programs, &[Placed { name: FUNCTION.0.into(), spec, command }], &[])
+        Self::start_on(&Ground::of(folder), programs, spec, &[])
     }
 
-    /// The same with the ledger in a database, by its URL.
+    /// The same on a ground of its own; `flags` are more ones of the activator.
     ///
     /// # Errors
     /// When one cannot be started.
-    pub fn start_on(url: &str, folder: &Path, programs: &Programs, spec: Value) -> Result<Self> {
+    pub fn start_on(ground: &Ground, programs: &Programs, spec: Value, flags: &[&str]) -> Result<Self> {
         let command = vec![text(&programs.dormouse)?, "sample".into()];
-        let functions = [Placed { name: FUNCTION.0.into(), spec, command }];
-        Self::placed(Some(url), folder, programs, &functions, &[])
+        Self::on(ground, programs, &[Placed { name: FUNCTION.0.into(), spec, command }], flags)
     }
 
     /// Starts both with these functions; `flags` are more ones of the activator.
@@ -90,39 +90,35 @@ impl Pair {
     /// # Errors
     /// When one cannot be started.
     pub fn with(folder: &Path, programs: &Programs, functions: &[Placed], flags: &[&str]) -> Result<Self> {
-        Self::placed(None, folder, programs, functions, flags)
+        Self::on(&Ground::of(folder), programs, functions, flags)
     }
 
-    fn placed(
-        url: Option<&str>,
-        folder: &Path,
-        programs: &Programs,
-        functions: &[Placed],
-        flags: &[&str],
-    ) -> Result<Self> {
-        let mark = format!("{:016x}", rand::random::<u64>());
+    /// Starts both with these functions on a ground of its own.
+    ///
+    /// # Errors
+    /// When one cannot be started.
+    pub fn on(ground: &Ground, programs: &Programs, functions: &[Placed], flags: &[&str]) -> Result<Self> {
+        let (mark, folder) = (format!("{:016x}", rand::random::<u64>()), &ground.folder);
         let manifests = functions.iter().map(|f| Ok(format!("--function={}", text(&f.write(folder, &mark)?)?)));
         let manifests: Vec<String> = manifests.collect::<Result<_>>()?;
-        let [grpc, usage, traffic, admin] = free_ports()?;
-        let (ledger, spool) = (folder.join("ledger"), folder.join("spool"));
+        let [grpc, usage, traffic, admin, house_admin] = free_ports()?;
         let house_program = Program::new(&programs.house, folder.join("house.log"))
-            .args([format!("--grpc={grpc}"), format!("--usage={usage}"), format!("--mark={mark}")])
-            .args([format!("--token={mark}"), format!("--ledger-dir={}", text(&ledger)?)])
-            .env("DORMOUSE_LEDGER_URL", url.unwrap_or_default())
+            .args([format!("--grpc={grpc}"), format!("--usage={usage}"), format!("--admin={house_admin}")])
+            .args([format!("--mark={mark}"), format!("--durability={}", ground::name(ground.durability))])
+            .args([format!("--token={mark}"), format!("--ledger-dir={}", text(&ground.ledger)?)])
+            .env("DORMOUSE_LEDGER_URL", ground.database.clone().unwrap_or_default())
             .args(manifests);
         let activator_program = Program::new(&programs.activator, folder.join("activator.log"))
             .args([format!("--listen={traffic}"), format!("--admin={admin}"), format!("--controller=http://{grpc}")])
-            .args([format!("--spool-dir={}", text(&spool)?), "--name=pair".into()])
+            .args([format!("--spool-dir={}", text(&ground.spool)?), "--name=pair".into()])
             .args(flags.iter().copied())
             .env("DORMOUSE_TOKEN", &mark);
-        let ledger = match url {
-            Some(url) => Place::postgres(url)?,
-            None => Place::folder(ledger),
-        };
+        let ledger = ground.place()?;
         let house = Some(house_program.start()?);
         let activator = Some(activator_program.start()?);
         let usage = Usage::at(usage, Some(mark.clone()));
-        Ok(Self { house_program, activator_program, house, activator, usage, traffic, ledger, mark })
+        let ready = [house_admin, admin].map(|addr| Target::new(addr, "admin", "/readyz?verbose"));
+        Ok(Self { house_program, activator_program, house, activator, usage, traffic, ready, ledger, mark })
     }
 
     /// The one function by its path.
@@ -161,6 +157,15 @@ impl Pair {
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+    }
+
+    /// What the controller and the activator say of being ready.
+    ///
+    /// # Errors
+    /// When one does not answer.
+    pub async fn ready(&self) -> Result<[Answer; 2]> {
+        let [house, activator] = &self.ready;
+        Ok([house.call(0).await?, activator.call(0).await?])
     }
 
     /// Request ids of every record.

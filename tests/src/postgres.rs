@@ -18,32 +18,46 @@ const USER: &str = "postgres";
 /// A server on a port of its own. It ends with this.
 pub struct Postgres {
     programs: PathBuf,
-    folder: tempfile::TempDir,
+    folder: PathBuf,
+    /// Removes the folder in the end, if it is this server's own.
+    _own: Option<tempfile::TempDir>,
     port: u16,
     process: Option<Child>,
     databases: AtomicU32,
 }
 
 impl Postgres {
-    /// Makes and starts a server.
+    /// Makes and starts a server in a folder of its own.
     ///
     /// # Errors
     /// When it is not installed or does not start.
     pub async fn start() -> Result<Self> {
+        let own = tempfile::tempdir()?;
+        Self::make(own.path().to_owned(), Some(own), &["--no-sync"]).await
+    }
+
+    /// Makes and starts a server in an empty folder that may lose its power from then on.
+    ///
+    /// # Errors
+    /// When it is not installed or does not start.
+    pub async fn start_in(folder: &Path) -> Result<Self> {
+        Self::make(folder.to_owned(), None, &[]).await
+    }
+
+    async fn make(folder: PathBuf, own: Option<tempfile::TempDir>, flags: &[&str]) -> Result<Self> {
         let programs = programs()?;
-        let folder = tempfile::tempdir()?;
         if nix::unistd::geteuid().is_root() {
             let user = nix::unistd::User::from_name(USER)?.with_context(|| format!("there is no user {USER}"))?;
-            std::os::unix::fs::chown(folder.path(), Some(user.uid.as_raw()), Some(user.gid.as_raw()))?;
+            std::os::unix::fs::chown(&folder, Some(user.uid.as_raw()), Some(user.gid.as_raw()))?;
         }
-        let data = folder.path().join("data");
-        let mut init = command(&programs.join("initdb"), folder.path());
-        init.args(["--auth=trust", "--username=dormouse", "--encoding=UTF8", "--no-sync", "-D"]).arg(&data);
+        let data = folder.join("data");
+        let mut init = command(&programs.join("initdb"), &folder);
+        init.args(["--auth=trust", "--username=dormouse", "--encoding=UTF8"]).args(flags).arg("-D").arg(&data);
         let made = init.output().context("initdb")?;
         ensure!(made.status.success(), "initdb: {}", String::from_utf8_lossy(&made.stderr));
         let [address] = ports::free()?;
         let port = address.port();
-        let mut server = Self { programs, folder, port, process: None, databases: AtomicU32::new(0) };
+        let mut server = Self { programs, folder, _own: own, port, process: None, databases: AtomicU32::new(0) };
         server.run().await?;
         Ok(server)
     }
@@ -68,26 +82,36 @@ impl Postgres {
     }
 
     fn spawn(&self) -> Result<Child> {
-        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.folder.path().join("log"))?;
-        let mut server = command(&self.programs.join("postgres"), self.folder.path());
-        server.arg("-D").arg(self.folder.path().join("data"));
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.folder.join("log"))?;
+        let mut server = command(&self.programs.join("postgres"), &self.folder);
+        server.arg("-D").arg(self.folder.join("data"));
         server.args(["-c", "listen_addresses=127.0.0.1", "-c", &format!("port={}", self.port)]);
-        server.arg("-c").arg(format!("unix_socket_directories={}", self.folder.path().display()));
+        server.arg("-c").arg(format!("unix_socket_directories={}", self.folder.display()));
         server.stdout(Stdio::null()).stderr(log).spawn().context("postgres")
     }
 
     /// Ends all of it at once, as a crash does.
     ///
     /// # Errors
-    /// When its process cannot be found.
+    /// When it cannot be waited for.
     pub fn kill(&mut self) -> Result<()> {
-        let pid = std::fs::read_to_string(self.folder.path().join("data/postmaster.pid"))?;
-        let pid: i32 = pid.lines().next().context("no pid")?.parse()?;
-        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL)?;
+        // Whoever it runs as was set by a program that then became it: the process is the server's first.
         if let Some(mut process) = self.process.take() {
+            process.kill()?;
             process.wait()?;
         }
         Ok(())
+    }
+
+    /// Its processes.
+    ///
+    /// # Errors
+    /// When /proc does not tell.
+    pub fn pids(&self) -> Result<Vec<u32>> {
+        let first = self.process.as_ref().context("it does not run")?.id();
+        let mut pids = vec![first];
+        pids.extend(crate::proc::children(first)?);
+        Ok(pids)
     }
 
     /// Makes an empty database and answers its URL.

@@ -44,7 +44,15 @@ impl Script {
     /// # Errors
     /// When the address or the ledger cannot be had.
     pub async fn start(addr: SocketAddr, token: &str, folder: &Path) -> Result<Self> {
-        let door = LedgerDoor::new(Place::folder(folder), PricePlan::default());
+        Self::start_on(addr, token, Place::folder(folder)).await
+    }
+
+    /// The same with the ledger at a place.
+    ///
+    /// # Errors
+    /// When the address or the ledger cannot be had.
+    pub async fn start_on(addr: SocketAddr, token: &str, place: Place) -> Result<Self> {
+        let door = LedgerDoor::new(place, PricePlan::default());
         door.open().await?;
         let script = Self(Arc::default());
         let bearer = format!("Bearer {token}");

@@ -100,10 +100,11 @@ impl Team {
     /// When it cannot be started.
     pub fn start(folder: &Path, programs: &Programs, functions: &[Function], flags: &[&str]) -> Result<Self> {
         let mark = format!("{:016x}", rand::random::<u64>());
-        let [grpc, usage] = ports::free()?;
+        let [grpc, usage, admin] = ports::free()?;
         let mut house_program = Program::new(&programs.house, folder.join("house.log"))
-            .args([format!("--grpc={grpc}"), format!("--usage={usage}"), format!("--mark={mark}")])
-            .args([format!("--token={mark}"), format!("--ledger-dir={}", text(&folder.join("ledger"))?)]);
+            .args([format!("--grpc={grpc}"), format!("--usage={usage}"), format!("--admin={admin}")])
+            .args([format!("--mark={mark}"), format!("--token={mark}")])
+            .args([format!("--ledger-dir={}", text(&folder.join("ledger"))?)]);
         for function in functions {
             let file = folder.join(format!("{}.json", function.name));
             std::fs::write(&file, serde_json::to_vec(&manifest(function, &programs.backend, folder, &mark)?)?)?;

@@ -207,13 +207,19 @@ impl Exact {
     }
 
     fn divide(&mut self, divisor: u64) -> u64 {
-        let mut rest = 0u128;
+        let mut rest = 0;
         for limb in self.limbs.iter_mut().rev() {
-            let value = rest << 64 | u128::from(*limb);
-            *limb = (value / u128::from(divisor)) as u64;
-            rest = value % u128::from(divisor);
+            if rest == 0 {
+                // The upper limbs of nearly all values: one machine instruction, where 128 bits take a call. A text of 20
+                // digits divides 30 times, and an answer by the hour has five of them in a row.
+                (rest, *limb) = (*limb % divisor, *limb / divisor);
+            } else {
+                let value = u128::from(rest) << 64 | u128::from(*limb);
+                *limb = (value / u128::from(divisor)) as u64;
+                rest = (value % u128::from(divisor)) as u64;
+            }
         }
-        rest as u64
+        rest
     }
 }
 

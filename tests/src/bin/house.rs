@@ -11,16 +11,19 @@ use dormouse_controller::reconcile::plan::Urls;
 use dormouse_controller::usage_api::Guard;
 use dormouse_controller::{Config, Controller};
 use dormouse_core::function::Function;
-use dormouse_core::price::PricePlan;
+use dormouse_core::price::{Durability, PricePlan};
 use dormouse_core::valid::LOCAL_COMMAND;
 use dormouse_daemon::Token;
+use dormouse_daemon::admin::Admin;
 use dormouse_daemon::telemetry::{self, LogFormat};
 use dormouse_daemon::{Health, shutdown};
+use dormouse_tests::ground;
 use prometheus_client::registry::Registry;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
 /// How long instances may take to end when the house is told to.
@@ -43,6 +46,12 @@ struct Args {
     /// The shared token.
     #[arg(long)]
     token: String,
+    /// Where /readyz and the like are served.
+    #[arg(long)]
+    admin: SocketAddr,
+    /// How safe a record is when its response ends: process, disk or ledger.
+    #[arg(long, default_value = "process", value_parser = ground::durability)]
+    durability: Durability,
     /// The mark of its instances.
     #[arg(long)]
     mark: String,
@@ -51,8 +60,9 @@ struct Args {
     functions: Vec<PathBuf>,
 }
 
-/// A function from its file.
-fn local(file: &Path, folder: &Path) -> Result<Local> {
+/// A function from its file; its instances run in the folder of that.
+fn local(file: &Path) -> Result<Local> {
+    let folder = file.parent().context("no folder")?;
     let function: Function = serde_json::from_slice(&std::fs::read(file)?).context("no function")?;
     let annotations = function.metadata.annotations.as_ref();
     let text = annotations.and_then(|a| a.get(LOCAL_COMMAND)).context("no command")?;
@@ -62,13 +72,11 @@ fn local(file: &Path, folder: &Path) -> Result<Local> {
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    telemetry::init(LogFormat::Text, "info");
+    let logs = telemetry::init(LogFormat::Text, "info");
     let (args, stop) = (Args::parse(), shutdown::on_signal()?);
     let left = leftover::kill_all(&args.mark);
     tracing::info!(left, "instances of a killed house were ended");
-    let folder = args.ledger_dir.parent().context("no folder")?;
-    let functions =
-        args.functions.iter().map(|file| local(file, folder).with_context(|| format!("{}", file.display())));
+    let functions = args.functions.iter().map(|file| local(file).with_context(|| format!("{}", file.display())));
     let functions: Vec<Local> = functions.collect::<Result<_>>()?;
     let (seen, mut lines) = mpsc::channel(64);
     tokio::spawn(async move {
@@ -83,17 +91,21 @@ async fn main() -> Result<()> {
         "" => Place::folder(&args.ledger_dir),
         url => Place::postgres(url)?,
     };
+    let plan = PricePlan { durability: args.durability, ..PricePlan::default() };
+    let health = Health::default();
     let config = Config {
         grpc: args.grpc,
         usage: args.usage,
         token: token.clone(),
         usage_guard: Guard::token(token),
         beside_usage: None,
-        ledger: LedgerDoor::new(place, PricePlan::default()),
+        ledger: LedgerDoor::new(place, plan),
         urls: Urls { domain: "localhost".into(), activator: "http://localhost".into() },
-        health: Health::default(),
+        health: health.clone(),
     };
-    let controller = Controller::bind(config, fleet.clone(), &mut Registry::default()).await?;
+    let (admin, mut registry) = (TcpListener::bind(args.admin).await?, Registry::default());
+    let controller = Controller::bind(config, fleet.clone(), &mut registry).await?;
+    tokio::spawn(Admin { health, registry: registry.into(), logs }.serve(admin, stop.clone()));
     let result = controller.run(stop).await;
     fleet.close(GRACE).await;
     Ok(result?)

@@ -2,17 +2,19 @@
 //! asserted is that every call was answered and that each sample began where it says.
 //!
 //! `bench cold`, `burst`, `storm`, `release` and `scale` need an installed release and pod addresses that are reachable
-//! from here; the others need DORMOUSE_BIN_DIR with the release programs, and `bench warm` nginx, haproxy and (to count)
-//! perf from the distribution.
+//! from here; the others need DORMOUSE_BIN_DIR with the release programs (`bench ledger` and `bench meter` need none),
+//! `bench warm` nginx, haproxy and (to count) perf, `bench ledger` and `bench durable` PostgreSQL from the distribution.
 //! Arms are interleaved, so that a noisy minute is noisy for all of them.
 
 mod burst;
 mod cold;
 mod count;
+mod durable;
 mod fair;
 mod functions;
 mod haproxy;
 mod held;
+mod ledger;
 mod memory;
 mod meter;
 mod nginx;
@@ -26,6 +28,7 @@ mod warm;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use dormouse_controller::ledger::Place;
 use dormouse_tests::machine::Machine;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -64,8 +67,15 @@ enum What {
     Stream(stream::Plan),
     /// CPU of a record: a place in the spool, and writing it there
     Meter(meter::Plan),
+    /// Calls whose ends wait for their record: by mode, and store of the ledger
+    Durable(durable::Plan),
+    /// A month of calls into a ledger, in a folder and in PostgreSQL, and questions to it
+    Ledger(ledger::Plan),
     /// A function beside another one that never wakes and is hammered
     Fair(fair::Plan),
+    /// The ledger of `bench ledger`, until it is ended
+    #[command(hide = true)]
+    Keep(ledger::Keep),
     /// The instance of the other benches, until it is ended
     #[command(hide = true)]
     Origin {
@@ -89,6 +99,8 @@ enum What {
         instance: SocketAddr,
         #[arg(long)]
         ledger_dir: PathBuf,
+        #[arg(long)]
+        database: Option<String>,
     },
 }
 
@@ -108,12 +120,16 @@ fn main() -> Result<()> {
             heading();
             meter::run(&plan)
         }
+        What::Durable(plan) => on_core(&plan.client_core.clone(), durable::run(plan)),
+        What::Ledger(plan) => on_all_cores(ledger::run(plan)),
+        What::Keep(args) => Builder::new_multi_thread().enable_all().build()?.block_on(ledger::keep(args)),
         What::Origin { listen } => Builder::new_current_thread().enable_all().build()?.block_on(origin::run(listen)),
         What::Plain { listen, instance } => {
             Builder::new_current_thread().enable_all().build()?.block_on(plain::run(listen, instance))
         }
-        What::Script { listen, instance, ledger_dir } => {
-            let script = stage::serve_script(listen, instance, &ledger_dir);
+        What::Script { listen, instance, ledger_dir, database } => {
+            let place = database.map_or_else(|| Ok(Place::folder(ledger_dir)), |url| Place::postgres(&url))?;
+            let script = stage::serve_script(listen, instance, place);
             Builder::new_current_thread().enable_all().build()?.block_on(script)
         }
     }

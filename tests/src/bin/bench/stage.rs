@@ -3,10 +3,13 @@
 
 use crate::proxy::Proxy;
 use anyhow::{Context, Result};
+use dormouse_controller::ledger::Place;
+use dormouse_proto::v1;
 use dormouse_tests::env::Env;
+use dormouse_tests::ground;
 use dormouse_tests::pair::free_ports;
 use dormouse_tests::proc::Program;
-use dormouse_tests::script::Script;
+use dormouse_tests::script::{self, Script};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -42,12 +45,33 @@ pub(crate) async fn origin(folder: &Path, cores: Option<&str>) -> Result<Proxy> 
 /// Starts `bench script`: one function with one instance, which is the origin. Where it shares a core it yields to the
 /// client and the instance: elsewhere the ledger has a machine of its own.
 pub(crate) async fn script(folder: &Path, origin: SocketAddr, cores: Option<&str>) -> Result<Proxy> {
+    scripted(folder, origin, cores, None, Program::yielding).await
+}
+
+/// The same for who waits for the ledger: it yields to nobody. The ledger may be in a database.
+pub(crate) async fn ledger(
+    folder: &Path,
+    origin: SocketAddr,
+    cores: Option<&str>,
+    database: Option<&str>,
+) -> Result<Proxy> {
+    scripted(folder, origin, cores, database, |program| program).await
+}
+
+async fn scripted(
+    folder: &Path,
+    origin: SocketAddr,
+    cores: Option<&str>,
+    database: Option<&str>,
+    rank: fn(Program) -> Program,
+) -> Result<Proxy> {
     let this = this()?;
     Proxy::start("the script", |addr| {
         let ledger = folder.join("ledger");
         let ledger = ledger.to_str().context("a path that is no text")?.to_owned();
         let args = [format!("--listen={addr}"), format!("--instance={origin}"), format!("--ledger-dir={ledger}")];
-        Ok(on(Program::new(this, folder.join("script.log")).args(["script"]).args(args).yielding(), cores))
+        let program = Program::new(this, folder.join("script.log")).args(["script"]).args(args);
+        Ok(on(rank(program.args(database.map(|url| format!("--database={url}")))), cores))
     })
     .await
 }
@@ -69,9 +93,14 @@ pub(crate) async fn activator(folder: &Path, name: &str, controller: SocketAddr,
     .await
 }
 
-/// `bench script`: serves until it is ended.
-pub(crate) async fn serve_script(listen: SocketAddr, instance: SocketAddr, ledger: &Path) -> Result<()> {
-    let script = Script::start(listen, TOKEN, ledger).await?;
-    script.tell(vec![dormouse_tests::script::awake(FUNCTION, instance)]);
+/// `bench script`: serves until it is ended. Besides [`FUNCTION`] it tells one function for each mode of durability, by
+/// its name.
+pub(crate) async fn serve_script(listen: SocketAddr, instance: SocketAddr, place: Place) -> Result<()> {
+    let script = Script::start_on(listen, TOKEN, place).await?;
+    let modes = ground::MODES.map(|mode| v1::Function {
+        durability: v1::Durability::from(mode).into(),
+        ..script::awake(ground::name(mode), instance)
+    });
+    script.tell(modes.into_iter().chain([script::awake(FUNCTION, instance)]).collect());
     std::future::pending().await
 }
