@@ -9,6 +9,7 @@ mod cursor;
 mod error;
 mod guard;
 mod params;
+mod payers;
 mod requests;
 pub mod reviews;
 mod times;
@@ -19,6 +20,7 @@ mod tests;
 
 use crate::ledger::statements::Answer;
 use crate::ledger::{Ledger, LedgerDoor, Month, RecordsQuery, UsageQuery};
+use crate::tenants::Tenants;
 use axum::Router;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
@@ -29,6 +31,7 @@ use cursor::Cursor;
 use error::ApiError;
 use jiff::Timestamp;
 use params::Params;
+use payers::Payers;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -68,8 +71,9 @@ fn open() -> Vec<(&'static str, MethodRouter<Api>)> {
 }
 
 /// The API of the ledger behind a door.
-pub fn router(door: LedgerDoor, guard: Guard) -> Router {
+pub fn router(door: LedgerDoor, guard: Guard, tenants: Tenants) -> Router {
     let add = |router: Router<Api>, (path, handler)| router.route(path, handler);
+    let guard = guard.told_by(Payers { tenants, door: door.clone() });
     let guarded = guarded().into_iter().fold(Router::new(), add);
     let guarded = guarded.route_layer(axum::middleware::from_fn_with_state(guard, guard::check));
     let api = Api { door, turns: Arc::new(Semaphore::new(READERS)) };

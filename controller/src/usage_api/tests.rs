@@ -64,7 +64,7 @@ async fn fixture(token: Option<&str>) -> Fixture {
     let frame = Frame { activator: 7, epoch: 1, first_seq: 1, count: 100, subjects, records, crc32c };
     ledger.append(frame).await.unwrap();
     let guard = token.and_then(Token::new).map_or_else(Guard::open, Guard::token);
-    Fixture { router: router(door.clone(), guard), door, _dir: dir }
+    Fixture { router: router(door.clone(), guard, Tenants::of_themselves()), door, _dir: dir }
 }
 
 impl Fixture {

@@ -10,6 +10,8 @@ use dormouse_controller::metrics::Metrics;
 use dormouse_controller::office::{Office, Parts};
 use dormouse_controller::reconcile::plan::Urls;
 use dormouse_controller::routes::Routes;
+use dormouse_controller::tenants::Tenants;
+use dormouse_controller::through::Through;
 use dormouse_controller::warm_meter::WarmMeter;
 use dormouse_core::function::{Function, FunctionStatus, State};
 use dormouse_core::price::{Durability, PricePlan};
@@ -32,6 +34,7 @@ use tonic::{Request, Streaming};
 pub struct Scripted {
     events: Mutex<Option<mpsc::Receiver<Event>>>,
     asked: mpsc::Sender<Asked>,
+    tenants: Tenants,
 }
 
 #[derive(Debug, PartialEq)]
@@ -55,6 +58,9 @@ impl Scripted {
 impl Fleet for Scripted {
     fn events(&self) -> Option<mpsc::Receiver<Event>> {
         self.events.lock().unwrap().take()
+    }
+    fn tenants(&self) -> Tenants {
+        self.tenants.clone()
     }
     async fn adopt(&self, _: &Arc<Function>) -> Result<(), FleetError> {
         self.ask(Asked::Adopt).await
@@ -97,9 +103,15 @@ pub struct House {
 
 impl House {
     pub async fn new() -> Self {
+        Self::with(Tenants::of_themselves()).await
+    }
+
+    /// One in which these tenants pay.
+    pub async fn with(tenants: Tenants) -> Self {
         let (events, receiver) = mpsc::channel(64);
         let (asked_in, asked) = mpsc::channel(64);
-        let fleet = Arc::new(Scripted { events: Mutex::new(Some(receiver)), asked: asked_in });
+        let fleet = Arc::new(Scripted { events: Mutex::new(Some(receiver)), asked: asked_in, tenants });
+        let through = Through::default();
         let (routes, stop, folder) = (Routes::default(), CancellationToken::new(), tempfile::tempdir().unwrap());
         let mut registry = Registry::default();
         let warm_meter = WarmMeter::default();
@@ -112,6 +124,7 @@ impl House {
             health: Health::default(),
             metrics: Metrics::register(&mut registry),
             warm_meter: warm_meter.clone(),
+            through: through.clone(),
         });
         tokio::spawn(office.run(stop.clone()));
         // Never opened: waking does not depend on it.
