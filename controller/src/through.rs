@@ -53,6 +53,13 @@ impl Through {
         self.0.lock().at_us()
     }
 
+    /// As if the first time of a controller were over.
+    #[cfg(test)]
+    pub(crate) fn without_hold(&self) {
+        let mut table = self.0.lock();
+        table.began = table.began.checked_sub(HOLD).unwrap();
+    }
+
     /// An activator is about to be told routes: from now on it may have calls.
     pub fn expect(&self, process: &Process) {
         self.0.lock().know(process);

@@ -10,6 +10,7 @@ mod error;
 mod guard;
 mod params;
 mod payers;
+mod period;
 mod requests;
 pub mod reviews;
 mod times;
@@ -24,7 +25,7 @@ use crate::tenants::Tenants;
 use axum::Router;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get};
 use cursor::Cursor;
@@ -44,6 +45,8 @@ pub use requests::Requests;
 const READERS: usize = 4;
 /// How long a question waits for its turn.
 const TURN: Duration = Duration::from_secs(10);
+/// Says how far records are complete; absent while that cannot be said.
+const COMPLETE_THROUGH: HeaderName = HeaderName::from_static("dormouse-complete-through");
 /// The file that describes all this.
 const OPENAPI: &str = include_str!("../openapi.yaml");
 
@@ -92,6 +95,11 @@ pub fn with(api: Router, beside: Option<Router>, guard: Guard) -> Router {
 }
 
 impl Api {
+    /// How far records are complete; to be asked before the ledger is, so that the answer has them.
+    fn through(&self) -> CompleteThrough {
+        CompleteThrough(self.door.through().at_us())
+    }
+
     /// The ledger, when it is this question's turn: for as long as the turn is held.
     async fn turn(&self) -> Result<(Ledger, OwnedSemaphorePermit), ApiError> {
         let ledger = self.door.ledger().map_err(ApiError::Unavailable)?;
@@ -102,12 +110,28 @@ impl Api {
     }
 }
 
+/// The moment before which every call has its record in the ledger, or is known to have none.
+struct CompleteThrough(Option<i64>);
+
+impl CompleteThrough {
+    fn text(&self) -> Option<String> {
+        self.0.map(times::micros_text)
+    }
+
+    /// An answer that says so in its head, however it is written.
+    fn on(&self, mut response: Response) -> Response {
+        if let Some(Ok(value)) = self.text().map(|text| HeaderValue::from_str(&text)) {
+            response.headers_mut().insert(COMPLETE_THROUGH, value);
+        }
+        response
+    }
+}
+
 async fn usage(State(api): State<Api>, headers: HeaderMap, pairs: Pairs) -> Result<Response, ApiError> {
     let mut params = Params::new(pairs, &params::USAGE)?;
     let format = Format::of(&mut params, &headers);
     let now = Timestamp::now();
-    let hours = params.hours(now);
-    let granularity = params.granularity(&hours, now);
+    let period = params.period(now);
     let group_by = params.group_by();
     let filter = params.filter();
     let cursor = Cursor::new(&params);
@@ -115,14 +139,16 @@ async fn usage(State(api): State<Api>, headers: HeaderMap, pairs: Pairs) -> Resu
     let limit = params.limit();
     let plan = params.plan(api.door.plans());
     params.done()?;
-    let query = UsageQuery { hours: hours.clone(), granularity, group_by, filter, after, limit };
+    let (hours, granularity, local) = (period.hours.clone(), period.granularity, period.local.clone());
+    let query = UsageQuery { hours, granularity, local, group_by, filter, after, limit };
     let (ledger, _turn) = api.turn().await?;
-    Params::reach(&query.hours, granularity, ledger.kept_from())?;
+    Params::reach(&period, ledger.kept_from())?;
+    let through = api.through();
     let page = ledger.usage(&query).await?;
     let next = page.next.as_ref().map(|key| cursor.usage(key));
     let names = params::group_names(group_by);
-    let view = UsageView::new(&hours, granularity, names, plan, &page.rows, next);
-    Ok(views::answer(format, &view))
+    let view = UsageView::new(&period, names, plan, &page.rows, next, through.text());
+    Ok(through.on(views::answer(format, &view)))
 }
 
 async fn records(State(api): State<Api>, headers: HeaderMap, pairs: Pairs) -> Result<Response, ApiError> {
@@ -138,10 +164,11 @@ async fn records(State(api): State<Api>, headers: HeaderMap, pairs: Pairs) -> Re
     let query = RecordsQuery { times_us: times_us.clone(), filter, after, limit };
     let (ledger, _turn) = api.turn().await?;
     Params::reach_records(&query.times_us, ledger.kept_from())?;
+    let through = api.through();
     let page = ledger.records(&query).await?;
     let next = page.next.as_ref().map(|key| cursor.records(key));
-    let view = RecordsView::new(&times_us, plan, &page.rows, next);
-    Ok(views::answer(format, &view))
+    let view = RecordsView::new(&times_us, plan, &page.rows, next, through.text());
+    Ok(through.on(views::answer(format, &view)))
 }
 
 async fn statement(
@@ -163,12 +190,16 @@ async fn statement(
     params.done()?;
     let month = month.map_err(|()| ApiError::Internal)?;
     let (ledger, _turn) = api.turn().await?;
-    let Answer { statement, text } = ledger.statement(&tenant, month, plans, by, Timestamp::now()).await?;
-    Ok(match (fixed, text) {
+    let through = api.through();
+    let Answer { mut statement, text } = ledger.statement(&tenant, month, plans, by, Timestamp::now()).await?;
+    if text.is_none() {
+        statement.complete_through = through.text();
+    }
+    Ok(through.on(match (fixed, text) {
         (Some(fixed), _) => views::answer(format, &statement.beside(fixed).ok_or(ApiError::TooLarge)?),
         (None, Some(text)) => views::kept(format, &statement, text),
         (None, None) => views::answer(format, &statement),
-    })
+    }))
 }
 
 async fn prices(State(api): State<Api>, headers: HeaderMap, pairs: Pairs) -> Result<Response, ApiError> {
