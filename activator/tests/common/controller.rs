@@ -178,6 +178,11 @@ impl Controller {
         epochs
     }
 
+    /// How far records were said to be complete, each time.
+    pub fn progress(&self) -> Vec<v1::Progress> {
+        self.service.0.lock().progress.clone()
+    }
+
     /// What was last told of a function: queued and running.
     pub fn demand(&self, uid: &str) -> Option<(u32, u32)> {
         let state = self.service.0.lock();

@@ -63,7 +63,8 @@ impl Follower {
             listing.insert(name.clone());
         }
         self.uids.insert(name.clone(), namespace.uid().unwrap_or_default());
-        if self.tenants.see(&name, namespace.metadata.labels.as_ref()) {
+        // Before the first list is whole nothing is planned by it.
+        if self.tenants.see(&name, namespace.metadata.labels.as_ref()) && self.complete {
             self.port.send(Event::Tenant { namespace: name }).await;
         }
     }
@@ -128,7 +129,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_changes_is_told_and_the_first_list_first() {
+    async fn the_first_list_is_told_as_a_whole_and_then_what_changes() {
         let events = vec![
             Init,
             InitApply(namespace("a", Some("team"))),
@@ -139,14 +140,14 @@ mod tests {
             Delete(namespace("b", None)),
         ];
         let (seen, tenants) = told(events).await;
-        assert_eq!(seen, ["a", "b", "synced", "a"]);
+        assert_eq!(seen, ["synced", "a"]);
         assert_eq!((tenants.of("a").as_deref(), tenants.of("b")), (Some("other"), None));
     }
 
     #[tokio::test]
     async fn an_empty_list_alone_forgets_nobody() {
         let (seen, tenants) = told(vec![Init, InitApply(namespace("a", Some("t"))), InitDone, Init, InitDone]).await;
-        assert_eq!(seen, ["a", "synced"]);
+        assert_eq!(seen, ["synced"]);
         assert_eq!(tenants.of("a").as_deref(), Some("t"));
     }
 }
