@@ -6,6 +6,7 @@ mod common;
 use common::{Asked, House, calls, function, instance, next, on_instance, pool, with_token, workload};
 use dormouse_controller::fleet::{Event, Phase};
 use dormouse_controller::tenants::{LABEL, Tenants};
+use dormouse_controller::through::HOLD;
 use dormouse_core::function::{Function, State};
 use dormouse_core::revision::Revision;
 use dormouse_proto::v1::ledger_client::LedgerClient;
@@ -184,4 +185,38 @@ async fn a_function_is_routed_once_its_tenant_is_known_and_follows_it() {
     assert!(!asked.iter().any(|a| matches!(a, Asked::Prepare | Asked::Remove)), "{asked:?}");
     let mut later = house.routes_of(2, "b").await;
     assert_eq!(later.message().await.unwrap().unwrap().functions[0].tenant, "default", "the last one known");
+}
+
+/// What activators tell becomes how far records are complete; one whose place is gone, and its spool with it, counts no more.
+#[tokio::test(start_paused = true)]
+async fn records_are_complete_as_far_as_every_activator_says() {
+    let house = House::new().await;
+    house.see(Event::Synced).await;
+    let mut ledger = LedgerClient::new(house.channel.clone());
+    let mut tell = async |activator: u64, name: &str, complete_through_us: i64, over: bool| {
+        let progress = v1::Progress { activator, epoch: 1, name: name.to_owned(), complete_through_us, over };
+        ledger.tell(with_token(progress)).await.map(drop)
+    };
+    tell(1, "a", 500, false).await.unwrap();
+    assert_eq!(house.through.at_us(), None, "others may come back");
+    tokio::time::sleep(HOLD).await;
+    assert_eq!(house.through.at_us(), Some(500));
+    // It watches, so calls may come to it: nothing later is promised before it has said something.
+    let _routes = house.routes_of(2, "b").await;
+    tell(1, "a", 900, false).await.unwrap();
+    assert_eq!(house.through.at_us(), Some(500));
+    tell(2, "b", 800, false).await.unwrap();
+    assert_eq!(house.through.at_us(), Some(800));
+    let gone = |lost| Event::ActivatorGone { name: "b".into(), lost };
+    house.see(gone(false)).await;
+    tell(1, "a", 1000, false).await.unwrap();
+    assert_eq!(house.through.at_us(), Some(800), "its process has ended, and may have left records");
+    house.see(gone(true)).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(house.through.at_us(), Some(1000), "they are lost");
+    tell(1, "a", 1000, true).await.unwrap();
+    assert_eq!(house.through.at_us(), None, "nobody is there");
+    assert_eq!(tell(1, "", 1, false).await.unwrap_err().code(), Code::InvalidArgument);
+    let untold = LedgerClient::new(house.channel.clone()).tell(v1::Progress::default()).await.unwrap_err();
+    assert_eq!(untold.code(), Code::Unauthenticated);
 }

@@ -96,6 +96,7 @@ pub struct House {
     pub events: mpsc::Sender<Event>,
     pub asked: mpsc::Receiver<Asked>,
     pub channel: Channel,
+    pub through: Through,
     registry: Registry,
     _folder: tempfile::TempDir,
     _stop: tokio_util::sync::DropGuard,
@@ -111,8 +112,9 @@ impl House {
         let (events, receiver) = mpsc::channel(64);
         let (asked_in, asked) = mpsc::channel(64);
         let fleet = Arc::new(Scripted { events: Mutex::new(Some(receiver)), asked: asked_in, tenants });
-        let through = Through::default();
         let (routes, stop, folder) = (Routes::default(), CancellationToken::new(), tempfile::tempdir().unwrap());
+        // Never opened: waking does not depend on it.
+        let ledger = LedgerDoor::new(Place::folder(folder.path()), PricePlan::default());
         let mut registry = Registry::default();
         let warm_meter = WarmMeter::default();
         let (office, post) = Office::new(Parts {
@@ -124,11 +126,10 @@ impl House {
             health: Health::default(),
             metrics: Metrics::register(&mut registry),
             warm_meter: warm_meter.clone(),
-            through: through.clone(),
+            through: ledger.through().clone(),
         });
         tokio::spawn(office.run(stop.clone()));
-        // Never opened: waking does not depend on it.
-        let ledger = LedgerDoor::new(Place::folder(folder.path()), PricePlan::default());
+        let through = ledger.through().clone();
         let doors = Doors { token: Token::new("secret").unwrap(), routes, post, ledger, stop: stop.clone() };
         let (client, server) = tokio::io::duplex(1 << 16);
         let incoming = tokio_stream::once(Ok::<_, std::io::Error>(server));
@@ -139,7 +140,7 @@ impl House {
             async move { client }
         });
         let channel = Endpoint::from_static("http://office").connect_with_connector(connector).await.unwrap();
-        Self { events, asked, channel, registry, _folder: folder, _stop: stop.drop_guard() }
+        Self { events, asked, channel, through, registry, _folder: folder, _stop: stop.drop_guard() }
     }
 
     /// The metrics' lines that have `part` in them.
