@@ -54,6 +54,9 @@ done
 has default '"--usage-audiences=dormouse-usage"'; has everything '"--usage-audiences=dormouse-usage,https://kubernetes.default.svc"'; has least '"--usage-audiences="'
 has default "resources: [tokenreviews]"; has default "resources: [subjectaccessreviews]"
 lacks least "tokenreviews"; lacks least "subjectaccessreviews"
+# Who pays for a namespace stands on its object; with functions.namespace only that one is read.
+for name in default everything least; do has "$name" "resources: [namespaces]"; done
+lacks default 'resourceNames: ["'; has everything 'resourceNames: ["default"]'
 has default "resources: [functions/usage]"; has least "resources: [functions/usage]"
 lacks default "kind: Ingress"; lacks least "name: dormouse-usage, port: {name: http}"
 has everything 'host: "usage.example.com"'; has everything "name: dormouse-usage, port: {name: http}"

@@ -59,6 +59,7 @@ pub(crate) async fn serve(
     let at = shared.clock.now();
     let in_call = peer.begin_call(at);
     let asker = Asker { grpc: grpc::is_grpc(request.headers()), http2: request.version() == Version::HTTP_2 };
+    let mark = shared.through.hold();
     let (call_no, at_us) = (shared.next_call(), clock::wall_us());
     let id = shared.request_id(call_no);
     request.headers_mut().reserve(headers::ADDED);
@@ -66,7 +67,8 @@ pub(crate) async fn serve(
     let trail = Trail::begin(&shared, peer.addr, &request, (id, at_us, at), context);
     let (trace, grpc) = (context.trace, asker.grpc);
     let key = request.headers().get(IDEMPOTENCY_KEY).map_or(0, |value| key_of(value.as_bytes()));
-    let received = Received { call: call_no, at_us, at, trace, trail: trail.clone(), grpc, key, seen: None };
+    let (trail_too, tenant, seen) = (trail.clone(), None, None);
+    let received = Received { call: call_no, at_us, at, trace, trail: trail_too, grpc, tenant, mark, key, seen };
     let mut func = None;
     match call(&shared, &peer, request, received, &mut func).await {
         Ok(Answer { mut head, body }) => {
@@ -130,6 +132,7 @@ async fn call(
     };
     let nameless = host.is_none() && !http2;
     let found_func = func.insert(found.func);
+    received.tenant = Some(found_func.plan().tenant.clone());
     if let Some(trail) = &received.trail {
         trail.found(found_func);
     }

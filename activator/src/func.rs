@@ -27,7 +27,8 @@ pub(crate) struct Plan {
     /// What the ends of responses wait for.
     pub(crate) durability: Durability,
     pub(crate) limits: Limits,
-    pub(crate) tenant: String,
+    /// Who pays for calls that come from now on.
+    pub(crate) tenant: Arc<str>,
     /// Calls that one instance runs at once.
     pub(crate) concurrency: u32,
     /// Code and status with which calls are answered while no instance can start.
@@ -166,6 +167,9 @@ impl Func {
         // Once retired it has none, whatever is told.
         let slots = if keep_slots { inner.room.slots(seat) } else { told.slots };
         inner.room.set(seat, slots, taking);
+        if *instance.subject.load().tenant != *plan.tenant {
+            instance.subject.store(Arc::new(self.subject(told, plan)));
+        }
         let warm_slots = if told.warm { u16::try_from(plan.concurrency).unwrap_or(u16::MAX) } else { 0 };
         instance.warm_slots.store(warm_slots, Relaxed);
         // The routes name it now: the address is its own.
@@ -191,7 +195,7 @@ impl Func {
             namespace: self.key.namespace.clone(),
             name: self.key.name.clone(),
             revision: told.revision.clone(),
-            tenant: plan.tenant.clone(),
+            tenant: plan.tenant.to_string(),
             memory_mib: told.memory_mib,
             cpu_millis: told.cpu_millis,
             instance: told.id.clone(),
@@ -227,7 +231,7 @@ fn plan_of(wire: &v1::Function) -> Plan {
             max_calls: wire.queue_max_calls,
             max_wait: Duration::from_millis(u64::from(wire.queue_max_wait_ms)),
         },
-        tenant: wire.tenant.clone(),
+        tenant: wire.tenant.as_str().into(),
         concurrency: wire.concurrency,
         failure: wire.failure.as_ref().map(|f| (f.code.clone(), f.status)),
         waiting_reason: wire.waiting_reason.clone(),

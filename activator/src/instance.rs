@@ -1,6 +1,7 @@
 //! One instance as this activator knows it.
 
 use crate::pool::Pool;
+use arc_swap::ArcSwap;
 use dormouse_core::record::Subject;
 use dormouse_proto::v1;
 use std::{
@@ -18,8 +19,8 @@ use tokio_util::sync::CancellationToken;
 pub(crate) struct Instance {
     pub(crate) id: String,
     pub(crate) addr: SocketAddr,
-    /// What its records are about.
-    pub(crate) subject: Arc<Subject>,
+    /// What records of calls are about that come from now on.
+    pub(crate) subject: ArcSwap<Subject>,
     /// It speaks HTTP/2 without TLS, else HTTP/1.1.
     pub(crate) http2: bool,
     /// When the routes first named it, by the process's clock.
@@ -51,7 +52,7 @@ impl Instance {
         Self {
             id: told.id.clone(),
             addr,
-            subject,
+            subject: ArcSwap::new(subject),
             http2: told.h2c,
             told: now,
             pool: Pool::default(),
@@ -76,6 +77,18 @@ impl Instance {
     /// True when this is what the routes mean.
     pub(crate) fn is(&self, told: &v1::Instance) -> bool {
         self.id == told.id && told.address.parse() == Ok(self.addr)
+    }
+
+    /// What the record of a call is about that came when this tenant paid.
+    pub(crate) fn subject_for(&self, tenant: Option<&str>) -> Arc<Subject> {
+        let subject = self.subject.load_full();
+        match tenant {
+            // The routes named another one while it ran.
+            Some(tenant) if *subject.tenant != *tenant => {
+                Arc::new(Subject { tenant: tenant.to_owned(), ..Subject::clone(&subject) })
+            }
+            _ => subject,
+        }
     }
 
     /// It answered.

@@ -41,6 +41,7 @@ mod spool;
 #[cfg(test)]
 mod strangers;
 mod text;
+mod through;
 mod trace;
 mod trail;
 mod trust;
@@ -211,7 +212,7 @@ pub struct Activator {
 
 /// Length of the queue of connections that are not accepted yet.
 const BACKLOG: u32 = 4096;
-/// How long the last traces and lines of the access log have.
+/// How long the last traces, lines of the access log and words to the ledger have.
 const LAST_WORDS: Duration = Duration::from_secs(3);
 /// How often the spool is synced.
 const SYNC: Duration = Duration::from_secs(1);
@@ -270,6 +271,7 @@ impl Activator {
             routes: Default::default(),
             spool,
             board: knock::Board::default(),
+            through: through::Through::new(clock::wall_us()),
             peers,
             metrics,
             outlets: Arc::new(outlets),
@@ -321,7 +323,9 @@ impl Activator {
         let name = config.name.clone();
         let feed = tokio::spawn(feed::run(shared.clone(), link.clone(), name.clone(), streams_end.clone()));
         let knock = tokio::spawn(knock::run(shared.clone(), link.clone(), name, streams_end.clone()));
-        let mut ship = tokio::spawn(ship::run(shared.clone(), link, ship_end.clone()));
+        let mut ship = tokio::spawn(ship::run(shared.clone(), link.clone(), ship_end.clone()));
+        let through_end = CancellationToken::new();
+        let through = tokio::spawn(through::run(shared.clone(), link, config.name.clone(), through_end.clone()));
         let traces_end = CancellationToken::new();
         let traces = exporter.map(|exporter| tokio::spawn(exporter.run(traces_end.clone())));
         let tell = tokio::spawn(tell(shared.clone(), health.clone()));
@@ -363,6 +367,9 @@ impl Activator {
             ship.abort();
             let _ = ship.await;
         }
+        // With everything shipped: that nothing of it is left is its last word.
+        through_end.cancel();
+        let _ = tokio::time::timeout(LAST_WORDS, through).await;
         memory.abort();
         sync.abort();
         traces_end.cancel();

@@ -11,6 +11,7 @@ use crate::{
     shared::Shared,
     spool::{Reservation, SpoolError},
     text,
+    through::Mark,
     trace::TraceId,
     trail::{Run, Trail},
 };
@@ -36,6 +37,11 @@ pub(crate) struct Received {
     pub(crate) trail: Option<Arc<Trail>>,
     /// It is a call of gRPC.
     pub(crate) grpc: bool,
+    /// Who pays for it: the function's tenant when it came; `None` before the function is known.
+    pub(crate) tenant: Option<Arc<str>>,
+    /// Held until its record is written.
+    #[expect(dead_code, reason = "what counts is how many hold it")]
+    pub(crate) mark: Arc<Mark>,
     /// Hash of its `Idempotency-Key`; 0 without one.
     pub(crate) key: u64,
     /// For who watches calls go by: method and path.
@@ -196,8 +202,8 @@ impl Meter {
             warm_slots: seat.instance().warm_slots.load(Relaxed),
             key: received.key,
         };
-        let subject = &seat.instance().subject;
-        let written = self.shared.spool.append(subject, &record, reservation);
+        let subject = seat.instance().subject_for(received.tenant.as_deref());
+        let written = self.shared.spool.append(&subject, &record, reservation);
         let metrics = &seat.func().metrics;
         metrics.answered(self.status, outcome);
         metrics.took(now.saturating_sub(received.at), before.wait + seat.turn.start);

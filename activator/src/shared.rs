@@ -2,7 +2,7 @@
 
 use crate::{
     SeenCall, clock::Clock, func::Func, instance::Instance, knock::Board, memory::Memory, metrics::Metrics,
-    peer::Peers, room::Seat, route::Table, spool::Spool, trail::Outlets, trust::Network,
+    peer::Peers, room::Seat, route::Table, spool::Spool, through::Through, trail::Outlets, trust::Network,
 };
 use arc_swap::ArcSwap;
 use dormouse_core::RequestId;
@@ -39,6 +39,8 @@ pub(crate) struct Shared {
     pub(crate) routes: ArcSwap<Table>,
     pub(crate) spool: Spool,
     pub(crate) board: Board,
+    /// How far the records are complete.
+    pub(crate) through: Through,
     pub(crate) peers: Peers,
     pub(crate) metrics: Metrics,
     /// Who is told of calls that are over.

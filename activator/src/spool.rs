@@ -126,6 +126,15 @@ impl Segment {
     }
 }
 
+/// What the ledger does not have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Unshipped {
+    /// The first record of this life that it does not have and may still get.
+    pub(crate) first: Option<u64>,
+    /// There are records of former lives.
+    pub(crate) of_former_lives: bool,
+}
+
 /// The spool.
 #[derive(Debug)]
 pub(crate) struct Spool {
@@ -346,6 +355,21 @@ impl Spool {
         let bytes = segment.bytes;
         log.segments.push_back(segment);
         Ok(bytes)
+    }
+
+    /// Number of the last record of this life; 0 without one.
+    pub(crate) fn last_seq(&self) -> u64 {
+        self.log.lock().last_seq()
+    }
+
+    /// What the ledger does not have yet.
+    pub(crate) fn unshipped(&self) -> Unshipped {
+        let log = self.log.lock();
+        let (mine, former): (Vec<&Segment>, Vec<&Segment>) = log.segments.iter().partition(|s| self.is_mine(s.of()));
+        let wanted = self.acks.watermark() + 1;
+        let ends_behind = |s: &&&Segment| wanted < s.header.first_seq + s.count;
+        let first = mine.iter().filter(ends_behind).map(|s| s.header.first_seq.max(wanted)).min();
+        Unshipped { first, of_former_lives: former.iter().any(|s| s.count > 0) }
     }
 
     /// Syncs what was written. Blocks; call it each second.

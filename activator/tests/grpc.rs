@@ -34,6 +34,10 @@ struct Service;
 
 #[tonic::async_trait]
 impl Ledger for Service {
+    async fn tell(&self, _: Request<v1::Progress>) -> Result<Response<v1::ProgressNoted>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+
     async fn append(&self, request: Request<v1::Frame>) -> Result<Response<v1::Appended>, Status> {
         let frame = request.into_inner();
         match frame.count {

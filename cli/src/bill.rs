@@ -24,6 +24,8 @@ pub(crate) struct Statement {
     period_over: bool,
     pub(crate) state: State,
     closed_at: Option<String>,
+    /// Every call before this moment has its record in the ledger; `None`: that cannot be said now.
+    complete_through: Option<Timestamp>,
     pub(crate) plan: String,
     currency: String,
     calls: u64,
@@ -164,6 +166,9 @@ fn page(statement: &Statement) -> String {
             statement.unmetered_calls
         );
     }
+    if let Some(missing) = missing(statement) {
+        let _ = write!(page, "\n\n{missing}");
+    }
     if let Some(c) = &statement.comparison {
         let _ = write!(
             page,
@@ -176,6 +181,20 @@ fn page(statement: &Statement) -> String {
         };
     }
     page
+}
+
+/// What may come to the statement of a month that is over.
+fn missing(statement: &Statement) -> Option<String> {
+    let end: Timestamp =
+        statement.to.parse().ok().filter(|_| statement.period_over && statement.state != State::Closed)?;
+    match statement.complete_through {
+        Some(through) if through >= end => None,
+        Some(through) => Some(format!(
+            "Not complete yet: calls that came after {} may still be missing. Ask again later.",
+            through.strftime("%Y-%m-%d %H:%M:%S UTC")
+        )),
+        None => Some("Calls may still be missing: how far the ledger is complete cannot be said now.".to_owned()),
+    }
 }
 
 #[cfg(test)]
@@ -202,12 +221,13 @@ mod tests {
 
     #[test]
     fn the_articles_bill_reads_as_the_article_says() {
-        let statement = Statement {
+        let mut statement = Statement {
             tenant: "default".into(),
             period: "2026-11".into(),
             period_over: true,
             state: State::Closed,
             closed_at: Some("2026-12-04T00:00:09Z".into()),
+            complete_through: None,
             plan: "article".into(),
             currency: "CNY".into(),
             from: "2026-11-01T00:00:00Z".into(),
@@ -257,5 +277,15 @@ mod tests {
              \n\
              A server that is always on: 350 CNY. This: 25.60 CNY, 92.7 % less (324.50 CNY saved)"
         );
+        (statement.state, statement.closed_at) = (State::Open, None);
+        statement.complete_through = Some("2026-12-01T00:00:00Z".parse().unwrap());
+        assert!(!page(&statement).contains("missing"), "it is complete");
+        statement.complete_through = Some("2026-11-30T23:59:59.5Z".parse().unwrap());
+        let told = page(&statement);
+        assert!(told.contains("calls that came after 2026-11-30 23:59:59 UTC may still be missing"), "{told}");
+        statement.complete_through = None;
+        assert!(page(&statement).contains("cannot be said now"));
+        statement.period_over = false;
+        assert!(!page(&statement).contains("missing"), "so far is said above");
     }
 }

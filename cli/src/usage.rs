@@ -20,6 +20,10 @@ const MAX_PAGES: usize = 100;
 struct Page {
     from: String,
     to: String,
+    #[serde(default)]
+    complete_through: Option<String>,
+    #[serde(default)]
+    time_zone: Option<String>,
     granularity: String,
     group_by: Vec<String>,
     plan: String,

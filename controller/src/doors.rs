@@ -4,6 +4,7 @@ use crate::ledger::{self, LedgerDoor};
 use crate::office::Mail;
 use crate::routes::{Routes, Watcher};
 use crate::shares::Process;
+use crate::through::Through;
 use dormouse_daemon::Token;
 use dormouse_proto::AUTHORIZATION;
 use dormouse_proto::v1;
@@ -23,7 +24,7 @@ use tonic::transport::server::{Router, TcpIncoming};
 use tonic::{Request, Response, Status, Streaming};
 
 /// Longest name of an activator: a pod's name.
-const MAX_NAME: usize = 253;
+pub(crate) const MAX_NAME: usize = 253;
 
 /// Longest address at which an activator takes calls over: an IPv6 address in brackets (41) with a port (6), and room.
 const MAX_ADDRESS: usize = 64;
@@ -75,7 +76,12 @@ impl Doors {
                 false => Err(Status::unauthenticated("the shared token is missing or wrong")),
             }
         };
-        let routes = RoutesServer::new(RoutesDoor { routes, post: post.clone(), stop: stop.clone() });
+        let routes = RoutesServer::new(RoutesDoor {
+            routes,
+            through: ledger.through().clone(),
+            post: post.clone(),
+            stop: stop.clone(),
+        });
         let demand = DemandServer::new(DemandDoor { post, streams: AtomicU64::new(0), stop });
         Server::builder()
             .http2_keepalive_interval(Some(PING))
@@ -95,6 +101,7 @@ fn named(name: &str) -> Result<&str, Status> {
 
 struct RoutesDoor {
     routes: Routes,
+    through: Through,
     post: mpsc::Sender<Mail>,
     stop: CancellationToken,
 }
@@ -113,6 +120,7 @@ impl RoutesService for RoutesDoor {
         tracing::info!(activator = %process, "watches the routes");
         let mail = Mail::Watch { process: process.clone(), takes_over };
         self.post.send(mail).await.map_err(|_| shutting_down())?;
+        self.through.expect(&process);
         let watcher = self.routes.watch(process, &peer_address);
         let leaving = Unwatching { post: self.post.clone(), activator: takes_over.then_some(activator) };
         let state = (watcher, self.stop.clone(), leaving);

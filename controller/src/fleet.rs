@@ -7,6 +7,7 @@
 pub mod kubernetes;
 pub mod process;
 
+use crate::tenants::Tenants;
 use dormouse_core::FunctionKey;
 use dormouse_core::function::{Function, FunctionStatus};
 use dormouse_core::revision::Revision;
@@ -111,11 +112,18 @@ pub enum Event {
     Parked(Parked),
     /// One that cannot be: it is not up yet, is ending, or somebody else spoiled it. `InstanceGone` follows in the end.
     Unparked(InstanceId),
+    /// Somebody else pays for a namespace than before, or it is known now who does: [`Fleet::tenants`] says who.
+    Tenant {
+        /// The namespace.
+        namespace: String,
+    },
     /// A process of an activator has certainly ended: its pod is gone or over, or its container does not run or was
     /// started anew. A fleet that cannot see activators never tells this.
     ActivatorGone {
         /// What the activator calls itself: its pod's name.
         name: String,
+        /// Its spool is gone with it: the place is gone, and nothing of it is kept.
+        lost: bool,
     },
     /// Everything that existed when the fleet began has been told: nothing is routed or changed before this.
     Synced,
@@ -379,6 +387,11 @@ pub trait Fleet: Send + Sync + 'static {
     /// The revision that a function's spec has here.
     fn revision(&self, function: &Function) -> Revision {
         Revision::of(&function.spec)
+    }
+
+    /// Who pays for what runs in which namespace.
+    fn tenants(&self) -> Tenants {
+        Tenants::of_themselves()
     }
 
     /// Marks the function as ours to drain before it goes (the finalizer). Locally nothing.

@@ -10,6 +10,7 @@ mod door;
 mod fold;
 mod frame;
 mod function;
+mod local;
 mod month;
 mod plans;
 mod postgres;
@@ -29,6 +30,7 @@ pub use conservation::Conservation;
 pub use door::{DoorState, LedgerDoor, NotADatabase, Place};
 pub use frame::{Frame, MAX_FRAME_RECORDS, MAX_FRAME_SUBJECTS};
 pub use function::FunctionId;
+pub use local::LocalTimes;
 pub use month::{Month, NotAMonth};
 pub use plans::Plans;
 pub use postgres::PostgresError;
@@ -44,6 +46,7 @@ use dormouse_core::price::{PricePlan, TooLarge};
 use dormouse_core::usage::UsageSum;
 use jiff::Timestamp;
 use statements::CloseError;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use store::Store;
 use tokio::sync::{RwLock, Semaphore};
@@ -231,6 +234,15 @@ impl Ledger {
     /// When the store cannot be read.
     pub async fn records(&self, query: &RecordsQuery) -> Result<Page<RecordRow, RecordKey>, ReadError> {
         records::query(&*self.store, query).await
+    }
+
+    /// The namespaces of all functions that a tenant ever paid for.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn namespaces_of(&self, tenant: &str) -> Result<BTreeSet<String>, ReadError> {
+        let all = self.store.functions().await?;
+        Ok(all.into_iter().filter(|(_, id)| id.tenant == tenant).map(|(_, id)| id.namespace).collect())
     }
 
     /// Everything a tenant used in a period of whole hours; of whole days where hours are not kept any longer.

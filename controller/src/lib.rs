@@ -14,6 +14,8 @@ pub mod reconcile;
 pub mod routes;
 pub mod shares;
 pub mod table;
+pub mod tenants;
+pub mod through;
 pub mod usage_api;
 pub mod warm_meter;
 
@@ -29,6 +31,7 @@ use routes::Routes;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
+use tenants::Tenants;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use usage_api::{Guard, Requests};
@@ -70,6 +73,7 @@ pub struct Controller<F> {
     grpc: TcpListener,
     usage: TcpListener,
     requests: Requests,
+    tenants: Tenants,
     config: Config,
 }
 
@@ -107,6 +111,7 @@ impl<F: Fleet> Controller<F> {
         config.health.expect(LEDGER_CHECK);
         config.ledger.register(registry);
         let warm_meter = WarmMeter::default();
+        let tenants = fleet.tenants();
         let (office, post) = Office::new(Parts {
             fleet,
             events,
@@ -116,9 +121,10 @@ impl<F: Fleet> Controller<F> {
             health: config.health.clone(),
             metrics: Metrics::register(registry),
             warm_meter: warm_meter.clone(),
+            through: config.ledger.through().clone(),
         });
         let requests = Requests::register(registry);
-        Ok(Self { office, post, routes, warm_meter, grpc, usage, requests, config })
+        Ok(Self { office, post, routes, warm_meter, grpc, usage, requests, tenants, config })
     }
 
     /// Where activators call.
@@ -142,7 +148,7 @@ impl<F: Fleet> Controller<F> {
     /// # Errors
     /// When a server breaks or the fleet ends.
     pub async fn run(self, stop: CancellationToken) -> Result<(), ControllerError> {
-        let Self { office, post, routes, warm_meter, grpc, usage, requests, config } = self;
+        let Self { office, post, routes, warm_meter, grpc, usage, requests, tenants, config } = self;
         let Config { token, usage_guard, beside_usage, ledger, health, .. } = config;
         let all = stop.child_token();
         let keeper = tokio::spawn(ledger.clone().keep_open(all.clone()));
@@ -152,7 +158,7 @@ impl<F: Fleet> Controller<F> {
         let mut office = tokio::spawn(office.run(all.clone()));
         let doors = Doors { token, routes, post, ledger: ledger.clone(), stop: all.clone() };
         let doors = doors::serve(grpc, doors);
-        let api = usage_api::with(usage_api::router(ledger, usage_guard.clone()), beside_usage, usage_guard);
+        let api = usage_api::with(usage_api::router(ledger, usage_guard.clone(), tenants), beside_usage, usage_guard);
         let api = axum::serve(usage, requests.counting(api)).with_graceful_shutdown(all.clone().cancelled_owned());
         let result = tokio::select! {
             biased;

@@ -15,6 +15,8 @@ use crate::reconcile::observe::{InstanceSeen, Lane, LaneState, Moment, Observed,
 use crate::reconcile::plan::{self, Context, Urls};
 use crate::routes::Routes;
 use crate::shares::{Process, SHARES_HOLD, Shares};
+use crate::tenants::Tenants;
+use crate::through::Through;
 use crate::warm_meter::{self, WarmMeter};
 use dormouse_core::price::Durability;
 use dormouse_core::record::Subject;
@@ -129,8 +131,14 @@ pub struct Office<F> {
     opened: Option<Moment>,
     warm_meter: WarmMeter,
     /// What the meter was last told is kept warm of each function; of those of which something is.
-    warm: HashMap<FunctionUid, BTreeSet<InstanceId>>,
+    warm: HashMap<FunctionUid, Warm>,
+    /// Who pays for which namespace.
+    tenants: Tenants,
+    through: Through,
 }
+
+/// Instances of a function that are kept warm, and who pays for them.
+type Warm = (Option<Arc<str>>, BTreeSet<InstanceId>);
 
 /// What an office is made of.
 pub struct Parts<F> {
@@ -150,6 +158,8 @@ pub struct Parts<F> {
     pub metrics: Metrics,
     /// Where it is told what is kept warm.
     pub warm_meter: WarmMeter,
+    /// Where it is told whose records are lost.
+    pub through: Through,
 }
 
 impl<F: Fleet> Office<F> {
@@ -159,9 +169,11 @@ impl<F: Fleet> Office<F> {
         let (post, mail) = mpsc::channel(MAX_MAIL);
         let (answer, answers) = mpsc::channel(MAX_MAIL);
         let (pool_answer, pool_answers) = mpsc::channel(MAX_MAIL);
-        let Parts { fleet, events, routes, urls, durability, health, metrics, warm_meter } = parts;
+        let Parts { fleet, events, routes, urls, durability, health, metrics, warm_meter, through } = parts;
         health.expect(CHECK);
         let office = Self {
+            tenants: fleet.tenants(),
+            through,
             hands: Hands::new(fleet, answer),
             routes,
             replicas: Replicas::new(metrics.clone()),
@@ -236,12 +248,20 @@ impl<F: Fleet> Office<F> {
         if let Event::Synced = event {
             return self.open(now);
         }
-        if let Event::ActivatorGone { name } = event {
+        if let Event::ActivatorGone { name, lost } = event {
+            if lost {
+                self.through.lost(&name);
+            }
             tracing::info!(activator = %name, "an activator's process has ended");
             let touched = self.demand.gone(&name);
             self.touched(touched, now);
             let touched = self.shares.gone(&name, now, timeout_of(&self.functions));
             return self.plan_all(touched, now);
+        }
+        if let Event::Tenant { namespace } = event {
+            let there = self.functions.values().filter(|o| o.namespace() == Some(namespace.as_str()));
+            let there: Vec<FunctionUid> = there.map(|o| o.uid.clone()).collect();
+            return self.plan_all(there, now);
         }
         let Some(event) = self.saw_pool(event, now) else { return };
         let uid = match &event {
@@ -550,12 +570,13 @@ impl<F: Fleet> Office<F> {
         self.look_at(pool, now);
     }
 
-    /// Tells the meter when other instances of a function are kept warm than before.
+    /// Tells the meter when other instances of a function are kept warm than before, or somebody else pays for them.
     fn meter_warm(&mut self, uid: &FunctionUid, now: Moment) {
         let observed = self.functions.get(uid);
         let warm = observed.map(Observed::warm).unwrap_or_default();
-        let before = self.warm.get(uid);
-        if before.map_or(warm.is_empty(), |before| before.iter().eq(warm.iter().copied())) {
+        let tenant = observed.and_then(|observed| observed.tenant.clone());
+        let same = |(payer, ids): &Warm| *payer == tenant && ids.iter().eq(warm.iter().copied());
+        if self.warm.get(uid).map_or(warm.is_empty(), same) {
             return;
         }
         let at_us = Timestamp::now().as_microsecond();
@@ -563,7 +584,7 @@ impl<F: Fleet> Office<F> {
             let observed = observed?;
             let (seen, valid) = (observed.instances.get(id)?, observed.object.as_ref()?.valid.as_ref()?);
             let span = WarmSpan {
-                subject: subject(observed, seen, valid),
+                subject: subject(observed, seen, valid)?,
                 // An earlier controller kept it warm, too, if the ledger says so.
                 resumes: seen.found && now < self.opened.unwrap_or_default() + RESUME,
                 open: true,
@@ -577,7 +598,7 @@ impl<F: Fleet> Office<F> {
         if told.is_empty() {
             self.warm.remove(uid);
         } else {
-            self.warm.insert(uid.clone(), told);
+            self.warm.insert(uid.clone(), (tenant, told));
         }
         self.warm_meter.see(change);
     }
@@ -600,6 +621,10 @@ impl<F: Fleet> Office<F> {
         }
         let began = std::time::Instant::now();
         observed.settle(now);
+        // The last one known stays when the namespace is gone before what is in it.
+        if let Some(tenant) = observed.namespace().and_then(|namespace| self.tenants.of(namespace)) {
+            observed.tenant = Some(tenant);
+        }
         observed.look_at_clock(Timestamp::now(), now);
         for (id, instance) in &mut observed.instances {
             instance.lost = self.shares.is_lost(uid, id, now);
@@ -664,18 +689,18 @@ fn again(uid: &FunctionUid, at: Moment, now: Moment) -> Moment {
 }
 
 /// What the records of an instance's calls are about, and so its warm time.
-fn subject(observed: &Observed, seen: &InstanceSeen, valid: &ValidFunction) -> Subject {
+fn subject(observed: &Observed, seen: &InstanceSeen, valid: &ValidFunction) -> Option<Subject> {
     let (memory_mib, cpu_millis) = seen.size(valid);
-    Subject {
+    Some(Subject {
         function_uid: observed.uid.to_string(),
         namespace: valid.key.namespace.clone(),
         name: valid.key.name.clone(),
         revision: seen.seen.revision.to_string(),
-        tenant: valid.tenant.clone(),
+        tenant: observed.tenant.as_deref()?.to_owned(),
         memory_mib,
         cpu_millis,
         instance: seen.seen.id.to_string(),
-    }
+    })
 }
 
 /// How long a call of a function may run.

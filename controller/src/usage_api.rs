@@ -12,6 +12,8 @@ mod focus;
 mod format;
 mod guard;
 mod params;
+mod payers;
+mod period;
 mod requests;
 pub mod reviews;
 mod times;
@@ -22,10 +24,12 @@ mod tests;
 
 use crate::ledger::statements::Answer;
 use crate::ledger::{Ledger, LedgerDoor, Month, RecordsQuery, UsageQuery};
+use crate::table::moment;
+use crate::tenants::Tenants;
 use axum::Router;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
-use axum::http::{HeaderMap, Uri, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get};
 use cursor::Cursor;
@@ -33,6 +37,7 @@ use error::ApiError;
 use format::{ANSWERS, Format};
 use jiff::Timestamp;
 use params::Params;
+use payers::Payers;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -45,6 +50,8 @@ pub use requests::Requests;
 const READERS: usize = 4;
 /// How long a question waits for its turn.
 const TURN: Duration = Duration::from_secs(10);
+/// Says how far records are complete; absent while that cannot be said.
+const COMPLETE_THROUGH: HeaderName = HeaderName::from_static("dormouse-complete-through");
 /// The file that describes all this.
 const OPENAPI: &str = include_str!("../openapi.yaml");
 
@@ -74,8 +81,9 @@ fn open() -> Vec<(&'static str, MethodRouter<Api>)> {
 }
 
 /// The API of the ledger behind a door.
-pub fn router(door: LedgerDoor, guard: Guard) -> Router {
+pub fn router(door: LedgerDoor, guard: Guard, tenants: Tenants) -> Router {
     let add = |router: Router<Api>, (path, handler)| router.route(path, handler);
+    let guard = guard.told_by(Payers { tenants, door: door.clone() });
     let guarded = guarded().into_iter().fold(Router::new(), add);
     let guarded = guarded.route_layer(axum::middleware::from_fn_with_state(guard, guard::check));
     let [turns, exports] = [READERS, focus::AT_ONCE].map(|room| Arc::new(Semaphore::new(room)));
@@ -95,6 +103,11 @@ pub fn with(api: Router, beside: Option<Router>, guard: Guard) -> Router {
 }
 
 impl Api {
+    /// How far records are complete; to be asked before the ledger is, so that the answer has them.
+    fn through(&self) -> CompleteThrough {
+        CompleteThrough(self.door.through().at_us())
+    }
+
     /// The ledger, when it is this question's turn: for as long as the turn is held.
     async fn turn(&self) -> Result<(Ledger, OwnedSemaphorePermit), ApiError> {
         let ledger = self.door.ledger().map_err(ApiError::Unavailable)?;
@@ -114,12 +127,28 @@ async fn within(room: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, ApiError>
     }
 }
 
+/// The moment before which every call has its record in the ledger, or is known to have none.
+struct CompleteThrough(Option<i64>);
+
+impl CompleteThrough {
+    fn text(&self) -> Option<String> {
+        self.0.map(moment)
+    }
+
+    /// An answer that says so in its head, however it is written.
+    fn on(&self, mut response: Response) -> Response {
+        if let Some(Ok(value)) = self.text().map(|text| HeaderValue::from_str(&text)) {
+            response.headers_mut().insert(COMPLETE_THROUGH, value);
+        }
+        response
+    }
+}
+
 async fn usage(State(api): State<Api>, uri: Uri, headers: HeaderMap, pairs: Pairs) -> Result<Response, ApiError> {
     let mut params = Params::new(pairs, &params::USAGE)?;
     let format = Format::of(&mut params, &headers, &ANSWERS)?;
     let now = Timestamp::now();
-    let hours = params.hours(now);
-    let granularity = params.granularity(&hours, now);
+    let period = params.period(now);
     let group_by = params.group_by();
     let filter = params.filter();
     let cursor = Cursor::new(&params);
@@ -127,14 +156,16 @@ async fn usage(State(api): State<Api>, uri: Uri, headers: HeaderMap, pairs: Pair
     let limit = params.limit();
     let plan = params.plan(api.door.plans());
     params.done()?;
-    let query = UsageQuery { hours: hours.clone(), granularity, group_by, filter, after, limit };
+    let (hours, granularity, local) = (period.hours.clone(), period.granularity, period.local.clone());
+    let query = UsageQuery { hours, granularity, local, group_by, filter, after, limit };
     let (ledger, _turn) = api.turn().await?;
-    Params::reach(&query.hours, granularity, ledger.kept_from())?;
+    Params::reach(&period, ledger.kept_from())?;
+    let through = api.through();
     let page = ledger.usage(&query).await?;
     let next = page.next.as_ref().map(|key| cursor.usage(key));
     let names = params::group_names(group_by);
-    let view = UsageView::new(&hours, granularity, names, plan, &page.rows, next);
-    answer::answer(format, &view, &uri)
+    let view = UsageView::new(&period, names, plan, &page.rows, next, through.text());
+    Ok(through.on(answer::answer(format, &view, &uri)?))
 }
 
 async fn records(State(api): State<Api>, uri: Uri, headers: HeaderMap, pairs: Pairs) -> Result<Response, ApiError> {
@@ -150,10 +181,11 @@ async fn records(State(api): State<Api>, uri: Uri, headers: HeaderMap, pairs: Pa
     let query = RecordsQuery { times_us: times_us.clone(), filter, after, limit };
     let (ledger, _turn) = api.turn().await?;
     Params::reach_records(&query.times_us, ledger.kept_from())?;
+    let through = api.through();
     let page = ledger.records(&query).await?;
     let next = page.next.as_ref().map(|key| cursor.records(key));
-    let view = RecordsView::new(&times_us, plan, &page.rows, next);
-    answer::answer(format, &view, &uri)
+    let view = RecordsView::new(&times_us, plan, &page.rows, next, through.text());
+    Ok(through.on(answer::answer(format, &view, &uri)?))
 }
 
 async fn statement(
@@ -176,12 +208,16 @@ async fn statement(
     params.done()?;
     let month = month.map_err(|()| ApiError::Internal)?;
     let (ledger, _turn) = api.turn().await?;
-    let Answer { statement, text, .. } = ledger.statement(&tenant, month, plans, by, Timestamp::now()).await?;
-    match (fixed, text) {
-        (Some(fixed), _) => answer::answer(format, &statement.beside(fixed).ok_or(ApiError::TooLarge)?, &uri),
-        (None, Some(text)) => answer::kept(format, &statement, text, &uri),
-        (None, None) => answer::answer(format, &statement, &uri),
+    let through = api.through();
+    let Answer { mut statement, text, .. } = ledger.statement(&tenant, month, plans, by, Timestamp::now()).await?;
+    if text.is_none() {
+        statement.complete_through = through.text();
     }
+    Ok(through.on(match (fixed, text) {
+        (Some(fixed), _) => answer::answer(format, &statement.beside(fixed).ok_or(ApiError::TooLarge)?, &uri)?,
+        (None, Some(text)) => answer::kept(format, &statement, text, &uri)?,
+        (None, None) => answer::answer(format, &statement, &uri)?,
+    }))
 }
 
 async fn prices(State(api): State<Api>, uri: Uri, headers: HeaderMap, pairs: Pairs) -> Result<Response, ApiError> {

@@ -70,7 +70,9 @@ impl Meter {
         for (id, span) in before {
             match now.get_mut(&id) {
                 // It goes on; what was told of it stays told.
-                Some(open) => *open = span,
+                Some(open) if open.subject.tenant == span.subject.tenant => *open = span,
+                // Somebody else pays from now on.
+                Some(_) => self.end(WarmSpan { to_us: change.at_us, open: false, ..span }),
                 None => self.end(WarmSpan { to_us: change.at_us, open: false, ..span }),
             }
         }
@@ -248,6 +250,21 @@ mod tests {
         assert_eq!(spans(&third), [span("b", 50, 60)]);
         meter.told(&third);
         assert!(meter.is_empty());
+    }
+
+    #[test]
+    fn another_tenant_pays_from_when_it_does() {
+        let mut meter = Meter::default();
+        meter.see(change(&[("a", 10)], 10));
+        let first = meter.telling(30);
+        meter.told(&first);
+        let mut other = change(&[("a", 40)], 40);
+        other.warm.values_mut().for_each(|span| span.subject.tenant = "team".to_owned());
+        meter.see(other);
+        let second = meter.telling(50);
+        assert_eq!(spans(&second), [span("a", 30, 40), span("a", 40, 50)]);
+        let payers: Vec<_> = second.spans.iter().map(|s| (s.subject.tenant.as_str(), s.open)).collect();
+        assert_eq!(payers, [("shop", false), ("team", true)]);
     }
 
     #[test]

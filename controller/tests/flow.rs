@@ -5,6 +5,8 @@ mod common;
 
 use common::{Asked, House, calls, function, instance, next, on_instance, pool, with_token, workload};
 use dormouse_controller::fleet::{Event, Phase};
+use dormouse_controller::tenants::{LABEL, Tenants};
+use dormouse_controller::through::HOLD;
 use dormouse_core::function::{Function, State};
 use dormouse_core::revision::Revision;
 use dormouse_proto::v1::ledger_client::LedgerClient;
@@ -149,4 +151,72 @@ async fn a_deleted_function_is_let_go_when_nothing_is_left() {
     assert_eq!(house.asked().await, Asked::Release);
     house.see(Event::FunctionGone("f".into())).await;
     assert_eq!(routes.message().await.unwrap().unwrap().removed, ["f"]);
+}
+
+/// Who pays is known before anything is routed; a changed label counts from then on, and nothing is started anew for it.
+#[tokio::test(start_paused = true)]
+async fn a_function_is_routed_once_its_tenant_is_known_and_follows_it() {
+    let tenants = Tenants::labelled();
+    let label = |tenant: &str| [(LABEL.to_owned(), tenant.to_owned())].into();
+    let mut house = House::with(tenants.clone()).await;
+    let mut routes = house.routes().await;
+    house.see(Event::Function(function())).await;
+    house.see(workload(1)).await;
+    house.see(Event::Instance(instance(Phase::Running))).await;
+    house.see(Event::Synced).await;
+    assert_eq!(routes.message().await.unwrap().unwrap().functions, [], "nobody knows who pays");
+    let told = async |labels: Option<&_>| {
+        assert!(tenants.see("default", labels));
+        house.events.send(Event::Tenant { namespace: "default".to_owned() }).await.unwrap();
+    };
+    for (labels, payer) in [(Some(label("team")), "team"), (Some(label("other")), "other"), (None, "default")] {
+        told(labels.as_ref()).await;
+        let update = routes.message().await.unwrap().unwrap();
+        let function = &update.functions[0];
+        assert_eq!((function.tenant.as_str(), function.instances.len()), (payer, 1), "{:?}", update.functions);
+    }
+    // Of another namespace, and of one that is gone while its function is still there.
+    assert!(tenants.see("else", None));
+    house.see(Event::Tenant { namespace: "else".to_owned() }).await;
+    tenants.forget("default");
+    house.see(Event::Function(function())).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let asked: Vec<Asked> = std::iter::from_fn(|| house.asked.try_recv().ok()).collect();
+    assert!(!asked.iter().any(|a| matches!(a, Asked::Prepare | Asked::Remove)), "{asked:?}");
+    let mut later = house.routes_of(2, "b").await;
+    assert_eq!(later.message().await.unwrap().unwrap().functions[0].tenant, "default", "the last one known");
+}
+
+/// What activators tell becomes how far records are complete; one whose place is gone, and its spool with it, counts no more.
+#[tokio::test(start_paused = true)]
+async fn records_are_complete_as_far_as_every_activator_says() {
+    let house = House::new().await;
+    house.see(Event::Synced).await;
+    let mut ledger = LedgerClient::new(house.channel.clone());
+    let mut tell = async |activator: u64, name: &str, complete_through_us: i64, over: bool| {
+        let progress = v1::Progress { activator, epoch: 1, name: name.to_owned(), complete_through_us, over };
+        ledger.tell(with_token(progress)).await.map(drop)
+    };
+    tell(1, "a", 500, false).await.unwrap();
+    assert_eq!(house.through.at_us(), None, "others may come back");
+    tokio::time::sleep(HOLD).await;
+    assert_eq!(house.through.at_us(), Some(500));
+    // It watches, so calls may come to it: nothing later is promised before it has said something.
+    let _routes = house.routes_of(2, "b").await;
+    tell(1, "a", 900, false).await.unwrap();
+    assert_eq!(house.through.at_us(), Some(500));
+    tell(2, "b", 800, false).await.unwrap();
+    assert_eq!(house.through.at_us(), Some(800));
+    let gone = |lost| Event::ActivatorGone { name: "b".into(), lost };
+    house.see(gone(false)).await;
+    tell(1, "a", 1000, false).await.unwrap();
+    assert_eq!(house.through.at_us(), Some(800), "its process has ended, and may have left records");
+    house.see(gone(true)).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(house.through.at_us(), Some(1000), "they are lost");
+    tell(1, "a", 1000, true).await.unwrap();
+    assert_eq!(house.through.at_us(), None, "nobody is there");
+    assert_eq!(tell(1, "", 1, false).await.unwrap_err().code(), Code::InvalidArgument);
+    let untold = LedgerClient::new(house.channel.clone()).tell(v1::Progress::default()).await.unwrap_err();
+    assert_eq!(untold.code(), Code::Unauthenticated);
 }

@@ -319,7 +319,7 @@ async fn slots_of_one_that_was_killed_are_blocked_and_its_instance_is_replaced()
     a.acts(0, 1).await;
     b.acts(1, 0).await;
     a.kill().await;
-    house.see(Event::ActivatorGone { name: "a".into() }).await;
+    house.see(Event::ActivatorGone { name: "a".into(), lost: false }).await;
     let began = tokio::time::Instant::now();
     let (replicas, victims) = loop {
         let (replicas, victims) = next_scale(&mut house).await;

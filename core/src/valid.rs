@@ -91,8 +91,6 @@ pub struct ValidFunction {
     pub start_check: StartCheck,
     /// How an instance is run where there are no containers.
     pub local_command: Option<String>,
-    /// Who pays.
-    pub tenant: String,
 }
 
 impl ValidFunction {
@@ -179,7 +177,6 @@ fn build(
     let spec = &function.spec;
     let seconds = |s: i32| u64::try_from(s).ok().map(Duration::from_secs);
     Some(ValidFunction {
-        tenant: key.namespace.clone(),
         key,
         uid: function.metadata.uid.clone().unwrap_or_default(),
         generation: function.metadata.generation.unwrap_or_default(),

@@ -18,6 +18,7 @@ mod inside;
 mod install;
 mod restarts;
 mod revisions;
+mod tenants;
 mod told;
 mod usage_api;
 mod wall;
@@ -68,6 +69,7 @@ const CASES: &[(&str, Case)] = &cases![
     calls::what_is_no_function_is_not_found,
     usage_api::rights_decide_who_reads_what,
     usage_api::a_token_that_is_over_is_refused,
+    tenants::a_label_says_who_pays,
     faults::bad_manifests_are_refused_with_our_words,
     faults::a_broken_image_is_told_and_mended,
     faults::a_crashing_function_is_told,

@@ -9,7 +9,7 @@ use dormouse_tests::wait::until;
 use std::time::Duration;
 
 /// The audience that the chart gives to the controller.
-const AUDIENCE: &str = "--audience=dormouse-usage";
+pub(crate) const AUDIENCE: &str = "--audience=dormouse-usage";
 
 /// Shortest life of a token that an API server gives out.
 const LIFE: Duration = Duration::from_secs(600);
@@ -19,7 +19,7 @@ const OVER: Duration = Duration::from_secs(120);
 
 /// In a namespace with a function, two accounts: `reader` views it by the cluster's own role, `clerk` may read everybody's
 /// usage.
-fn accounts(space: &Space) -> String {
+pub(crate) fn accounts(space: &Space) -> String {
     let name = &space.name;
     let account = |name: &str| format!("apiVersion: v1\nkind: ServiceAccount\nmetadata: {{name: {name}}}\n---\n");
     let binding = |kind: &str, role: &str, account: &str| {
@@ -42,20 +42,20 @@ fn accounts(space: &Space) -> String {
 }
 
 /// A token of an account of a namespace.
-fn token(space: &Space, account: &str, more: &[&str]) -> Result<String> {
+pub(crate) fn token(space: &Space, account: &str, more: &[&str]) -> Result<String> {
     let said = space.cluster.kubectl(&[&["create", "token", account, "-n", &space.name], more].concat())?;
     Ok(said.trim().to_owned())
 }
 
 /// Asks, and holds the answer against the status that it must have.
-async fn answers(usage: &Usage, path: &str, status: u16) -> Result<Answer> {
+pub(crate) async fn answers(usage: &Usage, path: &str, status: u16) -> Result<Answer> {
     let answer = usage.ask(path).await?;
     anyhow::ensure!(answer.status == status, "{path} must be answered with {status}: {answer}");
     Ok(answer)
 }
 
 /// A function that was called once.
-async fn called(world: &World, space: &Space) -> Result<()> {
+pub(crate) async fn called(world: &World, space: &Space) -> Result<()> {
     space.apply(&function("called", &["idleTimeoutSeconds: 5"]))?;
     space.ready("called", "True").await?;
     ok(&world.by_host(space, "called", "/")).await?;

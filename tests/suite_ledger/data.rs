@@ -75,6 +75,7 @@ pub fn all_hours() -> UsageQuery {
     UsageQuery {
         hours: NOVEMBER..NOVEMBER + 720,
         granularity: Granularity::Hour,
+        local: None,
         group_by: GroupBy { function: true, ..GroupBy::default() },
         filter: Filter::default(),
         after: None,

@@ -70,6 +70,11 @@ impl Acks {
         self.inner.lock().waiting.remove(&seq);
     }
 
+    /// Up to where the ledger has everything.
+    pub(super) fn watermark(&self) -> u64 {
+        self.inner.lock().watermark
+    }
+
     /// The ledger has everything up to there.
     pub(super) fn acknowledge(&self, watermark: u64) {
         let mut inner = self.inner.lock();

@@ -28,6 +28,7 @@ struct State {
     watchers: Vec<(u64, mpsc::UnboundedSender<Result<v1::RouteUpdate, Status>>)>,
     peers: Vec<v1::Peer>,
     reports: Vec<v1::DemandReport>,
+    progress: Vec<v1::Progress>,
     watermarks: HashMap<(u64, u32), u64>,
     records: Vec<(Subject, CallRecord)>,
     deaf: bool,
@@ -177,6 +178,11 @@ impl Controller {
         epochs
     }
 
+    /// How far records were said to be complete, each time.
+    pub fn progress(&self) -> Vec<v1::Progress> {
+        self.service.0.lock().progress.clone()
+    }
+
     /// What was last told of a function: queued and running.
     pub fn demand(&self, uid: &str) -> Option<(u32, u32)> {
         let state = self.service.0.lock();
@@ -262,6 +268,11 @@ impl Demand for Service {
 
 #[tonic::async_trait]
 impl Ledger for Service {
+    async fn tell(&self, request: Request<v1::Progress>) -> Result<Response<v1::ProgressNoted>, Status> {
+        self.0.lock().progress.push(request.into_inner());
+        Ok(Response::new(v1::ProgressNoted {}))
+    }
+
     async fn append(&self, request: Request<v1::Frame>) -> Result<Response<v1::Appended>, Status> {
         let frame = request.into_inner();
         if self.0.lock().deaf {

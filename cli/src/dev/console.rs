@@ -95,6 +95,7 @@ async fn this_month(plan: &PricePlan, ledger: &LedgerDoor) -> Option<Exact> {
     let query = UsageQuery {
         hours: Month::of(Timestamp::now()).hours(),
         granularity: Granularity::Total,
+        local: None,
         group_by: GroupBy::default(),
         filter: Filter::default(),
         after: None,

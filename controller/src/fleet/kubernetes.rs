@@ -1,6 +1,6 @@
 //! Functions as custom resources, instances as pods of one Deployment per revision.
 //!
-//! `watch` turns three watches into events, [`instance`] reads a pod, `effects` writes, [`gate`] lets pods through,
+//! `watch` turns watches into events, `namespaces` who pays for each, [`instance`] reads a pod, `effects` writes, [`gate`] lets pods through,
 //! [`wall`] keeps others than activators away from them, [`activators`] tells which activators have ended. Two field
 //! managers: what a Deployment is belongs to [`MANAGER`], how many instances it has to [`SCALER`].
 
@@ -9,6 +9,7 @@ mod effects;
 pub mod gate;
 pub mod instance;
 mod named;
+mod namespaces;
 mod pools;
 pub mod wall;
 mod watch;
@@ -16,6 +17,7 @@ mod watch;
 use super::{Claim, Event, Fit, Fleet, FleetError, MAX_EVENTS, Note, Parked, PoolKey, Target, Victim};
 use crate::reconcile::build::deployment::PodRules;
 use crate::reconcile::build::network_policy::Platform;
+use crate::tenants::Tenants;
 use dormouse_core::function::{Function, FunctionStatus};
 use dormouse_core::{WarmPool, WarmPoolStatus};
 use gate::Gate;
@@ -65,6 +67,7 @@ pub struct Kubernetes {
     recorder: Recorder,
     gate: Gate,
     restarts: watch::Restarts,
+    tenants: Tenants,
     events: Mutex<Option<mpsc::Receiver<Event>>>,
     /// Ends the watches when the fleet goes.
     stop: CancellationToken,
@@ -76,8 +79,8 @@ impl Kubernetes {
     pub fn start(client: Client, options: Options) -> Self {
         let (sender, receiver) = mpsc::channel(MAX_EVENTS);
         let stop = CancellationToken::new();
-        // Synced is told once each of the three has listed.
-        let missing = Arc::new(AtomicUsize::new(3));
+        // Synced is told once each of the four has listed.
+        let missing = Arc::new(AtomicUsize::new(4));
         let reporter = Reporter { controller: "dormouse-controller".into(), instance: Some(options.reporter.clone()) };
         let recorder = Recorder::new(client.clone(), reporter);
         let (wall, keeper) = wall::wall(&options.policies, &client, &recorder);
@@ -106,6 +109,10 @@ impl Kubernetes {
             let named = named::keep(client.clone(), options.pools.clone(), options.namespace.clone());
             tokio::spawn(stop.clone().run_until_cancelled_owned(named));
         }
+        let tenants = Tenants::labelled();
+        let only = options.namespace.clone();
+        let namespaces = namespaces::watch(client.clone(), only, tenants.clone(), port.clone());
+        tokio::spawn(stop.clone().run_until_cancelled_owned(namespaces));
         let pods = watch::owned(api::<Pod>(&client, namespace), client.clone(), port, gate.clone());
         tokio::spawn(stop.clone().run_until_cancelled_owned(functions));
         tokio::spawn(stop.clone().run_until_cancelled_owned(deployments));
@@ -118,7 +125,7 @@ impl Kubernetes {
             let ended = activators::watch(client.clone(), namespace, activators, sender);
             tokio::spawn(stop.clone().run_until_cancelled_owned(ended));
         }
-        Self { client, options, recorder, gate, restarts, events: Mutex::new(Some(receiver)), stop }
+        Self { client, options, recorder, gate, restarts, tenants, events: Mutex::new(Some(receiver)), stop }
     }
 
     /// Puts what is counted of the watches into a registry.
@@ -147,6 +154,10 @@ where
 impl Fleet for Kubernetes {
     fn events(&self) -> Option<mpsc::Receiver<Event>> {
         self.events.lock().take()
+    }
+
+    fn tenants(&self) -> Tenants {
+        self.tenants.clone()
     }
 
     async fn adopt(&self, function: &Arc<Function>) -> Result<(), FleetError> {

@@ -3,6 +3,7 @@
 
 use super::counts::Counts;
 use super::{Filesystem, Ledger, OpenError, Plans, Retention};
+use crate::through::Through;
 use dormouse_core::price::PricePlan;
 use jiff::Timestamp;
 use parking_lot::RwLock;
@@ -87,6 +88,7 @@ struct Inner {
     retention: Retention,
     state: RwLock<DoorState>,
     counts: Counts,
+    through: Through,
     /// Held while opening, so that two who open at once do not meet at the file lock.
     opening: tokio::sync::Mutex<()>,
 }
@@ -128,7 +130,8 @@ impl LedgerDoor {
     pub fn keeping(place: Place, plans: impl Into<Plans>, retention: Retention) -> Self {
         let state = RwLock::new(DoorState::Closed("it is not open yet".to_owned()));
         let (plans, counts, opening) = (plans.into(), Counts::default(), tokio::sync::Mutex::new(()));
-        Self { inner: Arc::new(Inner { place, plans, retention, state, counts, opening }) }
+        let through = Through::default();
+        Self { inner: Arc::new(Inner { place, plans, retention, state, counts, through, opening }) }
     }
 
     pub(super) fn counts(&self) -> &Counts {
@@ -173,6 +176,12 @@ impl LedgerDoor {
     #[must_use]
     pub fn plans(&self) -> &Plans {
         &self.inner.plans
+    }
+
+    /// How far its records are complete.
+    #[must_use]
+    pub fn through(&self) -> &Through {
+        &self.inner.through
     }
 
     /// Why records are not taken or not safe, if so.

@@ -79,7 +79,7 @@ impl Fold {
     }
 }
 
-/// Which row of an answer an hour belongs to, or, for answers by the minute, a minute.
+/// Which row of an answer an hour belongs to, or, for answers that are made of minutes, a minute.
 #[derive(Debug)]
 pub(super) struct Calendar {
     granularity: Granularity,
@@ -102,6 +102,11 @@ impl Calendar {
             }
         }
         Self { granularity, hours, months }
+    }
+
+    /// One whose times begin at these, from the beginning of the period to its end.
+    pub(super) fn cut_at(cuts: Vec<u32>, period: Range<u32>) -> Self {
+        Self { granularity: Granularity::Month, hours: period, months: cuts }
     }
 
     /// The time an hour belongs to, cut to the period.

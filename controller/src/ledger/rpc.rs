@@ -1,6 +1,8 @@
 //! `Ledger.Append` over gRPC. Who may call it is checked by an interceptor in front.
 
 use super::{AppendError, AppendOutcome, Appended, Frame, LedgerDoor};
+use crate::doors::MAX_NAME;
+use crate::shares::Process;
 use dormouse_proto::v1;
 use dormouse_proto::v1::ledger_server::{Ledger, LedgerServer};
 use tonic::{Request, Response, Status};
@@ -22,6 +24,16 @@ pub fn service(door: LedgerDoor) -> LedgerServer<LedgerService> {
 
 #[tonic::async_trait]
 impl Ledger for LedgerService {
+    async fn tell(&self, request: Request<v1::Progress>) -> Result<Response<v1::ProgressNoted>, Status> {
+        let v1::Progress { activator, epoch, name, complete_through_us, over } = request.into_inner();
+        if !(1..=MAX_NAME).contains(&name.len()) {
+            return Err(Status::invalid_argument("an activator has a name of 1 to 253 bytes"));
+        }
+        let process = Process { name: name.into(), activator, epoch };
+        self.door.through().say(&process, complete_through_us, over);
+        Ok(Response::new(v1::ProgressNoted {}))
+    }
+
     async fn append(&self, request: Request<v1::Frame>) -> Result<Response<v1::Appended>, Status> {
         let result = self.take(request.into_inner()).await;
         self.door.counts().frame(result.as_ref().map(|appended| appended.outcome));

@@ -24,6 +24,9 @@ pub struct Statement {
     pub to: String,
     /// Whether that is past.
     pub period_over: bool,
+    /// Every call before this moment has its record, or is known to have none; `None` while that cannot be said, and in a
+    /// closed statement, of which nothing changes.
+    pub complete_through: Option<String>,
     /// Whether anything of it can change.
     pub state: State,
     /// When it was closed.
@@ -289,6 +292,7 @@ fn priced(
         from: moment(hours.start).to_string(),
         to: moment(hours.end).to_string(),
         period_over: now >= moment(hours.end),
+        complete_through: None,
         state: State::Open,
         closed_at: None,
         plan: plan.name.clone(),

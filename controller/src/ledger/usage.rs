@@ -2,7 +2,7 @@
 
 use super::fold::{Calendar, Fold};
 use super::store::Store;
-use super::{FunctionId, Month, Page, ReadError};
+use super::{FunctionId, LocalTimes, Month, Page, ReadError};
 use dormouse_core::usage::UsageSum;
 use std::collections::HashMap;
 use std::ops::Range;
@@ -71,6 +71,8 @@ pub struct UsageQuery {
     pub hours: Range<u32>,
     /// Length of a row's time.
     pub granularity: Granularity,
+    /// The same period as a time zone cuts it, and not by days and months of UTC.
+    pub local: Option<LocalTimes>,
     /// What rows are kept apart by.
     pub group_by: GroupBy,
     /// Which functions count.
@@ -95,7 +97,8 @@ pub struct RowKey {
 pub struct UsageRow {
     /// What it is about.
     pub group: GroupKey,
-    /// Its time, cut to the period asked for: minutes since 1970 UTC for [`Granularity::Minute`], else hours.
+    /// Its time, cut to the period asked for: minutes since 1970 UTC for [`Granularity::Minute`] and for local times that
+    /// are made of minutes, else hours.
     pub time: Range<u32>,
     /// What was used.
     pub usage: UsageSum,
@@ -173,6 +176,18 @@ async fn fold(
     Ok(fold)
 }
 
+impl Level {
+    /// Length of a row's time.
+    #[must_use]
+    pub fn seconds(self) -> i64 {
+        match self {
+            Self::Minute => 60,
+            Self::Hour => 3600,
+            Self::Day => 86_400,
+        }
+    }
+}
+
 /// Answers a question. Only the functions of the page's groups are read, so a page costs what it shows.
 pub(super) async fn query(store: &dyn Store, query: &UsageQuery) -> Result<Page<UsageRow, RowKey>, ReadError> {
     if query.limit == 0 || query.hours.is_empty() {
@@ -193,8 +208,14 @@ pub(super) async fn query(store: &dyn Store, query: &UsageQuery) -> Result<Page<
     let at = |group: &GroupKey| groups.binary_search(group).ok();
     let of = functions.iter().filter_map(|(group, number)| Some((*number, at(group)?))).collect();
     let after = query.after.as_ref().and_then(|after| Some((at(&after.group)?, after.start)));
-    let levels = levels(query.granularity, &query.hours, store.gone().hour);
-    let calendar = Calendar::new(query.granularity, levels[0].1.clone());
+    let (levels, calendar) = match &query.local {
+        Some(local) => local.rows(),
+        None => {
+            let levels = levels(query.granularity, &query.hours, store.gone().hour);
+            let calendar = Calendar::new(query.granularity, levels[0].1.clone());
+            (levels, calendar)
+        }
+    };
     // One row more than asked for tells that there are more.
     let rows = Fold::new(calendar, of, after, query.limit + 1);
     let numbers = functions.iter().map(|(_, number)| *number).collect();

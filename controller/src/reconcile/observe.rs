@@ -40,6 +40,8 @@ pub struct Observed {
     pub uid: FunctionUid,
     /// The object; `None` while only instances of it were seen.
     pub object: Option<Object>,
+    /// Who pays for its calls, as last known; `None`: nothing of it is routed yet.
+    pub tenant: Option<Arc<str>>,
     /// Its workloads by revision.
     pub workloads: BTreeMap<Revision, WorkloadSeen>,
     /// Its instances.
@@ -276,6 +278,7 @@ impl Observed {
         Self {
             uid,
             object: None,
+            tenant: None,
             workloads: BTreeMap::new(),
             instances: BTreeMap::new(),
             serving: None,
@@ -290,6 +293,12 @@ impl Observed {
             refused: None,
             lanes: BTreeMap::new(),
         }
+    }
+
+    /// Its namespace, once the object was seen.
+    #[must_use]
+    pub fn namespace(&self) -> Option<&str> {
+        self.object.as_ref()?.function.metadata.namespace.as_deref()
     }
 
     /// Takes note of an object; `revision_of` names the revision of a spec. Before the office opened (`opened` false)
@@ -614,7 +623,7 @@ pub fn function_of(event: &Event) -> Option<FunctionUid> {
         Event::FunctionGone(uid) | Event::WorkloadGone(uid, _) => Some(uid.clone()),
         Event::Instance(instance) => Some(instance.function.clone()),
         Event::Workload(workload) => Some(workload.function.clone()),
-        Event::InstanceGone(_) | Event::ActivatorGone { .. } | Event::Synced => None,
+        Event::InstanceGone(_) | Event::Tenant { .. } | Event::ActivatorGone { .. } | Event::Synced => None,
         Event::Pool(_) | Event::PoolGone(..) | Event::PoolWorkload { .. } | Event::PoolWorkloadGone(_) => None,
         Event::Parked(_) | Event::Unparked(_) => None,
     }

@@ -260,7 +260,9 @@ pub fn plan(observed: &Observed, decision: Decision, context: &Context<'_>) -> P
         draft.effects.release = draft.may(&Lane::Release);
     }
     let standing = report::standing(observed, object, &roles, &targets, &draft.drained, context);
-    let route = route::route(observed, object, &standing, &draft.drained, context);
+    // A call must not be billed to the wrong tenant.
+    let tenant = observed.tenant.as_deref();
+    let route = tenant.map(|tenant| route::route((observed, tenant), object, &standing, &draft.drained, context));
     let status = report::status(observed, &standing, context.wall);
     let notes = report::notes(&observed.status, &status);
     Plan {
@@ -270,7 +272,7 @@ pub fn plan(observed: &Observed, decision: Decision, context: &Context<'_>) -> P
             Check::Since(at) | Check::Expired(at) => Some((roles.wanted, at)),
         },
         effects: draft.effects,
-        route: Some(route),
+        route,
         status,
         notes,
         look_again_at: draft.later.0,

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 /// Most namespaces that are asked about one by one; as many as a filter may have values.
 const MAX_NAMESPACES: usize = 20;
 
-/// Longest name of a namespace: a DNS label.
+/// Longest name of a namespace (a DNS label), and longest tenant (a label's value).
 const MAX_NAME: usize = 63;
 
 /// What its asker must be allowed to see before a question is looked at.
@@ -16,6 +16,9 @@ pub(super) enum Need {
     Nothing,
     /// The usage of each of these namespaces; at least one.
     Namespaces(BTreeSet<String>),
+    /// The usage of every namespace that any of these tenants pays for, or ever paid for; at least one tenant. Which they
+    /// are is [`super::payers`]' to say.
+    Tenants(BTreeSet<String>),
     /// The usage of all namespaces.
     Everything,
 }
@@ -29,15 +32,9 @@ pub(super) fn need(path: &str, tenant: Option<&str>, parameters: &[(String, Stri
         ("/v1/prices", _) => Need::Nothing,
         ("/v1/usage", _) => filtered(parameters, ["filter[namespace]", "filter[tenant]", "filter[function]"]),
         ("/v1/records", _) => filtered(parameters, ["namespace", "tenant", "function"]),
-        (path, Some(tenant)) if path.starts_with("/v1/statements/") => pinned(namespaces_of(tenant)),
+        (path, Some(tenant)) if path.starts_with("/v1/statements/") => paid([tenant.to_owned()]),
         _ => Need::Everything,
     }
-}
-
-/// The namespaces whose usage a tenant pays for: today each namespace is its own tenant. Where that changes, a question
-/// for a tenant needs a right that is about the tenant: a namespace may have the name of a tenant that pays for others.
-fn namespaces_of(tenant: &str) -> [String; 1] {
-    [tenant.to_owned()]
 }
 
 fn filtered(parameters: &[(String, String)], [namespace, tenant, function]: [&str; 3]) -> Need {
@@ -49,11 +46,28 @@ fn filtered(parameters: &[(String, String)], [namespace, tenant, function]: [&st
         return pinned(namespaces.into_iter().map(str::to_owned));
     }
     if !tenants.is_empty() {
-        return pinned(tenants.into_iter().flat_map(namespaces_of));
+        return paid(tenants.into_iter().map(str::to_owned));
     }
     // A name alone names a function of every namespace.
     let within = functions.iter().map(|name| name.split_once('/').map(|(namespace, _)| namespace.to_owned()));
     within.collect::<Option<Vec<_>>>().map_or(Need::Everything, pinned)
+}
+
+/// These tenants. None, too many, or a text that is no tenant: everything.
+fn paid(tenants: impl IntoIterator<Item = String>) -> Need {
+    let tenants: BTreeSet<String> = tenants.into_iter().take(MAX_NAMESPACES + 1).collect();
+    match (1..=MAX_NAMESPACES).contains(&tenants.len()) && tenants.iter().all(|tenant| is_tenant(tenant)) {
+        true => Need::Tenants(tenants),
+        false => Need::Everything,
+    }
+}
+
+/// A tenant is what a label may say, and so any name of a namespace.
+fn is_tenant(text: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_alphanumeric();
+    let ends = [text.bytes().next(), text.bytes().last()];
+    let inner = |b: u8| plain(b) || b"-_.".contains(&b);
+    text.len() <= MAX_NAME && ends.iter().all(|b| b.is_some_and(plain)) && text.bytes().all(inner)
 }
 
 /// These namespaces. None, too many, or a name that no namespace has: everything, so that an API server is never asked
@@ -92,17 +106,23 @@ mod tests {
         Need::Namespaces(names.map(str::to_owned).into())
     }
 
+    fn of<const N: usize>(tenants: [&str; N]) -> Need {
+        Need::Tenants(tenants.map(str::to_owned).into())
+    }
+
     #[test]
-    fn filters_pin_namespaces() {
+    fn filters_pin_namespaces_or_tenants() {
         assert_eq!(usage("filter[namespace]=a&filter[namespace]=b&filter[namespace]=a"), only(["a", "b"]));
-        assert_eq!(usage("filter[tenant]=a&group_by=tenant"), only(["a"]));
+        assert_eq!(usage("filter[tenant]=a&group_by=tenant"), of(["a"]));
+        assert_eq!(usage("filter[tenant]=Team_A.1&filter[tenant]=b&filter[function]=a/x"), of(["Team_A.1", "b"]));
         assert_eq!(usage("filter[function]=a/x&filter[function]=b/y"), only(["a", "b"]));
         assert_eq!(usage("filter[namespace]=a&filter[function]=b/y&filter[function]=z&filter[tenant]=c"), only(["a"]));
         assert_eq!(usage("filter%5Bnamespace%5D=a&filter[function_uid]=u"), only(["a"]));
         assert_eq!(need("/v1/records", None, &pairs("namespace=a&namespace=b")), only(["a", "b"]));
         assert_eq!(need("/v1/records", None, &pairs("function=a/x")), only(["a"]));
-        assert_eq!(need("/v1/statements/a/2026-11", Some("a"), &[]), only(["a"]));
-        assert_eq!(need("/v1/statements/a/2026-11/focus", Some("a"), &pairs("as=lambda")), only(["a"]));
+        assert_eq!(need("/v1/records", None, &pairs("tenant=a&function=x")), of(["a"]));
+        assert_eq!(need("/v1/statements/a/2026-11", Some("a"), &[]), of(["a"]));
+        assert_eq!(need("/v1/statements/a/2026-11/focus", Some("a"), &pairs("as=lambda")), of(["a"]));
         assert_eq!(need("/v1/prices", None, &pairs("filter[namespace]=a")), Need::Nothing);
     }
 
@@ -115,6 +135,10 @@ mod tests {
             "filter[function]=/x",
             "filter[function_uid]=u",
             "filter[tenant]=",
+            "filter[tenant]=a/b",
+            "filter[tenant]=_a",
+            "filter[tenant]=a&filter[tenant]=",
+            "filter[tenant]=a&filter[tenant]=*",
             "namespace=a",
             "group_by=namespace",
             "filter[namespace]=",
@@ -134,7 +158,8 @@ mod tests {
         for path in ["/v1/statements", "/v1/statements/", "/v1/usage/", "/v1/functions", "/", "/v1/budgets/a"] {
             assert_eq!(need(path, None, &pairs("filter[namespace]=a&namespace=a")), Need::Everything, "{path}");
         }
-        assert_eq!(need("/v1/statements/A/2026-11", Some("A"), &[]), Need::Everything);
+        assert_eq!(need("/v1/statements/-A/2026-11", Some("-A"), &[]), Need::Everything);
+        assert_eq!(usage(&format!("filter[tenant]={}", "a".repeat(64))), Need::Everything);
         assert_eq!(need("/v1/functions/a/x", Some("a"), &[]), Need::Everything);
     }
 
@@ -154,17 +179,24 @@ mod tests {
 
     proptest! {
         /// The filters that the ledger is asked with are made of the same parameters by other code: whatever they take
-        /// must be in a namespace that was needed.
+        /// must be in a namespace that was needed, or be paid for by a tenant that was.
         #[test]
         fn nothing_is_taken_beside_what_is_needed(sent in prop::collection::vec(parameter(), 0..5), records in any::<bool>()) {
             let (path, known) = if records { ("/v1/records", &RECORDS[..]) } else { ("/v1/usage", &USAGE[..]) };
             let mut params = Params::new(Ok(Query(sent.clone())), known).ok().unwrap();
             let filter = if records { params.record_filter() } else { params.filter() };
-            let Need::Namespaces(needed) = need(path, None, &sent) else { return Ok(()) };
+            let (namespaces, tenants) = match need(path, None, &sent) {
+                Need::Namespaces(namespaces) => (namespaces, BTreeSet::new()),
+                Need::Tenants(tenants) => (BTreeSet::new(), tenants),
+                Need::Nothing | Need::Everything => return Ok(()),
+            };
             for (namespace, name) in [("a", "x"), ("b", "x"), ("c", "y"), ("b", "y"), ("x", "a")] {
-                let [uid, namespace, name] = ["u", namespace, name].map(str::to_owned);
-                let id = FunctionId { uid, tenant: namespace.clone(), namespace, name };
-                prop_assert!(!filter.takes(&id) || needed.contains(&id.namespace), "{sent:?} takes {id:?}");
+                for tenant in ["a", "b", "c", "x"] {
+                    let [uid, namespace, name, tenant] = ["u", namespace, name, tenant].map(str::to_owned);
+                    let id = FunctionId { uid, tenant, namespace, name };
+                    let needed = namespaces.contains(&id.namespace) || tenants.contains(&id.tenant);
+                    prop_assert!(!filter.takes(&id) || needed, "{sent:?} takes {id:?}");
+                }
             }
         }
     }

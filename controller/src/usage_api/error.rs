@@ -15,6 +15,16 @@ pub(super) struct Fault {
     pub(super) problem: String,
 }
 
+/// Where somebody lacks the right.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    Namespace(String),
+    /// Somewhere among what the tenant pays for, if there is such a tenant: where is not told.
+    Tenant(String),
+    /// In all namespaces.
+    Everywhere,
+}
+
 /// Why there is no answer.
 #[derive(Debug)]
 pub(super) enum ApiError {
@@ -24,9 +34,10 @@ pub(super) enum ApiError {
     /// The asker is known, and may not see what was asked for.
     Forbidden {
         user: String,
-        /// `None`: all of them.
-        namespace: Option<String>,
+        place: Place,
     },
+    /// Which namespaces a tenant pays for cannot be said at the moment, so neither who may ask about it.
+    TenantUnknown,
     /// Who asks, or what he may see, could not be found out.
     Unasked,
     NotFound(String),
@@ -75,11 +86,15 @@ impl From<WriteError> for ApiError {
 }
 
 /// Names nothing but the asker and what he asked for.
-fn forbidden(user: &str, namespace: Option<String>) -> String {
+fn forbidden(user: &str, place: Place) -> String {
     let right = "the right to get functions/usage (API group dormouse.dev)";
-    match namespace {
-        Some(namespace) => format!("{user} lacks {right} in namespace {namespace}"),
-        None => format!(
+    match place {
+        Place::Namespace(namespace) => format!("{user} lacks {right} in namespace {namespace}"),
+        Place::Tenant(tenant) => format!(
+            "{user} lacks {right} in every namespace that tenant {tenant} pays for or has paid for: ask somebody who \
+             may see all namespaces, or name those that you may see (/v1/usage?filter[namespace]=NAME)"
+        ),
+        Place::Everywhere => format!(
             "{user} lacks {right} in all namespaces, which this question is about: name namespaces that you may see \
              (/v1/usage?filter[namespace]=NAME, /v1/records?namespace=NAME, /v1/statements/NAME/MONTH)"
         ),
@@ -101,7 +116,12 @@ impl IntoResponse for ApiError {
                                is dormouse-usage unless the chart's usageApi.audiences says otherwise)";
                 (StatusCode::UNAUTHORIZED, "Unauthorized", message.to_owned())
             }
-            Self::Forbidden { user, namespace } => (StatusCode::FORBIDDEN, "Forbidden", forbidden(&user, namespace)),
+            Self::Forbidden { user, place } => (StatusCode::FORBIDDEN, "Forbidden", forbidden(&user, place)),
+            Self::TenantUnknown => {
+                let message = "which namespaces a tenant pays for cannot be said at the moment: ask again, or ask about \
+                               namespaces";
+                (StatusCode::SERVICE_UNAVAILABLE, "AuthorizationUnavailable", message.to_owned())
+            }
             Self::Unasked => {
                 let message = "Kubernetes could not be asked who you are and what you may see: ask again";
                 (StatusCode::SERVICE_UNAVAILABLE, "AuthorizationUnavailable", message.to_owned())

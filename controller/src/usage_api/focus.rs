@@ -228,6 +228,7 @@ impl Parts {
             granularity,
             group_by: GroupBy { tenant: false, namespace: true, function: true, function_uid: true },
             filter: Filter { tenants: vec![self.tenant.clone()], ..Filter::default() },
+            local: None,
             after: self.after.as_ref().map(|(_, last)| last.clone()),
             limit: self.limit,
         }

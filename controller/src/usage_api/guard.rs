@@ -4,7 +4,8 @@
 //! A question is refused before anything is looked up for it, so that a refusal says nothing about what there is.
 
 use super::access::{Need, need};
-use super::error::ApiError;
+use super::error::{ApiError, Place};
+use super::payers::{Paid, Payers};
 use super::reviews::{Reviewer, Reviews, Unasked, User};
 use axum::extract::rejection::RawPathParamsRejection;
 use axum::extract::{Query, RawPathParams, Request, State};
@@ -23,6 +24,7 @@ const MAX_TOKEN: usize = 16 << 10;
 pub struct Guard {
     operator: Option<Token>,
     reviews: Option<Arc<Reviews>>,
+    payers: Option<Payers>,
 }
 
 impl Guard {
@@ -35,13 +37,18 @@ impl Guard {
     /// Whoever shows this token may ask everything.
     #[must_use]
     pub fn token(operator: Token) -> Self {
-        Self { operator: Some(operator), reviews: None }
+        Self { operator: Some(operator), ..Self::default() }
     }
 
     /// Besides, whoever a reviewer knows may ask what the reviewer allows.
     #[must_use]
     pub fn reviewed_by(self, reviewer: Arc<dyn Reviewer>) -> Self {
         Self { reviews: Some(Arc::new(Reviews::new(reviewer))), ..self }
+    }
+
+    /// Besides, these say what a tenant pays for.
+    pub(super) fn told_by(self, payers: Payers) -> Self {
+        Self { payers: Some(payers), ..self }
     }
 
     async fn admits(&self, shown: Option<&HeaderValue>, need: Need) -> Result<(), ApiError> {
@@ -57,21 +64,53 @@ impl Guard {
         let user = reviews.who(token).await?.ok_or(ApiError::Unauthorized)?;
         match need {
             Need::Nothing => Ok(()),
-            Need::Everything => sees(reviews, &user, None).await,
+            Need::Everything => sees(reviews, &user, None, || Place::Everywhere).await,
             Need::Namespaces(namespaces) => {
                 for namespace in &namespaces {
-                    sees(reviews, &user, Some(namespace)).await?;
+                    sees(reviews, &user, Some(namespace), || Place::Namespace(namespace.clone())).await?;
+                }
+                Ok(())
+            }
+            Need::Tenants(tenants) => {
+                for tenant in &tenants {
+                    self.admits_to(tenant, reviews, &user).await?;
                 }
                 Ok(())
             }
         }
     }
+
+    /// Whether a user may see what a tenant pays for. A refusal is the same whatever that is, and if it is nothing.
+    async fn admits_to(&self, tenant: &str, reviews: &Reviews, user: &Arc<User>) -> Result<(), ApiError> {
+        let place = || Place::Tenant(tenant.to_owned());
+        let paid = match &self.payers {
+            Some(payers) => payers.of(tenant).await?,
+            None => Paid::Unknown,
+        };
+        match paid {
+            Paid::For(namespaces) => {
+                for namespace in &namespaces {
+                    sees(reviews, user, Some(namespace), place).await?;
+                }
+                Ok(())
+            }
+            Paid::Unclear => sees(reviews, user, None, place).await,
+            // He may be right to ask: it is no refusal.
+            Paid::Unknown if !reviews.may(user, None).await? => Err(ApiError::TenantUnknown),
+            Paid::Unknown => Ok(()),
+        }
+    }
 }
 
-async fn sees(reviews: &Reviews, user: &Arc<User>, namespace: Option<&str>) -> Result<(), ApiError> {
+async fn sees(
+    reviews: &Reviews,
+    user: &Arc<User>,
+    namespace: Option<&str>,
+    place: impl FnOnce() -> Place,
+) -> Result<(), ApiError> {
     match reviews.may(user, namespace).await? {
         true => Ok(()),
-        false => Err(ApiError::Forbidden { user: user.name.clone(), namespace: namespace.map(str::to_owned) }),
+        false => Err(ApiError::Forbidden { user: user.name.clone(), place: place() }),
     }
 }
 

@@ -2,19 +2,22 @@
 
 use super::cursor::Cursor;
 use super::error::{ApiError, Fault};
+use super::period::Period;
 use super::{Pairs, times};
 use crate::ledger::{
     Filter, Granularity, GroupBy, KeptFrom, MAX_DAYS, MINUTES_KEPT_HOURS, Month, Plans, RecordKey, RowKey,
 };
 use dormouse_core::price::PricePlan;
+use jiff::tz::TimeZone;
 use jiff::{Timestamp, ToSpan};
 use rust_decimal::Decimal;
 use std::ops::Range;
 
 /// What `/v1/usage` knows.
-pub(super) const USAGE: [&str; 12] = [
+pub(super) const USAGE: [&str; 13] = [
     "from",
     "to",
+    "time_zone",
     "granularity",
     "group_by",
     "filter[tenant]",
@@ -132,8 +135,12 @@ impl Params {
     }
 
     fn moment(&mut self, name: &str) -> Option<Timestamp> {
+        self.moment_in(name, &TimeZone::UTC)
+    }
+
+    pub(super) fn moment_in(&mut self, name: &str, zone: &TimeZone) -> Option<Timestamp> {
         let text = self.one(name)?;
-        let time = times::moment(&text);
+        let time = times::moment(&text, zone);
         if time.is_none() {
             let rule = "must be a date as in 2026-11-01 or a time as in 2026-11-01T00:00:00Z, from 1970 to 9998";
             self.fault(name, rule);
@@ -177,10 +184,13 @@ impl Params {
     }
 
     /// Where hours are not kept any longer, only whole days can be told.
-    pub(super) fn reach(hours: &Range<u32>, granularity: Granularity, kept: KeptFrom) -> Result<(), ApiError> {
+    pub(super) fn reach(period: &Period, kept: KeptFrom) -> Result<(), ApiError> {
+        let (hours, granularity) = (&period.hours, period.granularity);
         let since = times::hour_text(kept.hours);
         let mut faults = Vec::new();
-        if granularity == Granularity::Hour && hours.start < kept.hours {
+        if let Some(problem) = period.out_of_reach(kept) {
+            faults.push(Fault { parameter: "from".to_owned(), problem });
+        } else if granularity == Granularity::Hour && hours.start < kept.hours {
             let problem = format!("must not be before {since} with granularity PT1H: before, there are only days");
             faults.push(Fault { parameter: "from".to_owned(), problem });
         } else {

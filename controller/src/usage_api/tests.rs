@@ -66,7 +66,7 @@ pub(super) async fn fixture(token: Option<&str>) -> Fixture {
     let frame = Frame { activator: 7, epoch: 1, first_seq: 1, count: 100, subjects, records, crc32c };
     ledger.append(frame).await.unwrap();
     let guard = token.and_then(Token::new).map_or_else(Guard::open, Guard::token);
-    Fixture { router: router(door.clone(), guard), door, _dir: dir }
+    Fixture { router: router(door.clone(), guard, Tenants::of_themselves()), door, _dir: dir }
 }
 
 impl Fixture {
@@ -115,6 +115,97 @@ async fn usage_by_hour_and_function() {
     assert_eq!(some["rows"][0]["calls"], 50);
     let none = f.json(&format!("/v1/usage?{NOVEMBER}&filter[tenant]=nobody")).await;
     assert_eq!(none["rows"], Value::Array(Vec::new()));
+}
+
+/// 100 calls, one a minute from 2026-11-01T00:00Z on: in Berlin an hour into the day, in New York still October.
+#[tokio::test]
+async fn days_and_months_are_those_of_the_time_zone() {
+    let f = fixture(None).await;
+    let rows = async |question: &str| {
+        let all = f.json(&format!("/v1/usage?{question}")).await;
+        let rows = all["rows"].as_array().unwrap().iter();
+        let row = |row: &Value| format!("{} {} {}", row["start"], row["end"], row["calls"]).replace('"', "");
+        (all["time_zone"].as_str().unwrap().to_owned(), rows.map(row).collect::<Vec<_>>())
+    };
+    let days = |zone: &str| format!("from=2026-10-31&to=2026-11-03&granularity=P1D&time_zone={zone}");
+    let (zone, berlin) = rows(&days("europe/berlin")).await;
+    assert_eq!(
+        (zone.as_str(), berlin),
+        ("Europe/Berlin", vec!["2026-10-31T23:00:00Z 2026-11-01T23:00:00Z 100".into()])
+    );
+    let (_, new_york) = rows(&days("America/New_York")).await;
+    assert_eq!(new_york, ["2026-10-31T04:00:00Z 2026-11-01T04:00:00Z 100"]);
+    let (zone, utc) = rows(&days("UTC")).await;
+    assert_eq!((zone.as_str(), utc), ("UTC", vec!["2026-11-01T00:00:00Z 2026-11-02T00:00:00Z 100".into()]));
+    // The second hour of calls is behind the midnight of a zone that is an hour behind.
+    let (_, azores) = rows("from=2026-10-30&to=2026-11-03&granularity=P1M&time_zone=Atlantic/Azores").await;
+    let expected = ["2026-10-30T01:00:00Z 2026-11-01T01:00:00Z 60", "2026-11-01T01:00:00Z 2026-11-03T01:00:00Z 40"];
+    assert_eq!(azores, expected);
+    let (_, whole) = rows("from=2026-11-01&to=2026-11-02&time_zone=Atlantic/Azores").await;
+    assert_eq!(whole, ["2026-11-01T01:00:00Z 2026-11-02T01:00:00Z 40"], "dates are the zone's, too");
+    let (_, hours) = rows("from=2026-11-01&to=2026-11-02&granularity=PT1H&time_zone=Atlantic/Azores").await;
+    assert_eq!(hours, ["2026-11-01T01:00:00Z 2026-11-01T02:00:00Z 40"]);
+}
+
+#[tokio::test]
+async fn a_time_zone_that_cannot_be_had_is_said() {
+    let f = fixture(None).await;
+    for (bad, parameter, why) in [
+        ("time_zone=Mars/Base", "time_zone", "as in Asia/Shanghai"),
+        ("time_zone=../etc/passwd", "time_zone", "as in Asia/Shanghai"),
+        ("time_zone=", "time_zone", "as in Asia/Shanghai"),
+        ("time_zone=Asia/Kolkata&granularity=P1D&from=2026-01-01&to=2026-01-03", "from", "days of Asia/Kolkata"),
+        ("time_zone=Asia/Kolkata&granularity=PT1H&from=2026-01-01&to=2026-01-03", "from", "whole hour UTC"),
+        ("time_zone=Asia/Kolkata&granularity=PT1M&from=2026-01-01&to=2026-01-03", "from", "granularity PT1M"),
+        ("time_zone=Europe/Berlin&granularity=P1D&from=2026-01-03&to=2026-01-03", "to", "after from"),
+        ("time_zone=Europe/Berlin&granularity=P1D&from=2001-01-03&to=2026-01-03", "from", "3653 days"),
+        ("time_zone=Europe/Berlin&from=2026-01-03T00:00:00.5Z&to=2026-01-05", "from", "whole minute"),
+        ("time_zone=Europe/Berlin&from=2026-01-03T00:00:07Z&to=2026-01-05", "from", "whole minute"),
+    ] {
+        let (status, _, body) = f.get(&format!("/v1/usage?{bad}"), &[]).await;
+        let body: Value = serde_json::from_str(&body).unwrap();
+        let told = |fault: &Value| fault["parameter"] == parameter && fault["problem"].as_str().unwrap().contains(why);
+        assert!(status == 400 && body["faults"].as_array().unwrap().iter().any(told), "{bad}: {body}");
+    }
+    // Lately there are minutes.
+    let now = Timestamp::now();
+    let text =
+        |hours: i64| now.checked_sub(jiff::SignedDuration::from_hours(hours)).unwrap().strftime("%Y-%m-%dT%H:00:00Z");
+    let lately = format!("from={}&to={}", text(30), text(1));
+    let all = f.json(&format!("/v1/usage?time_zone=Asia/Kolkata&granularity=P1D&{lately}")).await;
+    assert_eq!((all["rows"].as_array().unwrap().len(), &all["time_zone"]), (0, &"Asia/Kolkata".into()));
+}
+
+#[tokio::test]
+async fn answers_say_how_far_they_are_complete() {
+    let f = fixture(None).await;
+    let paths = [
+        format!("/v1/usage?{NOVEMBER}"),
+        format!("/v1/records?{NOVEMBER}&format=csv"),
+        "/v1/statements/acme/2026-11".to_owned(),
+    ];
+    let process = crate::shares::Process { name: "a".into(), activator: 7, epoch: 1 };
+    f.door.through().say(&process, NOVEMBER_US + 1, false);
+    let told = async |path: &str| {
+        let (status, headers, body) = f.get(path, &[]).await;
+        assert_eq!(status, 200, "{body}");
+        let body = serde_json::from_str::<Value>(&body).ok();
+        (
+            body.map(|body| body["complete_through"].clone()),
+            headers.get(COMPLETE_THROUGH).map(|v| v.to_str().unwrap().to_owned()),
+        )
+    };
+    for path in &paths {
+        let (body, header) = told(path).await;
+        assert_eq!((body.unwrap_or_default(), header), (Value::Null, None), "{path}: too early to say");
+    }
+    f.door.through().without_hold();
+    for path in &paths {
+        let (body, header) = told(path).await;
+        let text = "2026-11-01T00:00:00.000001Z";
+        assert_eq!(header.as_deref(), Some(text), "{path}");
+        assert!(body.is_none_or(|body| body == text), "{path}");
+    }
 }
 
 #[tokio::test]
@@ -333,6 +424,7 @@ async fn the_file_and_the_routes_say_the_same() {
     assert_eq!(said, routes);
     let questions = [
         ("/v1/usage", format!("/v1/usage?{NOVEMBER}&limit=1&granularity=PT1H&group_by=tenant,function,function_uid")),
+        ("/v1/usage", format!("/v1/usage?{NOVEMBER}&granularity=P1D&time_zone=Asia/Shanghai")),
         ("/v1/usage", format!("/v1/usage?{NOVEMBER}")),
         ("/v1/records", format!("/v1/records?{NOVEMBER}&limit=1")),
         ("/v1/statements/{tenant}/{period}", "/v1/statements/acme/2026-11?fixed_server=350".to_owned()),

@@ -1,7 +1,8 @@
 //! Answers, field by field: names are kept stable and stand in `openapi.yaml`. Amounts and GB-seconds are decimal text.
 
 use super::answer::{Cell, DECIMAL, Moment, Rows, Table, row};
-use super::times::hour_text;
+use super::period::Period;
+use super::times::second_text;
 use crate::ledger::statements::{Correction, Statement, StatementLine};
 use crate::ledger::{Granularity, RecordRow, UsageRow};
 use crate::table::moment;
@@ -57,8 +58,8 @@ row! {
 }
 
 impl UsageRowView {
-    fn new(row: &UsageRow, granularity: Granularity, plan: &PricePlan) -> Self {
-        let at = if granularity == Granularity::Minute { Moment::minute } else { Moment::hour };
+    fn new(row: &UsageRow, period: &Period, plan: &PricePlan) -> Self {
+        let at = if period.in_minutes() { Moment::minute } else { Moment::hour };
         let billed = row.usage.billed(plan);
         let calls = |outcome| row.usage.ended(outcome);
         let group = row.group.clone();
@@ -103,6 +104,8 @@ impl UsageRowView {
 pub(super) struct UsageView {
     from: String,
     to: String,
+    complete_through: Option<String>,
+    time_zone: String,
     granularity: &'static str,
     group_by: Vec<&'static str>,
     plan: String,
@@ -113,14 +116,14 @@ pub(super) struct UsageView {
 
 impl UsageView {
     pub(super) fn new(
-        hours: &Range<u32>,
-        granularity: Granularity,
+        period: &Period,
         group_by: Vec<&'static str>,
         plan: &PricePlan,
         rows: &[UsageRow],
         next_cursor: Option<String>,
+        complete_through: Option<String>,
     ) -> Self {
-        let name = match granularity {
+        let name = match period.granularity {
             Granularity::Minute => "PT1M",
             Granularity::Hour => "PT1H",
             Granularity::Day => "P1D",
@@ -128,13 +131,15 @@ impl UsageView {
             Granularity::Total => "total",
         };
         Self {
-            from: hour_text(hours.start),
-            to: hour_text(hours.end),
+            from: second_text(period.seconds.start),
+            to: second_text(period.seconds.end),
+            complete_through,
+            time_zone: period.zone.clone(),
             granularity: name,
             group_by,
             plan: plan.name.clone(),
             currency: plan.currency.clone(),
-            rows: rows.iter().map(|row| UsageRowView::new(row, granularity, plan)).collect(),
+            rows: rows.iter().map(|row| UsageRowView::new(row, period, plan)).collect(),
             next_cursor,
         }
     }
@@ -241,6 +246,7 @@ impl RecordView {
 pub(super) struct RecordsView {
     from: String,
     to: String,
+    complete_through: Option<String>,
     plan: String,
     currency: String,
     rows: Vec<RecordView>,
@@ -253,10 +259,12 @@ impl RecordsView {
         plan: &PricePlan,
         rows: &[RecordRow],
         next_cursor: Option<String>,
+        complete_through: Option<String>,
     ) -> Self {
         Self {
             from: moment(times_us.start),
             to: moment(times_us.end),
+            complete_through,
             plan: plan.name.clone(),
             currency: plan.currency.clone(),
             rows: rows.iter().map(|row| RecordView::new(row, plan)).collect(),

@@ -10,6 +10,8 @@ use dormouse_controller::metrics::Metrics;
 use dormouse_controller::office::{Office, Parts};
 use dormouse_controller::reconcile::plan::Urls;
 use dormouse_controller::routes::Routes;
+use dormouse_controller::tenants::Tenants;
+use dormouse_controller::through::Through;
 use dormouse_controller::warm_meter::WarmMeter;
 use dormouse_core::function::{Function, FunctionStatus, State};
 use dormouse_core::price::{Durability, PricePlan};
@@ -32,6 +34,7 @@ use tonic::{Request, Streaming};
 pub struct Scripted {
     events: Mutex<Option<mpsc::Receiver<Event>>>,
     asked: mpsc::Sender<Asked>,
+    tenants: Tenants,
 }
 
 #[derive(Debug, PartialEq)]
@@ -55,6 +58,9 @@ impl Scripted {
 impl Fleet for Scripted {
     fn events(&self) -> Option<mpsc::Receiver<Event>> {
         self.events.lock().unwrap().take()
+    }
+    fn tenants(&self) -> Tenants {
+        self.tenants.clone()
     }
     async fn adopt(&self, _: &Arc<Function>) -> Result<(), FleetError> {
         self.ask(Asked::Adopt).await
@@ -90,6 +96,7 @@ pub struct House {
     pub events: mpsc::Sender<Event>,
     pub asked: mpsc::Receiver<Asked>,
     pub channel: Channel,
+    pub through: Through,
     registry: Registry,
     _folder: tempfile::TempDir,
     _stop: tokio_util::sync::DropGuard,
@@ -97,10 +104,17 @@ pub struct House {
 
 impl House {
     pub async fn new() -> Self {
+        Self::with(Tenants::of_themselves()).await
+    }
+
+    /// One in which these tenants pay.
+    pub async fn with(tenants: Tenants) -> Self {
         let (events, receiver) = mpsc::channel(64);
         let (asked_in, asked) = mpsc::channel(64);
-        let fleet = Arc::new(Scripted { events: Mutex::new(Some(receiver)), asked: asked_in });
+        let fleet = Arc::new(Scripted { events: Mutex::new(Some(receiver)), asked: asked_in, tenants });
         let (routes, stop, folder) = (Routes::default(), CancellationToken::new(), tempfile::tempdir().unwrap());
+        // Never opened: waking does not depend on it.
+        let ledger = LedgerDoor::new(Place::folder(folder.path()), PricePlan::default());
         let mut registry = Registry::default();
         let warm_meter = WarmMeter::default();
         let (office, post) = Office::new(Parts {
@@ -112,10 +126,10 @@ impl House {
             health: Health::default(),
             metrics: Metrics::register(&mut registry),
             warm_meter: warm_meter.clone(),
+            through: ledger.through().clone(),
         });
         tokio::spawn(office.run(stop.clone()));
-        // Never opened: waking does not depend on it.
-        let ledger = LedgerDoor::new(Place::folder(folder.path()), PricePlan::default());
+        let through = ledger.through().clone();
         let doors = Doors { token: Token::new("secret").unwrap(), routes, post, ledger, stop: stop.clone() };
         let (client, server) = tokio::io::duplex(1 << 16);
         let incoming = tokio_stream::once(Ok::<_, std::io::Error>(server));
@@ -126,7 +140,7 @@ impl House {
             async move { client }
         });
         let channel = Endpoint::from_static("http://office").connect_with_connector(connector).await.unwrap();
-        Self { events, asked, channel, registry, _folder: folder, _stop: stop.drop_guard() }
+        Self { events, asked, channel, through, registry, _folder: folder, _stop: stop.drop_guard() }
     }
 
     /// The metrics' lines that have `part` in them.

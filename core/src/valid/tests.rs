@@ -19,7 +19,7 @@ fn the_smallest_manifest_has_every_default() {
     assert_eq!((f.port, f.memory_mib, f.cpu_millis, f.concurrency), (8080, 256, 100, 80));
     assert_eq!((f.idle_timeout.as_secs(), f.timeout.as_secs()), (60, 30));
     assert_eq!((f.queue_max_calls, f.queue_max_wait.as_secs()), (1000, 30));
-    assert_eq!((f.start_check, f.tenant.as_str()), (StartCheck::Always, "shop"));
+    assert_eq!(f.start_check, StartCheck::Always);
     assert_eq!(f.reserved_concurrency, None);
 }
 

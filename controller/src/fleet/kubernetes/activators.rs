@@ -14,6 +14,9 @@ use tokio::sync::mpsc;
 /// Name of the container that an activator runs in; others of its pod (a mesh's, say) may come and go.
 pub const CONTAINER: &str = "activator";
 
+/// Name of the volume that an activator's spool is on.
+const SPOOL: &str = "spool";
+
 /// Watches the pods that have these labels in a namespace.
 pub(super) async fn watch(
     client: Client,
@@ -33,6 +36,8 @@ pub(super) async fn watch(
 struct Known {
     name: String,
     ended: u32,
+    /// Its spool outlives it.
+    keeps: bool,
 }
 
 struct Follower {
@@ -63,17 +68,19 @@ impl Follower {
         if let Some(listing) = &mut self.listing {
             listing.insert(uid.clone());
         }
-        let now = Known { name: pod.name_any(), ended: ended(pod) };
+        let now = Known { name: pod.name_any(), ended: ended(pod), keeps: keeps_spool(pod) };
         let (name, count) = (now.name.clone(), now.ended);
+        // One that has failed as a whole is never started anew.
+        let lost = count == u32::MAX && !now.keeps;
         // Of one that is seen for the first time nothing was heard by this controller that could count too long.
         if self.pods.insert(uid, now).is_some_and(|before| count > before.ended) {
-            self.tell(name).await;
+            self.tell(name, lost).await;
         }
     }
 
     async fn gone(&mut self, uid: &str) {
-        if let Some(Known { name, .. }) = self.pods.remove(uid) {
-            self.tell(name).await;
+        if let Some(Known { name, keeps, .. }) = self.pods.remove(uid) {
+            self.tell(name, !keeps).await;
         }
     }
 
@@ -88,10 +95,16 @@ impl Follower {
         }
     }
 
-    async fn tell(&self, name: String) {
+    async fn tell(&self, name: String, lost: bool) {
         // Nobody receives only when the controller ends.
-        let _ = self.events.send(Event::ActivatorGone { name }).await;
+        let _ = self.events.send(Event::ActivatorGone { name, lost }).await;
     }
+}
+
+/// Whether the spool is on a volume that outlives the pod: any that is not made with it.
+fn keeps_spool(pod: &Pod) -> bool {
+    let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    volumes.into_iter().any(|volume| volume.name == SPOOL && volume.empty_dir.is_none())
 }
 
 /// How many processes of the activator have ended in this pod: it only grows.
@@ -163,7 +176,7 @@ mod tests {
         let mut names = Vec::new();
         while let Some(event) = told.recv().await {
             match event {
-                Event::ActivatorGone { name } => names.push(name),
+                Event::ActivatorGone { name, lost } => names.push(if lost { format!("{name} lost") } else { name }),
                 other => panic!("{other:?}"),
             }
         }
@@ -182,7 +195,15 @@ mod tests {
         let restarted = vec![Apply(running("a", 0)), Apply(running("a", 1)), Apply(running("a", 1))];
         assert_eq!(told(restarted).await, ["pod-a"]);
         let deleted = vec![Apply(running("a", 0)), Apply(running("b", 0)), Delete(running("b", 0))];
-        assert_eq!(told(deleted).await, ["pod-b"]);
+        assert_eq!(told(deleted).await, ["pod-b lost"]);
+        let on = |volume: Value| {
+            let mut pod = running("c", 0);
+            pod.spec = serde_json::from_value(json!({"containers": [], "volumes": [volume]})).unwrap();
+            vec![Apply(pod.clone()), Delete(pod)]
+        };
+        assert_eq!(told(on(json!({"name": "spool", "emptyDir": {}}))).await, ["pod-c lost"]);
+        let claim = json!({"name": "spool", "persistentVolumeClaim": {"claimName": "x"}});
+        assert_eq!(told(on(claim)).await, ["pod-c"], "its volume is kept");
         // Over first, then its object.
         let failed = pod("a", "Failed", 0, json!({}), json!({}));
         assert_eq!(told(vec![Apply(running("a", 0)), Apply(failed.clone()), Delete(failed)]).await.len(), 2);

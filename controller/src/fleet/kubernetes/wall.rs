@@ -54,6 +54,12 @@ enum Told {
 }
 
 impl Wall {
+    /// Nobody has to know.
+    #[cfg(test)]
+    pub(super) fn none() -> Self {
+        Self(None)
+    }
+
     /// One more object of ours is in a namespace.
     pub(super) async fn more(&self, namespace: &str) {
         self.tell(|| Told::More(namespace.to_owned())).await;

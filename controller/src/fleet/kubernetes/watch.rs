@@ -1,4 +1,4 @@
-//! Three watches become one stream of events.
+//! Watches become one stream of events.
 //!
 //! A watch that breaks lists again. What the new list does not have is asked for by name before it is told as gone: an
 //! API server that answers an empty list after an outage must not take everything down.
@@ -55,15 +55,20 @@ pub(super) struct OfKind {
 
 impl Port {
     /// Nobody receives only when the controller ends.
-    async fn send(&self, event: Event) {
+    pub(super) async fn send(&self, event: Event) {
         let _ = self.sender.send(event).await;
     }
 
-    async fn listed(&self) {
+    pub(super) async fn listed(&self) {
         if self.missing.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.wall.complete().await;
             self.send(Event::Synced).await;
         }
+    }
+
+    /// The watch of a kind broke.
+    pub(super) fn broke<K: Resource<DynamicType = ()>>(&self) {
+        self.restarts.get_or_create(&OfKind { kind: K::kind(&()).into_owned() }).inc();
     }
 }
 
@@ -258,9 +263,9 @@ impl<K: Seen> Follower<K> {
                 }
                 Ok(watcher::Event::InitDone) => self.listed().await,
                 Err(error) => {
-                    let kind = K::kind(&()).into_owned();
-                    tracing::warn!(kind, %error, "a watch broke; it begins anew");
-                    self.port.restarts.get_or_create(&OfKind { kind }).inc();
+                    let kind = K::kind(&());
+                    tracing::warn!(%kind, %error, "a watch broke; it begins anew");
+                    self.port.broke::<K>();
                 }
             }
         }

@@ -17,7 +17,7 @@ const BAD_GATEWAY: u32 = 502;
 const UNAVAILABLE: u32 = 503;
 
 pub(super) fn route(
-    observed: &Observed,
+    (observed, tenant): (&Observed, &str),
     object: &Object,
     standing: &Standing<'_>,
     drained: &BTreeSet<InstanceId>,
@@ -25,7 +25,7 @@ pub(super) fn route(
 ) -> v1::Function {
     let Context { urls, durability, .. } = *context;
     let closing = observed.closing_since.is_some();
-    let Some(valid) = &object.valid else { return invalid(observed, object, urls, closing) };
+    let Some(valid) = &object.valid else { return invalid((observed, tenant), object, urls, closing) };
     let failure =
         standing.callers_fail.map(|trouble| v1::Failure { code: trouble.code.name().to_owned(), status: BAD_GATEWAY });
     let waiting_reason = standing.callers_wait.map_or(String::new(), |trouble| trouble.code.name().to_owned());
@@ -41,7 +41,7 @@ pub(super) fn route(
         timeout_ms: millis(valid.timeout),
         queue_max_calls: valid.queue_max_calls,
         queue_max_wait_ms: millis(valid.queue_max_wait),
-        tenant: valid.tenant.clone(),
+        tenant: tenant.to_owned(),
         failure,
         instances,
         closing,
@@ -54,13 +54,13 @@ pub(super) fn route(
     }
 }
 
-fn invalid(observed: &Observed, object: &Object, urls: &Urls, closing: bool) -> v1::Function {
+fn invalid((observed, tenant): (&Observed, &str), object: &Object, urls: &Urls, closing: bool) -> v1::Function {
     let meta = &object.function.metadata;
     let (namespace, name) = (meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default());
     v1::Function {
         uid: observed.uid.to_string(),
         hosts: hosts(&namespace, &name, urls),
-        tenant: namespace.clone(),
+        tenant: tenant.to_owned(),
         namespace,
         name,
         concurrency: 1,

@@ -59,6 +59,7 @@ struct World {
 impl World {
     fn new(function: Function) -> Self {
         let mut observed = Observed::new("f".into());
+        observed.tenant = Some("default".into());
         observed.function(Arc::new(function), |f| Revision::of(&f.spec), true, S(0));
         Self {
             observed,

@@ -1,6 +1,7 @@
 //! Who is answered what, over the router: with a reviewer that knows four tokens.
 
 use super::*;
+use crate::tenants::LABEL;
 use crate::usage_api::reviews::{Reviewer, Unasked, User};
 use futures::future::BoxFuture;
 
@@ -33,9 +34,13 @@ impl Reviewer for Four {
 }
 
 async fn reviewed() -> Fixture {
+    reviewed_with(Tenants::of_themselves()).await
+}
+
+async fn reviewed_with(tenants: Tenants) -> Fixture {
     let f = fixture(None).await;
     let guard = Guard::token(Token::new("s3cret").unwrap()).reviewed_by(Arc::new(Four));
-    Fixture { router: router(f.door.clone(), guard), ..f }
+    Fixture { router: router(f.door.clone(), guard, tenants), ..f }
 }
 
 impl Fixture {
@@ -112,7 +117,7 @@ async fn a_refusal_tells_nothing_of_what_there_is() {
     for (path, name) in [(there, "acme"), (not_there, "none")] {
         let (status, headers, body) = f.ask(path, "shop").await;
         assert_eq!(status, 403);
-        assert!(body.contains(&format!("in namespace {name}")), "{body}");
+        assert!(body.contains(&format!("that tenant {name} pays for")), "{body}");
         told.insert((body.replace(name, "X"), headers.len()));
     }
     assert_eq!(told.len(), 1, "{told:?}");
@@ -142,6 +147,124 @@ async fn a_refusal_tells_nothing_of_what_there_is() {
     assert!(headers.contains_key(header::RETRY_AFTER));
     let (_, _, body) = f.ask("/v1/usage", "shop").await;
     assert!(body.contains("filter[namespace]=NAME"), "{body}");
+}
+
+fn labelled(namespaces: &[(&str, &str)]) -> Tenants {
+    let tenants = Tenants::labelled();
+    label(&tenants, namespaces);
+    tenants.complete();
+    tenants
+}
+
+fn label(tenants: &Tenants, namespaces: &[(&str, &str)]) {
+    for (namespace, tenant) in namespaces {
+        tenants.see(namespace, Some(&[(LABEL.to_owned(), (*tenant).to_owned())].into()));
+    }
+}
+
+/// What a tenant's are asked by.
+const OF_ACME: [&str; 4] = [
+    "/v1/statements/acme/2026-11",
+    "/v1/usage?filter[tenant]=acme",
+    "/v1/records?tenant=acme",
+    "/v1/usage?filter[tenant]=acme&filter[tenant]=acme&group_by=namespace",
+];
+
+/// In the fixture's ledger the tenant acme paid for the namespace shop, whatever the labels say.
+#[tokio::test]
+async fn a_tenants_usage_needs_the_right_in_all_that_it_pays_for() {
+    let tenants = labelled(&[("shop", "acme"), ("other", "acme"), ("third", "third")]);
+    let f = reviewed_with(tenants.clone()).await;
+    let statuses = async |token: &str| {
+        let mut all = BTreeSet::new();
+        for path in OF_ACME {
+            all.insert(f.ask(path, token).await.0.as_u16());
+        }
+        all.into_iter().collect::<Vec<_>>()
+    };
+    let (_, _, body) = f.ask(OF_ACME[0], "shop").await;
+    assert!(!body.contains("other") && !body.contains("namespace shop"), "no name of a namespace: {body}");
+    assert_eq!((statuses("shop").await, statuses("clerk").await), (vec![403], vec![200]));
+    label(&tenants, &[("other", "")]);
+    assert_eq!((statuses("shop").await, statuses("nobody").await), (vec![200], vec![403]), "other pays for itself now");
+    // It was paid for, so it counts.
+    label(&tenants, &[("shop", "third"), ("other", "acme")]);
+    assert_eq!(statuses("shop").await, [403]);
+    // Its own namespace alone is not what it needs: somebody else pays for that one.
+    assert_eq!(f.ask("/v1/usage?filter[tenant]=shop", "shop").await.0, 403, "no such tenant");
+    assert_eq!(f.ask("/v1/usage?filter[namespace]=shop", "shop").await.0, 200);
+    assert_eq!(f.ask("/v1/usage?filter[namespace]=shop&filter[tenant]=acme", "shop").await.0, 200);
+}
+
+#[tokio::test]
+async fn what_a_tenant_pays_for_may_be_unknown_for_a_while() {
+    let tenants = Tenants::labelled();
+    label(&tenants, &[("shop", "acme")]);
+    let f = reviewed_with(tenants.clone()).await;
+    for (token, status) in [("clerk", 200), ("shop", 503), ("nobody", 503), ("stranger", 401), ("s3cret", 200)] {
+        assert_eq!(f.ask(OF_ACME[0], token).await.0, status, "{token}: not all namespaces are listed");
+    }
+    let (_, headers, _) = f.ask(OF_ACME[0], "shop").await;
+    assert!(headers.contains_key(header::RETRY_AFTER));
+    tenants.complete();
+    assert_eq!(f.ask(OF_ACME[0], "shop").await.0, 200);
+    f.door.close("the disk is gone");
+    let (status, _, body) = f.ask(OF_ACME[0], "shop").await;
+    assert!(status == 503 && body.contains("AuthorizationUnavailable"), "{body}");
+    assert!(f.ask(OF_ACME[0], "clerk").await.2.contains("LedgerUnavailable"));
+}
+
+/// Sees the namespaces that its token names, with commas; `*`: all.
+#[derive(Debug)]
+struct Named;
+
+impl Reviewer for Named {
+    fn identify<'a>(&'a self, token: &'a str) -> BoxFuture<'a, Result<Option<User>, Unasked>> {
+        Box::pin(async move { Ok(Some(User { name: token.to_owned(), ..User::default() })) })
+    }
+
+    fn allows<'a>(&'a self, user: &'a User, namespace: Option<&'a str>) -> BoxFuture<'a, Result<bool, Unasked>> {
+        let rights: Vec<&str> = user.name.split(',').collect();
+        Box::pin(async move { Ok(rights.contains(&"*") || namespace.is_some_and(|name| rights.contains(&name))) })
+    }
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::test_runner::Config::with_cases(64))]
+
+    /// Whoever is answered has the right in every namespace that the tenant pays for now or paid for; whoever has not is
+    /// told the same as of a tenant that is nobody's.
+    #[test]
+    fn nobody_reads_what_a_tenant_pays_for_elsewhere(
+        labels in proptest::collection::vec(0..4usize, 4),
+        rights in proptest::sample::subsequence(vec!["shop", "other", "third", "acme", "*"], 0..=5),
+        tenant in proptest::sample::select(vec!["acme", "shop", "other", "third", "team", "none"]),
+    ) {
+        let names = ["shop", "other", "third", "acme"];
+        let payers = ["", "acme", "team", "shop"];
+        let labels: Vec<(&str, &str)> = names.iter().zip(&labels).map(|(name, at)| (*name, payers[*at])).collect();
+        let paid = |(name, payer): &(&str, &str)| if payer.is_empty() { *name == tenant } else { *payer == tenant };
+        let mut needed: BTreeSet<&str> = labels.iter().filter(|label| paid(label)).map(|label| label.0).collect();
+        if tenant == "acme" {
+            needed.insert("shop");
+        }
+        let all = rights.contains(&"*");
+        let may = all || !needed.is_empty() && needed.iter().all(|name| rights.contains(name));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let f = fixture(None).await;
+            let guard = Guard::token(Token::new("s3cret").unwrap()).reviewed_by(Arc::new(Named));
+            let f = Fixture { router: router(f.door.clone(), guard, labelled(&labels)), ..f };
+            let token = if rights.is_empty() { "nobody".to_owned() } else { rights.join(",") };
+            let path = |tenant: &str| format!("/v1/usage?filter[tenant]={tenant}");
+            let (status, _, body) = f.ask(&path(tenant), &token).await;
+            assert_eq!(status == 200, may, "{labels:?} {rights:?} {tenant}: {body}");
+            if !may {
+                let (_, _, nobodys) = f.ask(&path("nobodys"), &token).await;
+                assert_eq!(body.replace(&format!("tenant {tenant} "), "tenant X "), nobodys.replace("tenant nobodys ", "tenant X "));
+            }
+        });
+    }
 }
 
 #[tokio::test]

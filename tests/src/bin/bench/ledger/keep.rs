@@ -2,7 +2,8 @@
 
 use anyhow::{Context, Result};
 use clap::Args;
-use dormouse_controller::ledger::{self, LedgerDoor, Place};
+use dormouse_controller::ledger::{self, LedgerDoor, Place, Retention};
+use dormouse_controller::tenants::Tenants;
 use dormouse_controller::usage_api::{self, Guard};
 use dormouse_core::price::PricePlan;
 use dormouse_tests::pair::free_ports;
@@ -50,10 +51,14 @@ pub(crate) async fn keep(args: Keep) -> Result<()> {
     let forgetting = axum::Router::new().route(
         "/forget/{hour}",
         axum::routing::post(async move |axum::extract::Path(hour): axum::extract::Path<u32>| {
-            ledger.forget_minutes(hour).await.map_err(|e| e.to_string())
+            ledger.tidy(Retention::default(), hour).await.map_err(|e| e.to_string())
         }),
     );
-    let questions = usage_api::with(usage_api::router(door.clone(), Guard::open()), Some(forgetting), Guard::open());
+    let questions = usage_api::with(
+        usage_api::router(door.clone(), Guard::open(), Tenants::of_themselves()),
+        Some(forgetting),
+        Guard::open(),
+    );
     let listener = TcpListener::bind(args.usage).await?;
     axum::serve(listener, questions).with_graceful_shutdown(stop.cancelled_owned()).await?;
     frames.await??;
