@@ -19,6 +19,9 @@ use tokio::sync::mpsc;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{IsolationLevel, Row};
 
+/// What is asked, and what item each row of the answer is.
+type Question = (&'static str, fn(&Row) -> Result<Item, Trouble>);
+
 /// Rows of sums that are written at once.
 const SUMS: usize = 1_000;
 
@@ -47,8 +50,8 @@ async fn all(store: &PostgresStore, step: &Transaction<'_>, items: &mpsc::Sender
             return Ok(());
         }
     }
-    let plain: [(&str, fn(&Row) -> Result<Item, Trouble>); 2] = [(SUBJECTS, subject), (EPOCHS, epoch)];
-    let last: [(&str, fn(&Row) -> Result<Item, Trouble>); 2] = [(LATE, late), (DOCUMENTS, document)];
+    let plain: [Question; 2] = [(SUBJECTS, subject), (EPOCHS, epoch)];
+    let last: [Question; 2] = [(LATE, late), (DOCUMENTS, document)];
     for (question, item) in plain {
         give(step, question, item, items).await?;
     }
