@@ -13,6 +13,7 @@ use dormouse_core::record::{CallRecord, Outcome, Packer, Subject};
 use dormouse_tests::env::Env;
 use dormouse_tests::proc::{self, Program};
 use dormouse_tests::wait::until;
+use rust_decimal::Decimal;
 use std::ops::Range;
 use std::path::Path;
 use std::process::Command;
@@ -104,8 +105,8 @@ metadata: {name: hello, annotations: {dormouse.dev/local-command: 'dormouse samp
 spec: {image: local, startCheck: Never}
 ";
 
-/// What `dormouse bill` prints of the ledger in `folder`, with which a `dormouse dev` goes on.
-async fn printed(folder: &Path, env: &Env) -> anyhow::Result<String> {
+/// What `dormouse bill` prints of the ledger in `folder`, with which a `dormouse dev` goes on, and what it exports.
+async fn printed(folder: &Path, env: &Env) -> anyhow::Result<(String, String)> {
     std::fs::write(folder.join("function.yaml"), MANIFEST)?;
     let dormouse = env.program("dormouse")?;
     let at = folder.to_str().expect("a folder that is text");
@@ -118,9 +119,21 @@ async fn printed(folder: &Path, env: &Env) -> anyhow::Result<String> {
         async { asked }
     });
     let bill = bill.await?;
+    let file = folder.join("export.csv");
+    let export = ["bill", "--dev", at, "--tenant=shop", &month, "--export=csv", "--file"];
+    proc::run(Command::new(&dormouse).args(export).arg(&file))?;
     let ended = dev.end(Duration::from_secs(60))?;
     anyhow::ensure!(ended.success(), "dev ended with {ended}");
-    Ok(bill)
+    Ok((bill, std::fs::read_to_string(file)?))
+}
+
+/// The sum of an export's first column, BilledCost, and how many rows it has.
+fn summed(export: &str) -> (Decimal, usize) {
+    let mut lines = export.lines();
+    assert!(lines.next().is_some_and(|head| head.starts_with("BilledCost,")));
+    let costs: Vec<Decimal> =
+        lines.map(|line| line.split(',').next().expect("a cell").parse().expect("a cost")).collect();
+    (costs.iter().sum(), costs.len())
 }
 
 /// The bill of `n` calls in the ledger at a place, which must be `amounts`: calls, compute, total, saving in percent.
@@ -142,7 +155,7 @@ async fn run(place: Place, n: u64, amounts: [&str; 4]) {
     let lines: Vec<_> = statement.lines.iter().take(2).map(|line| line.amount.to_string()).collect();
     let [calls, compute, total, percent] = amounts;
     assert_eq!(lines, [calls, compute]);
-    assert_eq!(statement.lines.iter().map(|line| line.amount).sum::<rust_decimal::Decimal>(), statement.total);
+    assert_eq!(statement.lines.iter().map(|line| line.amount).sum::<Decimal>(), statement.total);
     assert_eq!((statement.total.to_string(), saving.percent.to_string()), (total.to_owned(), percent.to_owned()));
     println!("{n} calls x 100 ms x 512 MiB: {calls} + {compute} = {total} CNY; {percent} % less than 350");
     let verified = Instant::now();
@@ -159,11 +172,16 @@ async fn in_a_folder(n: u64, amounts: [&str; 4]) {
     run(Place::folder(dir.path().join(".dormouse/ledger")), n, amounts).await;
     let [calls, compute, total, percent] = amounts;
     if let Ok(env) = Env::read() {
-        let bill = printed(dir.path(), &env).await.expect("a printed bill");
+        let (bill, export) = printed(dir.path(), &env).await.expect("a printed bill");
         println!("{bill}");
         let says = |words: &[&str]| bill.lines().any(|line| words.iter().all(|word| line.contains(word)));
         assert!(says(&["calls", calls]) && says(&["compute", compute]) && says(&["total", total]));
         assert!(says(&["350 CNY", &format!("{percent} % less")]));
+        // Requests and memory of each of 720 hours, and what rounding adds where that is anything.
+        let (sum, rows) = summed(&export);
+        let total: Decimal = total.parse().expect("a total");
+        assert_eq!(sum, total);
+        assert!((1440..=1441).contains(&rows), "{rows} rows");
     }
 }
 

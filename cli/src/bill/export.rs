@@ -206,10 +206,14 @@ mod tests {
             file.write_all(text.as_bytes()).unwrap();
             sum(format, &mut file).map_err(|e| e.message().to_owned())
         };
-        let two = Ok(Sum { rows: 2, units: 255 * 10i128.pow(23) });
-        assert_eq!(summed(ExportFormat::Csv, "a,BilledCost\r\n\"x,\r\ny\",3\r\nz,-0.45\r\n"), two);
-        assert_eq!(summed(ExportFormat::Jsonl, "{\"BilledCost\":\"3\"}\n{\"BilledCost\":\"-0.45\",\"a\":1}\n"), two);
-        assert_eq!(two.unwrap().amount().unwrap().to_string(), "2.55");
+        for (format, text) in [
+            (ExportFormat::Csv, "a,BilledCost\r\n\"x,\r\ny\",3\r\nz,-0.45\r\n"),
+            (ExportFormat::Jsonl, "{\"BilledCost\":\"3\"}\n{\"BilledCost\":\"-0.45\",\"a\":1}\n"),
+        ] {
+            let sum = summed(format, text).unwrap();
+            assert_eq!(sum, Sum { rows: 2, units: 255 * 10i128.pow(23) });
+            assert_eq!(sum.amount().unwrap().to_string(), "2.55");
+        }
         assert!(summed(ExportFormat::Csv, "a,b\r\n1,2\r\n").unwrap_err().contains("no BilledCost"));
         assert!(summed(ExportFormat::Csv, "BilledCost\r\nx\r\n").unwrap_err().contains("no amount"));
         assert!(summed(ExportFormat::Jsonl, "{\"BilledCost\":\"3\"").unwrap_err().contains("no whole jsonl"));

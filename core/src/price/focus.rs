@@ -3,8 +3,8 @@
 //!
 //! What is free is told as usage at its price and, beside it, as a credit of the same amount; what rounding the total
 //! adds or takes is an adjustment. Where the statement is closed, what came to its month later is taken off by another
-//! one, and where it corrects earlier months, each of them is a correction. These are the last rows. Tiers are those of the whole tenant's month, taken in the order of
-//! time: hours come in order, and within an hour functions do.
+//! one, and where it corrects earlier months, each of them is a correction. These are the last rows. Tiers are those of
+//! the whole tenant's month, taken in the order of time: hours come in order, and within an hour functions do.
 
 mod columns;
 #[cfg(test)]

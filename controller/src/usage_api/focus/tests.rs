@@ -1,12 +1,16 @@
+use super::super::Guard;
 use super::super::tests::formats::parquet;
 use super::super::tests::{Fixture, NOVEMBER_US, fixture};
 use super::*;
 use crate::ledger::{Frame, Ledger, LedgerDoor, Place, Retention};
-use dormouse_core::price::PricePlan;
+use axum::http::Request;
+use dormouse_core::price::{PricePlan, Tiers};
 use dormouse_core::record::{CallRecord, Outcome, Packer, Subject};
+use http_body_util::BodyExt;
 use rust_decimal::Decimal;
 use std::sync::Arc;
 use tokio::sync::Semaphore;
+use tower::ServiceExt;
 
 const NOVEMBER: u32 = 498_192;
 
@@ -105,10 +109,15 @@ async fn what_cannot_be_exported_is_said() {
 }
 
 /// A ledger of so many functions, each with a call in each of so many hours.
-async fn ledger(functions: u32, hours: u32) -> (LedgerDoor, Ledger, tempfile::TempDir) {
+async fn ledger(functions: u32, hours: u32, plan: PricePlan) -> (LedgerDoor, Ledger, tempfile::TempDir) {
     let dir = tempfile::tempdir().unwrap();
-    let door = LedgerDoor::new(Place::folder(dir.path()), PricePlan::default());
+    let door = LedgerDoor::new(Place::folder(dir.path()), plan);
     let ledger = door.open().await.unwrap();
+    ledger.append(frame(1, functions, hours)).await.unwrap();
+    (door, ledger, dir)
+}
+
+fn frame(epoch: u32, functions: u32, hours: u32) -> Frame {
     let subject = |n: u32| Subject {
         function_uid: format!("uid{n}"),
         namespace: "shop".to_owned(),
@@ -143,8 +152,39 @@ async fn ledger(functions: u32, hours: u32) -> (LedgerDoor, Ledger, tempfile::Te
     let (count, records) = (packer.count(), packer.finish());
     let subjects = (0..functions).map(subject).collect();
     let crc32c = crc32c::crc32c(&records);
-    ledger.append(Frame { activator: 7, epoch: 1, first_seq: 1, count, subjects, records, crc32c }).await.unwrap();
-    (door, ledger, dir)
+    Frame { activator: 7, epoch, first_seq: 1, count, subjects, records, crc32c }
+}
+
+#[tokio::test]
+async fn what_came_late_is_corrected_by_the_next_statement() {
+    let plan = PricePlan { per_call: Tiers::flat(Decimal::ONE), ..PricePlan::default() };
+    let (door, ledger, _dir) = ledger(2, 3, plan).await;
+    let router = super::super::router(door.clone(), Guard::open());
+    let asked = async |path: &str| {
+        let question = Request::get(path).body(Body::empty()).unwrap();
+        let response = router.clone().oneshot(question).await.unwrap();
+        String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap()
+    };
+    let total = async |month: &str| {
+        let statement: serde_json::Value =
+            serde_json::from_str(&asked(&format!("/v1/statements/acme/{month}")).await).unwrap();
+        statement["total"].as_str().unwrap().to_owned()
+    };
+    let focus = async |month: &str| csv(&asked(&format!("/v1/statements/acme/{month}/focus")).await);
+    let before = focus("2026-11").await;
+    ledger.close_months(door.plans(), 3, "2026-12-10T00:00:00Z".parse().unwrap()).await.unwrap();
+    ledger.append(frame(2, 2, 1)).await.unwrap();
+
+    let closed = focus("2026-11").await;
+    assert_eq!((total("2026-11").await, sum(&closed)), ("6.00".to_owned(), sum(&before)));
+    let of = |table: &[Vec<String>]| column(table, "ChargeDescription").last().unwrap().to_string();
+    assert_eq!(of(&closed), "What came to 2026-11 after its statement was closed: a later statement of acme has it");
+    assert_eq!(column(&closed, "BilledCost").last(), Some(&"-2"));
+    let next = focus("2026-12").await;
+    assert_eq!((total("2026-12").await, sum(&next)), ("2.00".to_owned(), Decimal::TWO));
+    let row =
+        ["ChargeCategory", "ChargeClass", "BilledCost", "ChargePeriodStart", "InvoiceId"].map(|n| column(&next, n)[0]);
+    assert_eq!(row, ["Adjustment", "Correction", "2", "2026-11-01T00:00:00Z", "acme/2026-12"]);
 }
 
 /// The parts' rows: how many each part has, and of each row its hours and function.
@@ -162,7 +202,7 @@ async fn parts(door: &LedgerDoor, limit: usize) -> (Vec<usize>, Vec<(Range<u32>,
 
 #[tokio::test]
 async fn parts_are_bounded_and_in_the_order_of_time() {
-    let (door, _, _dir) = ledger(5, 30).await;
+    let (door, _, _dir) = ledger(5, 30, PricePlan::default()).await;
     let expected: Vec<_> = (0..30)
         .flat_map(|hour| (0..5).map(move |n| (NOVEMBER + hour..NOVEMBER + hour + 1, format!("fn{n}"))))
         .collect();
@@ -176,8 +216,27 @@ async fn parts_are_bounded_and_in_the_order_of_time() {
 }
 
 #[tokio::test]
+async fn an_export_that_cannot_go_on_breaks_off() {
+    let (door, _, _dir) = ledger(5, 30, PricePlan::default()).await;
+    let router = super::super::router(door.clone(), Guard::open());
+    let question = Request::get("/v1/statements/acme/2026-11/focus").body(Body::empty()).unwrap();
+    let response = router.oneshot(question).await.unwrap();
+    assert_eq!(response.status(), 200);
+    // Five parts have rows, of 1, 2, 4, 8 and 16 hours: one is read, one waits, one is made.
+    let mut body = response.into_body();
+    let first = body.frame().await.unwrap().unwrap().into_data().unwrap();
+    assert_eq!(first.iter().filter(|byte| **byte == b'\n').count(), 1 + 5 * 2);
+    door.close("the disk is gone");
+    let mut last = None;
+    while let Some(frame) = body.frame().await {
+        last = Some(frame.is_err());
+    }
+    assert_eq!(last, Some(true));
+}
+
+#[tokio::test]
 async fn hours_that_became_days_are_told_by_the_day() {
-    let (door, ledger, _dir) = ledger(2, 30).await;
+    let (door, ledger, _dir) = ledger(2, 30, PricePlan::default()).await;
     ledger.tidy(Retention { hour_days: 1, record_days: 1, ..Retention::default() }, NOVEMBER + 48).await.unwrap();
     assert_eq!(ledger.kept_from().hours, NOVEMBER + 24);
     let day = (0..2).map(|n| (NOVEMBER..NOVEMBER + 24, format!("fn{n}")));
