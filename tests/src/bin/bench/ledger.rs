@@ -94,10 +94,7 @@ async fn measure(plan: &Plan, kind: Kind) -> Result<Found> {
     let url = database.as_ref().map(Postgres::database).transpose()?;
     let mut keeper = Keeper::start(folder.path(), url.as_deref()).await?;
     let month = Month::ending_now(plan.calls, plan.functions, plan.activators);
-    let mut workers = vec![keeper.pid()];
-    if let Some(server) = &database {
-        workers.extend(server.pids()?);
-    }
+    let workers = Workers { keeper: keeper.pid(), database: database.as_ref() };
     let taken = feed::month(&month, &mut keeper, &workers).await?;
     let fresh = feed::fresh(&month, &keeper, &workers).await?;
     let peak = memory(keeper.pid())?.peak;
@@ -157,7 +154,18 @@ fn program(folder: &Path) -> Result<dormouse_tests::proc::Program> {
     Ok(dormouse_tests::proc::Program::new(stage::this()?, folder.join("keeper.log")))
 }
 
-/// CPU seconds of whoever works at a ledger.
-fn cpu(workers: &[u32]) -> Result<f64> {
-    cpu_seconds(workers)
+/// Whoever works at a ledger.
+struct Workers<'a> {
+    keeper: u32,
+    database: Option<&'a Postgres>,
+}
+
+impl Workers<'_> {
+    /// CPU seconds of those that run now: the connections of a ledger stay, what else comes and goes is little.
+    fn cpu(&self) -> Result<f64> {
+        let of_database = self.database.map(Postgres::pids).transpose()?.unwrap_or_default();
+        // One that has just ended tells nothing any more.
+        let others: f64 = of_database.iter().filter_map(|pid| cpu_seconds(&[*pid]).ok()).sum();
+        Ok(cpu_seconds(&[self.keeper])? + others)
+    }
 }

@@ -1,5 +1,6 @@
 //! Calls of a month, as frames that activators send.
 
+use super::Workers;
 use super::keep::Keeper;
 use anyhow::{Context, Result};
 use dormouse_core::record::{CallRecord, Outcome, Packer, Subject};
@@ -170,7 +171,7 @@ impl Maker {
 
 /// Sends the month day by day, as it went: minutes that are not kept any longer are forgotten. Making the frames, and
 /// forgetting, are no part of the time.
-pub(super) async fn month(month: &Month, keeper: &mut Keeper, workers: &[u32]) -> Result<Rate> {
+pub(super) async fn month(month: &Month, keeper: &mut Keeper, workers: &Workers<'_>) -> Result<Rate> {
     let mut makers: Vec<_> = (0..month.activators).map(Maker::new).collect();
     let mut rate = Rate::default();
     for day in 0..HOURS / 24 {
@@ -197,7 +198,7 @@ pub(super) async fn month(month: &Month, keeper: &mut Keeper, workers: &[u32]) -
 }
 
 /// Calls that end now, over all functions: what a ledger has to do while calls run.
-pub(super) async fn fresh(month: &Month, keeper: &Keeper, workers: &[u32]) -> Result<Rate> {
+pub(super) async fn fresh(month: &Month, keeper: &Keeper, workers: &Workers<'_>) -> Result<Rate> {
     let mut rate = Rate::default();
     let mut makers: Vec<_> = (0..month.activators).map(|n| Maker::new(month.activators + n)).collect();
     let now = jiff::Timestamp::now().as_microsecond();
@@ -218,12 +219,12 @@ pub(super) fn one(function: u32, activator: u32) -> Result<v1::Frame> {
 }
 
 /// Sends what each activator has, one frame after the other, all activators at once.
-async fn send(all: Vec<Vec<v1::Frame>>, keeper: &Keeper, workers: &[u32], rate: &mut Rate) -> Result<()> {
+async fn send(all: Vec<Vec<v1::Frame>>, keeper: &Keeper, workers: &Workers<'_>, rate: &mut Rate) -> Result<()> {
     let mut clients = Vec::new();
     for frames in all {
         clients.push((LedgerClient::connect(format!("http://{}", keeper.grpc)).await?, frames));
     }
-    let (began, before) = (Instant::now(), super::cpu(workers)?);
+    let (began, before) = (Instant::now(), workers.cpu()?);
     let senders = clients.into_iter().map(|(mut client, frames)| {
         tokio::spawn(async move {
             let mut sent = 0;
@@ -240,6 +241,6 @@ async fn send(all: Vec<Vec<v1::Frame>>, keeper: &Keeper, workers: &[u32], rate: 
         rate.records += sender.await??;
     }
     rate.took += began.elapsed();
-    rate.cpu += super::cpu(workers)? - before;
+    rate.cpu += workers.cpu()? - before;
     Ok(())
 }
