@@ -29,7 +29,7 @@ use tokio::net::TcpListener;
 
 const TOKEN: &str = "fuzz-me-with-this-token";
 /// Questions for each path and phase; each takes a few milliseconds.
-const EXAMPLES: (u32, u32) = (150, 3_000);
+const EXAMPLES: (u32, u32) = (150, 1_000);
 /// The same questions each time, so that a failure can be looked into; the long form takes others.
 const SEED: u64 = 7;
 
