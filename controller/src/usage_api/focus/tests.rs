@@ -1,6 +1,6 @@
-use super::super::{Guard, Tenants};
 use super::super::tests::formats::parquet;
 use super::super::tests::{Fixture, NOVEMBER_US, fixture};
+use super::super::{Guard, Tenants};
 use super::*;
 use crate::ledger::{Frame, Ledger, LedgerDoor, Place, Retention};
 use axum::http::Request;
