@@ -1,6 +1,6 @@
-use super::super::Guard;
 use super::super::tests::formats::parquet;
 use super::super::tests::{Fixture, NOVEMBER_US, fixture};
+use super::super::{Guard, Tenants};
 use super::*;
 use crate::ledger::{Frame, Ledger, LedgerDoor, Place, Retention};
 use axum::http::Request;
@@ -159,7 +159,7 @@ fn frame(epoch: u32, functions: u32, hours: u32) -> Frame {
 async fn what_came_late_is_corrected_by_the_next_statement() {
     let plan = PricePlan { per_call: Tiers::flat(Decimal::ONE), ..PricePlan::default() };
     let (door, ledger, _dir) = ledger(2, 3, plan).await;
-    let router = super::super::router(door.clone(), Guard::open());
+    let router = super::super::router(door.clone(), Guard::open(), Tenants::of_themselves());
     let asked = async |path: &str| {
         let question = Request::get(path).body(Body::empty()).unwrap();
         let response = router.clone().oneshot(question).await.unwrap();
@@ -218,7 +218,7 @@ async fn parts_are_bounded_and_in_the_order_of_time() {
 #[tokio::test]
 async fn an_export_that_cannot_go_on_breaks_off() {
     let (door, _, _dir) = ledger(5, 30, PricePlan::default()).await;
-    let router = super::super::router(door.clone(), Guard::open());
+    let router = super::super::router(door.clone(), Guard::open(), Tenants::of_themselves());
     let question = Request::get("/v1/statements/acme/2026-11/focus").body(Body::empty()).unwrap();
     let response = router.oneshot(question).await.unwrap();
     assert_eq!(response.status(), 200);
