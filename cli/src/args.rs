@@ -40,7 +40,15 @@ pub(crate) enum Command {
     /// Show a month's statement, line by line
     Bill(BillArgs),
     /// Move a ledger: into a file, and from there into another folder or a PostgreSQL database
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "\
+Everything moves: records, sums, what is closed. The file is whole or of no use, and so is the ledger that takes it.
+
+Examples:
+  dormouse ledger export --dir .dormouse/ledger ledger.dormouse
+  dormouse ledger import --url-file database-url ledger.dormouse"
+    )]
     Ledger(dormouse_controller::ledger::transfer::Command),
     /// Check an installation in a cluster: one function's whole life, step by step
     Selftest(crate::selftest::SelftestArgs),

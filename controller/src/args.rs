@@ -77,6 +77,10 @@ pub(crate) struct Run {
     /// Days for which single records are kept.
     #[arg(long, env = "DORMOUSE_KEEP_RECORDS_DAYS", default_value_t = Retention::default().record_days)]
     keep_records_days: u32,
+    /// Folder for the records that are kept no longer: a Parquet file for each day, there before they go. Without it they
+    /// go for good.
+    #[arg(long, env = "DORMOUSE_ARCHIVE_DIR")]
+    pub(crate) archive_dir: Option<PathBuf>,
     /// Days after the end of a month until its statements are closed: what comes later is corrected by the next ones.
     #[arg(long, env = "DORMOUSE_CLOSE_AFTER_DAYS", default_value_t = Retention::default().close_after_days)]
     close_after_days: u32,

@@ -3,6 +3,7 @@
 //!
 //! What every store does is [`store::Store`]; what is said here and beside it is said once for all of them.
 
+mod archive;
 mod codec;
 mod conservation;
 mod counts;
@@ -26,6 +27,7 @@ mod usage;
 mod warm;
 
 pub use self::sled::{Filesystem, FolderError};
+pub use archive::ArchiveError;
 pub use conservation::Conservation;
 pub use door::{DoorState, LedgerDoor, NotADatabase, Place};
 pub use frame::{Frame, MAX_FRAME_RECORDS, MAX_FRAME_SUBJECTS};
@@ -45,10 +47,12 @@ use self::sled::SledStore;
 use dormouse_core::price::{PricePlan, TooLarge};
 use dormouse_core::usage::UsageSum;
 use jiff::Timestamp;
+use retention::Bounds;
 use statements::CloseError;
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::Arc;
-use store::Store;
+use store::{Marks, Store};
 use tokio::sync::{RwLock, Semaphore};
 
 /// Records that wait for the store, unpacked: 131,072 x 104 B = 13.6 MB.
@@ -202,10 +206,26 @@ impl Ledger {
     /// # Errors
     /// When the ledger failed; what was not given up yet is, next time.
     pub async fn tidy(&self, retention: Retention, now: u32) -> Result<(), AppendError> {
+        self.give_up(retention.bounds(now), None).await
+    }
+
+    /// The same, once the records that go are in files of a folder: one for each day. Answers how many there were.
+    ///
+    /// # Errors
+    /// When they cannot be written, or the ledger failed: then nothing of them is gone.
+    pub async fn archive(&self, retention: Retention, now: u32, dir: &Path) -> Result<u64, ArchiveError> {
         let bounds = retention.bounds(now).max(self.store.gone());
+        let marks = Arc::new(self.store.mark().await?);
+        let count = archive::write(&*self.store, dir, bounds.record_hour, &marks).await?;
+        self.give_up(bounds, Some(marks)).await?;
+        Ok(count)
+    }
+
+    async fn give_up(&self, bounds: Bounds, marks: Option<Arc<Marks>>) -> Result<(), AppendError> {
+        let bounds = bounds.max(self.store.gone());
         loop {
             let _alone = self.rows.write().await;
-            if !self.store.tidy(bounds).await? {
+            if !self.store.tidy(bounds, marks.clone()).await? {
                 return Ok(());
             }
         }

@@ -69,7 +69,7 @@ async fn run(args: Run, logs: LogFilter) -> anyhow::Result<()> {
         token: token.clone(),
         usage_guard: args.usage_guard(token, &client)?,
         beside_usage: None,
-        ledger: LedgerDoor::keeping(args.ledger()?, plans, args.retention()?),
+        ledger: LedgerDoor::keeping(args.ledger()?, plans, args.retention()?, args.archive_dir.clone()),
         urls: Urls { domain: args.domain.clone(), activator: args.activator_url()? },
         health: health.clone(),
     };

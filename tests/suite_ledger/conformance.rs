@@ -12,6 +12,7 @@ use dormouse_controller::ledger::{
 use dormouse_core::price::{BilledOutcomes, PricePlan, Tiers};
 use dormouse_core::record::{CallRecord, Outcome};
 use dormouse_core::usage::{Class, UsageSum, Warm};
+use parquet::file::reader::{FileReader, SerializedFileReader};
 use proptest::prelude::*;
 use rust_decimal::Decimal;
 
@@ -281,6 +282,57 @@ pub async fn after_their_time_hours_are_days(place: &Place) {
     let new = singles(&ledger).await;
     assert!(new.len() == 100 && new.iter().all(|row| subjects().contains(&row.subject)), "{new:?}");
     assert!(ledger.verify().await.unwrap().holds());
+}
+
+/// What goes is in the files before, each record once, a file a day; what comes late has another one.
+pub async fn records_that_go_are_archived(place: &Place) {
+    let ledger = open(place).await;
+    for activator in 1..4 {
+        ledger.append(frame(activator, 1..1_001)).await.unwrap();
+    }
+    let (folder, keep) =
+        (tempfile::tempdir().unwrap(), Retention { hour_days: 1, record_days: 1, ..Retention::default() });
+    let dir = folder.path().join("archive");
+    let all = ledger.records(&all_records()).await.unwrap().rows;
+    let now = NOVEMBER + 2 * 24 + 5;
+    let archived = ledger.archive(keep, now, &dir).await.unwrap();
+    let left = ledger.records(&all_records()).await.unwrap().rows;
+    let (gone, kept): (Vec<_>, Vec<_>) = all.into_iter().partition(|row| row.key.hour < NOVEMBER + 24);
+    assert_eq!((archived, left.len()), (gone.len() as u64, kept.len()));
+    assert_eq!(ledger.archive(keep, now, &dir).await.unwrap(), 0, "nothing twice");
+    let late = CallRecord { subject: 2, received_at_us: i64::from(NOVEMBER) * HOUR_US, key: 77, ..record(6) };
+    ledger.append(frame_of(1, 1_001, &[late], subjects())).await.unwrap();
+    assert_eq!(ledger.archive(keep, now, &dir).await.unwrap(), 1);
+    let check = ledger.verify().await.unwrap();
+    assert!(check.holds() && check.by_record == 3_001, "{check:?}");
+
+    let mut names: Vec<_> =
+        std::fs::read_dir(&dir).unwrap().map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    assert_eq!(names, ["records-2026-11-01-2.parquet", "records-2026-11-01.parquet"]);
+    let mut rows: Vec<(String, u64)> = Vec::new();
+    for name in &names {
+        let reader = SerializedFileReader::new(std::fs::File::open(dir.join(name)).unwrap()).unwrap();
+        for row in reader.get_row_iter(None).unwrap() {
+            let row = row.unwrap();
+            let of = |wanted: &str| {
+                let mut fields = row.get_column_iter();
+                fields.find_map(|(name, field)| (name == wanted).then(|| field.to_string())).unwrap()
+            };
+            let seq: u64 = of("seq").parse().unwrap();
+            assert_eq!(of("idempotency_key") == "null", seq != 1_001 && !seq.is_multiple_of(9), "{row}");
+            rows.push((of("activator").trim_matches('"').to_owned(), seq));
+        }
+    }
+    let mut expected: Vec<_> = gone.iter().map(|row| (format!("{:016x}", row.key.activator), row.key.seq)).collect();
+    expected.push((format!("{:016x}", 1), 1_001));
+    (rows.sort(), expected.sort());
+    assert_eq!(rows, expected);
+
+    // Where nothing can be written, nothing goes.
+    let error = ledger.archive(keep, now + 24, std::path::Path::new("/proc/nowhere")).await.unwrap_err();
+    assert!(error.to_string().starts_with("/proc/nowhere: "), "{error}");
+    assert_eq!(ledger.records(&all_records()).await.unwrap().rows, left);
 }
 
 /// One for each billed call and nothing else, so that a statement counts.
@@ -613,6 +665,7 @@ macro_rules! conformance {
             the_start_of_an_instance_is_counted_once
             minutes_are_kept_for_a_while
             after_their_time_hours_are_days
+            records_that_go_are_archived
             a_closed_statement_stays_and_what_comes_late_is_corrected_once
             a_ledger_moves_whole
             any_time_is_taken

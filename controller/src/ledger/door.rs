@@ -2,7 +2,7 @@
 //! the ledger is tried again.
 
 use super::counts::Counts;
-use super::{Filesystem, Ledger, OpenError, Plans, Retention};
+use super::{ArchiveError, Filesystem, Ledger, OpenError, Plans, Retention};
 use crate::through::Through;
 use dormouse_core::price::PricePlan;
 use jiff::Timestamp;
@@ -86,6 +86,8 @@ struct Inner {
     place: Place,
     plans: Plans,
     retention: Retention,
+    /// Where records go that are kept no longer.
+    archive: Option<PathBuf>,
     state: RwLock<DoorState>,
     counts: Counts,
     through: Through,
@@ -103,16 +105,24 @@ pub enum DoorState {
 }
 
 /// Each hour: closes the months that are due, and gives up what is kept no longer. Ends never.
-async fn tidy(ledger: &Ledger, Inner { plans, retention, .. }: &Inner) {
+async fn tidy(ledger: &Ledger, Inner { plans, retention, archive, .. }: &Inner) {
     loop {
         let now = Timestamp::now();
         let closed = ledger.close_months(plans, retention.close_after_days, now).await;
         if let Err(error) = &closed {
             tracing::warn!(%error, "months that are over are not closed yet");
         }
-        let tidied = ledger.tidy(*retention, u32::try_from(now.as_second() / 3600).unwrap_or_default()).await;
+        let hour = u32::try_from(now.as_second() / 3600).unwrap_or_default();
+        let tidied = match archive {
+            None => ledger.tidy(*retention, hour).await.map_err(ArchiveError::from),
+            Some(dir) => ledger.archive(*retention, hour, dir).await.map(|records| {
+                if records > 0 {
+                    tracing::info!(records, dir = %dir.display(), "records were archived");
+                }
+            }),
+        };
         if let Err(error) = &tidied {
-            tracing::info!(%error, "what is not kept any longer is kept for a while");
+            tracing::warn!(%error, "what is kept no longer is kept for a while");
         }
         tokio::time::sleep(if closed.is_ok() && tidied.is_ok() { TIDY } else { TIDY_AGAIN }).await;
     }
@@ -122,16 +132,16 @@ impl LedgerDoor {
     /// A closed door to the ledger of a place, which keeps its fine grains for as long as most do.
     #[must_use]
     pub fn new(place: Place, plans: impl Into<Plans>) -> Self {
-        Self::keeping(place, plans, Retention::default())
+        Self::keeping(place, plans, Retention::default(), None)
     }
 
-    /// The same, with a retention.
+    /// The same, with a retention, and a folder for the records that are kept no longer.
     #[must_use]
-    pub fn keeping(place: Place, plans: impl Into<Plans>, retention: Retention) -> Self {
+    pub fn keeping(place: Place, plans: impl Into<Plans>, retention: Retention, archive: Option<PathBuf>) -> Self {
         let state = RwLock::new(DoorState::Closed("it is not open yet".to_owned()));
         let (plans, counts, opening) = (plans.into(), Counts::default(), tokio::sync::Mutex::new(()));
         let through = Through::default();
-        Self { inner: Arc::new(Inner { place, plans, retention, state, counts, through, opening }) }
+        Self { inner: Arc::new(Inner { place, plans, retention, archive, state, counts, through, opening }) }
     }
 
     pub(super) fn counts(&self) -> &Counts {

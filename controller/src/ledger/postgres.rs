@@ -19,7 +19,7 @@ pub use connect::PostgresError;
 use super::fold::Fold;
 use super::frame::Checked;
 use super::retention::Bounds;
-use super::store::{Closed, Scan, Store};
+use super::store::{Closed, Marks, Scan, Store};
 use super::transfer::Item;
 use super::{
     AppendError, Appended, Conservation, FunctionId, Health, Level, Month, Page, ReadError, RecordKey, RecordRow,
@@ -31,6 +31,7 @@ use names::Names;
 use parking_lot::Mutex;
 use std::collections::HashSet;
 use std::ops::Range;
+use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio_postgres::Config;
 
@@ -180,9 +181,13 @@ impl Store for PostgresStore {
         self.wrote(append::keep_warm(self, &spans).await)
     }
 
-    async fn tidy(&self, bounds: Bounds) -> Result<bool, AppendError> {
+    async fn mark(&self) -> Result<Marks, AppendError> {
+        written(tidy::marks(&self.pool).await)
+    }
+
+    async fn tidy(&self, bounds: Bounds, marks: Option<Arc<Marks>>) -> Result<bool, AppendError> {
         let _ = self.look().await;
-        written(tidy::all(self, bounds).await)?;
+        written(tidy::all(self, bounds, marks.as_deref()).await)?;
         Ok(false)
     }
 
@@ -219,7 +224,7 @@ impl Store for PostgresStore {
     }
 
     async fn records(&self, scan: Scan) -> Result<Page<RecordRow, RecordKey>, ReadError> {
-        read(read::records(&self.pool, &scan).await)
+        read(read::records(&self.pool, &scan, self.gone()).await)
     }
 
     async fn verify(&self) -> Result<Conservation, ReadError> {

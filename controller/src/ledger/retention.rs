@@ -21,10 +21,23 @@ const DAYS: std::ops::RangeInclusive<u32> = 1..=9_999;
 
 /// A retention that cannot be had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{what}: {days} must be from {} to {}", DAYS.start(), DAYS.end())]
-pub struct BadRetention {
-    what: &'static str,
-    days: u32,
+pub enum BadRetention {
+    /// A number of days.
+    #[error("{what}: {days} must be from {} to {}", DAYS.start(), DAYS.end())]
+    Days {
+        /// Of what.
+        what: &'static str,
+        /// How many.
+        days: u32,
+    },
+    /// Records whose hours are gone cannot be explained by sums.
+    #[error("sums by the hour are kept for {hour_days} days: records must not be kept for longer ({record_days})")]
+    Hours {
+        /// Days of hours.
+        hour_days: u32,
+        /// Days of records.
+        record_days: u32,
+    },
 }
 
 /// What is kept no longer: nothing of what lies before. All are kept by who says so: they only grow.
@@ -59,7 +72,8 @@ impl Retention {
             ("days after which a month is closed", close_after_days),
         ];
         match all.into_iter().find(|(_, days)| !DAYS.contains(days)) {
-            Some((what, days)) => Err(BadRetention { what, days }),
+            Some((what, days)) => Err(BadRetention::Days { what, days }),
+            None if hour_days < record_days => Err(BadRetention::Hours { hour_days, record_days }),
             None => Ok(self),
         }
     }
@@ -102,6 +116,7 @@ mod tests {
         let error = Retention { hour_days: 0, ..retention }.checked().unwrap_err();
         assert_eq!(error.to_string(), "days for which sums by the hour are kept: 0 must be from 1 to 9999");
         assert!(Retention { record_days: 10_000, ..retention }.checked().is_err());
+        assert!(Retention { record_days: 4, ..retention }.checked().is_err());
         assert_eq!(Retention::default().checked(), Ok(Retention::default()));
     }
 }

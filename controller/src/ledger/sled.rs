@@ -27,7 +27,7 @@ use super::codec::{self, CorruptValue};
 use super::fold::Fold;
 use super::frame::Checked;
 use super::retention::Bounds;
-use super::store::{Closed, Scan, Store};
+use super::store::{Closed, Marks, Scan, Store};
 use super::transfer::Item;
 use super::{
     AppendError, Appended, Conservation, FunctionId, Health, Level, Month, Page, ReadError, RecordKey, RecordRow,
@@ -125,8 +125,12 @@ impl Store for SledStore {
         self.tell(|done| Command::Warm { spans, done }).await.map_err(AppendError::Closed)
     }
 
-    async fn tidy(&self, bounds: Bounds) -> Result<bool, AppendError> {
-        self.tell(|done| Command::Tidy { bounds, done }).await.map_err(AppendError::Closed)
+    async fn mark(&self) -> Result<Marks, AppendError> {
+        self.tell(|done| Command::Mark { done }).await.map_err(AppendError::Closed)
+    }
+
+    async fn tidy(&self, bounds: Bounds, marks: Option<Arc<Marks>>) -> Result<bool, AppendError> {
+        self.tell(|done| Command::Tidy { bounds, marks, done }).await.map_err(AppendError::Closed)
     }
 
     fn gone(&self) -> Bounds {

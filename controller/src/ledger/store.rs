@@ -8,8 +8,9 @@ use super::{
     AppendError, Appended, Conservation, FunctionId, Health, Level, Month, Page, ReadError, RecordKey, RecordRow,
     WarmSpan,
 };
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
+use std::sync::Arc;
 use tokio::sync::mpsc;
 
 /// A question for records, by the store's numbers.
@@ -24,6 +25,9 @@ pub(super) struct Scan {
     /// Most rows; at least one.
     pub(super) limit: usize,
 }
+
+/// How far epochs were applied, by activator and epoch.
+pub(super) type Marks = HashMap<(u64, u32), u64>;
 
 /// Up to when months are closed, hours since 1970 UTC: beginnings of months.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -45,9 +49,13 @@ pub(super) trait Store: Send + Sync {
     /// returns when that is durable.
     async fn keep_warm(&self, spans: Vec<WarmSpan>) -> Result<(), AppendError>;
 
+    /// How far each epoch was applied: what comes later is not behind these marks, wherever the store keeps it.
+    async fn mark(&self) -> Result<Marks, AppendError>;
+
     /// Gives up a part of what is kept no longer; answers whether there is more of it. Sums of hours are added to their
-    /// days; with single records goes what only they refer to. From its beginning on [`Store::gone`] says so.
-    async fn tidy(&self, bounds: Bounds) -> Result<bool, AppendError>;
+    /// days; with single records goes what only they refer to. From its beginning on [`Store::gone`] says so. Where there
+    /// are marks, records go that are behind them, and no others.
+    async fn tidy(&self, bounds: Bounds, marks: Option<Arc<Marks>>) -> Result<bool, AppendError>;
 
     /// What is kept no longer. Cheap.
     fn gone(&self) -> Bounds;

@@ -3,6 +3,7 @@
 use super::connect::Pool;
 use super::{Trouble, signed, unsigned};
 use crate::ledger::fold::Fold;
+use crate::ledger::retention::Bounds;
 use crate::ledger::store::Scan;
 use crate::ledger::times::hour_of;
 use crate::ledger::transfer::Item;
@@ -172,8 +173,11 @@ fn class(row: &Row, sum: &mut UsageSum) -> Result<(), Trouble> {
     Ok(())
 }
 
-const BUSY: &str = "SELECT DISTINCT time FROM usage \
-    WHERE level = 1 AND time >= $1 AND time < $2 AND ($3::int4[] IS NULL OR function = ANY ($3)) ORDER BY time LIMIT $4";
+/// Hours with records: those that have sums, and of the days that have no hours any longer, those that still have records.
+const BUSY: &str = "SELECT time FROM usage \
+    WHERE level = 1 AND time >= $1 AND time < $2 AND ($3::int4[] IS NULL OR function = ANY ($3)) \
+    UNION SELECT hour FROM record \
+    WHERE day < $5 AND hour >= $1 AND hour < $2 AND ($3::int4[] IS NULL OR function = ANY ($3)) ORDER BY 1 LIMIT $4";
 
 /// What [`plain_record`] reads.
 macro_rules! record_columns {
@@ -199,18 +203,19 @@ const RECORDS: &str = concat!(
 );
 
 /// See [`crate::ledger::store::Store::records`].
-pub(super) async fn records(pool: &Pool, scan: &Scan) -> Result<Page<RecordRow, RecordKey>, Trouble> {
+pub(super) async fn records(pool: &Pool, scan: &Scan, gone: Bounds) -> Result<Page<RecordRow, RecordKey>, Trouble> {
     let client = pool.client().await?;
-    let page = page(&client, scan).await;
+    let page = page(&client, scan, gone).await;
     client.after(page)
 }
 
-async fn page(client: &Client, scan: &Scan) -> Result<Page<RecordRow, RecordKey>, Trouble> {
+async fn page(client: &Client, scan: &Scan, gone: Bounds) -> Result<Page<RecordRow, RecordKey>, Trouble> {
     let functions: Option<Vec<i32>> =
         scan.functions.as_ref().map(|all| all.iter().map(|number| number.cast_signed()).collect());
     let from = i64::from(scan.after.map_or_else(|| hour_of(scan.times_us.start), |after| after.hour));
     let to = i64::from(hour_of(scan.times_us.end - 1)) + 1;
-    let busy = client.query(BUSY, &[&from, &to, &functions, &HOURS]).await?;
+    let hours_from = super::rows::Day((gone.hour / 24).cast_signed());
+    let busy = client.query(BUSY, &[&from, &to, &functions, &HOURS, &hours_from]).await?;
     let mut rows: Vec<RecordRow> = Vec::new();
     for hour in busy.iter().filter_map(|row| i32::try_from(row.get::<_, i64>(0)).ok()) {
         let after = scan.after.filter(|after| after.hour.cast_signed() == hour);

@@ -4,24 +4,44 @@
 //! being told. Where a lock is waited for, so does the other side for milliseconds only.
 
 use super::append::partitions;
+use super::connect::Pool;
 use super::rows::{Day, date};
-use super::{PostgresStore, Trouble, read};
+use super::{PostgresStore, Trouble, read, signed, unsigned};
 use crate::ledger::retention::Bounds;
+use crate::ledger::store::Marks;
 use crate::ledger::times::today;
-use deadpool_postgres::Object;
+use deadpool_postgres::{Object, Transaction};
 use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
 
 /// Functions whose sums are looked through at once: by the key's order, of each only what goes.
 const FUNCTIONS: usize = 64;
 
 /// Everything that there is to do.
-pub(super) async fn all(store: &PostgresStore, bounds: Bounds) -> Result<(), Trouble> {
+pub(super) async fn all(store: &PostgresStore, bounds: Bounds, marks: Option<&Marks>) -> Result<(), Trouble> {
     let mut client = store.client().await?;
-    let done = each(store, &mut client, bounds).await;
+    let done = each(store, &mut client, bounds, marks).await;
     client.after(done)
 }
 
-async fn each(store: &PostgresStore, client: &mut Object, bounds: Bounds) -> Result<(), Trouble> {
+/// How far epochs were applied.
+pub(super) async fn marks(pool: &Pool) -> Result<Marks, Trouble> {
+    let client = pool.client().await?;
+    let rows = client.query("SELECT activator, epoch, watermark FROM epoch", &[]).await;
+    let rows = client.after(rows.map_err(Trouble::from))?;
+    let mark = |row: &Row| {
+        let epoch = u32::try_from(row.get::<_, i64>(1)).map_err(|_| Trouble::Corrupt("epoch"))?;
+        Ok(((unsigned(row.get(0)), epoch), row.get::<_, i64>(2).unsigned_abs()))
+    };
+    rows.iter().map(mark).collect()
+}
+
+async fn each(
+    store: &PostgresStore,
+    client: &mut Object,
+    bounds: Bounds,
+    marks: Option<&Marks>,
+) -> Result<(), Trouble> {
     // What comes next: what waits for a lock then holds up no frame.
     let today = today().cast_signed();
     partitions(store, client, (today..=today + 2).collect()).await?;
@@ -41,7 +61,7 @@ async fn each(store: &PostgresStore, client: &mut Object, bounds: Bounds) -> Res
         }
         step.commit().await?;
     }
-    records(store, client, bounds).await?;
+    records(store, client, bounds, marks).await?;
     if client.execute(SUBJECTS, &[&Day((bounds.record_hour / 24).cast_signed())]).await? > 0 {
         store.names.forget();
     }
@@ -87,7 +107,12 @@ const PARTITIONS: &str = "SELECT c.relname::text FROM pg_inherits i JOIN pg_clas
     WHERE i.inhparent = 'dormouse.record'::regclass ORDER BY c.relname";
 
 /// Counts the records of old days, by epoch, and drops them.
-async fn records(store: &PostgresStore, client: &mut Object, bounds: Bounds) -> Result<(), Trouble> {
+async fn records(
+    store: &PostgresStore,
+    client: &mut Object,
+    bounds: Bounds,
+    marks: Option<&Marks>,
+) -> Result<(), Trouble> {
     let kept = bounds.record_hour / 24;
     let first_kept = date(kept.cast_signed()).ok_or(Trouble::Corrupt("day"))?.to_string().replace('-', "_");
     let names = client.query(PARTITIONS, &[]).await?;
@@ -99,6 +124,13 @@ async fn records(store: &PostgresStore, client: &mut Object, bounds: Bounds) -> 
         let step = client.transaction().await?;
         // Nobody adds to it from here on; who does later makes it anew.
         step.batch_execute(&format!("LOCK TABLE {name} IN ACCESS EXCLUSIVE MODE")).await?;
+        if let Some(marks) = marks
+            && take_marked(&step, &name, marks).await?
+        {
+            // What came while the others were archived stays.
+            step.commit().await?;
+            continue;
+        }
         step.batch_execute(&format!(
             "UPDATE epoch e SET forgotten = e.forgotten + r.records \
              FROM (SELECT activator, epoch, count(*) AS records FROM {name} GROUP BY activator, epoch) r \
@@ -110,4 +142,27 @@ async fn records(store: &PostgresStore, client: &mut Object, bounds: Bounds) -> 
     }
     store.days.lock().retain(|day| day.cast_unsigned() >= kept);
     Ok(())
+}
+
+/// Takes what is behind the marks out of a day that has more than that; answers whether it has.
+async fn take_marked(step: &Transaction<'_>, name: &str, marks: &Marks) -> Result<bool, Trouble> {
+    let marks =
+        marks.iter().map(|((activator, epoch), seq)| (signed(*activator), (i64::from(*epoch), seq.cast_signed())));
+    let (activators, (epochs, seqs)): (Vec<i64>, (Vec<i64>, Vec<i64>)) = marks.unzip();
+    let marked = "unnest($1::int8[], $2::int8[], $3::int8[]) AS m (activator, epoch, seq)";
+    let behind = "m.activator = r.activator AND m.epoch = r.epoch AND r.seq <= m.seq";
+    let values: [&(dyn ToSql + Sync); 3] = [&activators, &epochs, &seqs];
+    let more =
+        format!("SELECT EXISTS (SELECT 1 FROM {name} r WHERE NOT EXISTS (SELECT 1 FROM {marked} WHERE {behind}))");
+    if !step.query_one(&more, &values).await?.get::<_, bool>(0) {
+        return Ok(false);
+    }
+    let take = format!(
+        "WITH old AS (DELETE FROM {name} r USING {marked} WHERE {behind} RETURNING r.activator, r.epoch) \
+         UPDATE epoch e SET forgotten = e.forgotten + n.records \
+         FROM (SELECT activator, epoch, count(*) AS records FROM old GROUP BY activator, epoch) n \
+         WHERE e.activator = n.activator AND e.epoch = n.epoch"
+    );
+    step.execute(&take, &values).await?;
+    Ok(true)
 }

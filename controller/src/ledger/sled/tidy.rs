@@ -3,8 +3,9 @@
 //! Each step is atomic, and what is gone is said before the first: a reader never finds a part of it without being told.
 
 use super::super::retention::Bounds;
+use super::super::store::Marks;
 use super::super::{Level, ReadError};
-use super::apply::{Applier, forgotten};
+use super::apply::{Applier, forgotten, stored_watermark};
 use super::block::Block;
 use super::key::{self, BlockId, EpochId, RollupId};
 use super::open::Folder;
@@ -20,7 +21,7 @@ const STEP: usize = 4_096;
 
 impl Applier {
     /// One step; answers whether there is more to do. It is durable after [`Applier::commit`].
-    pub(super) fn tidy(&mut self, bounds: Bounds) -> Result<bool, ReadError> {
+    pub(super) fn tidy(&mut self, bounds: Bounds, marks: Option<&Marks>) -> Result<bool, ReadError> {
         self.write()?;
         self.say_gone(bounds)?;
         self.sums.retain(|id, _| id.time >= before(bounds, id.level));
@@ -31,7 +32,7 @@ impl Applier {
             self.hours(bounds, &mut batch, &mut room)?;
         }
         if room > 0 {
-            self.records(bounds, &mut batch, &mut room)?;
+            self.records(bounds, marks, &mut batch, &mut room)?;
         }
         if room > 0 {
             self.subjects(bounds, &mut batch, &mut room)?;
@@ -41,6 +42,18 @@ impl Applier {
             self.unsynced = true;
         }
         Ok(room == 0)
+    }
+
+    /// How far epochs were applied. Blocks that are not full take no more: each is behind the mark whole, or not at all.
+    pub(super) fn mark(&mut self) -> Result<Marks, ReadError> {
+        self.write()?;
+        self.tails.clear();
+        let mut marks = Marks::new();
+        for key in self.store.db.scan_prefix(key::WATERMARKS).keys() {
+            let id = EpochId::read(&key?).ok_or(CorruptValue("watermark"))?;
+            marks.insert((id.activator, id.epoch), stored_watermark(&self.store, id)?);
+        }
+        Ok(marks)
     }
 
     fn say_gone(&mut self, bounds: Bounds) -> Result<(), ReadError> {
@@ -96,11 +109,24 @@ impl Applier {
     }
 
     /// Forgets records. A block with records of several hours goes with the last of them.
-    fn records(&mut self, bounds: Bounds, batch: &mut Batch, room: &mut usize) -> Result<(), ReadError> {
+    fn records(
+        &mut self,
+        bounds: Bounds,
+        marks: Option<&Marks>,
+        batch: &mut Batch,
+        room: &mut usize,
+    ) -> Result<(), ReadError> {
         let (mut counts, mut gone): (HashMap<EpochId, u64>, HashSet<BlockId>) = (HashMap::new(), HashSet::new());
-        for entry in self.store.db.range(key::hour(0)..key::hour(bounds.record_hour)).keys().take(*room) {
+        for entry in self.store.db.range(key::hour(0)..key::hour(bounds.record_hour)).keys() {
             let key = entry?;
             let (_, id) = BlockId::read_in_hour(&key).ok_or(CorruptValue("hour index"))?;
+            let mark = |marks: &Marks| marks.get(&(id.epoch.activator, id.epoch.epoch)).copied().unwrap_or_default();
+            if marks.is_some_and(|marks| id.first_seq > mark(marks)) {
+                continue;
+            }
+            if *room == 0 {
+                break;
+            }
             batch.remove(&key);
             *room -= 1;
             let Some(value) = self.store.db.get(id.key())?.filter(|_| !gone.contains(&id)) else { continue };

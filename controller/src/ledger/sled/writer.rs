@@ -2,13 +2,14 @@
 
 use super::super::frame::Checked;
 use super::super::retention::Bounds;
-use super::super::store::Closed;
+use super::super::store::{Closed, Marks};
 use super::super::{Appended, Conservation, Month, ReadError, WarmSpan};
 use super::Failure;
 use super::apply::Applier;
 use super::open::panic_text;
 use super::verify;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
@@ -26,7 +27,9 @@ pub(super) enum Command {
     /// Count warm time.
     Warm { spans: Vec<WarmSpan>, done: oneshot::Sender<()> },
     /// Take a step in giving up what is kept no longer; answers whether there is more of it.
-    Tidy { bounds: Bounds, done: oneshot::Sender<bool> },
+    Tidy { bounds: Bounds, marks: Option<Arc<Marks>>, done: oneshot::Sender<bool> },
+    /// Say how far epochs were applied; what comes later goes into blocks of its own.
+    Mark { done: oneshot::Sender<Marks> },
     /// Close months.
     Close { closed: Closed, done: oneshot::Sender<()> },
     /// Keep a tenant's document of a month.
@@ -62,7 +65,7 @@ fn gather(first: Command, commands: &mut mpsc::Receiver<Command>) -> Vec<Command
     let size = |c: &Command| match c {
         Command::Append { frame, .. } => frame.records.len(),
         Command::Warm { spans, .. } => spans.len(),
-        Command::Tidy { .. } | Command::Close { .. } | Command::Document { .. } | Command::Verify { .. } => MAX_GROUP,
+        _ => MAX_GROUP,
     };
     let mut records = size(&group[0]);
     let mut waited = false;
@@ -84,7 +87,7 @@ fn gather(first: Command, commands: &mut mpsc::Receiver<Command>) -> Vec<Command
 
 fn write_group(group: Vec<Command>, applier: &mut Applier) -> Result<(), ReadError> {
     let mut answers = Vec::with_capacity(group.len());
-    let (mut checks, mut kept, mut tidied) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut checks, mut kept, mut tidied, mut marked) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for command in group {
         match command {
             Command::Append { frame, done } => answers.push((applier.apply(&frame)?, done, frame)),
@@ -100,7 +103,8 @@ fn write_group(group: Vec<Command>, applier: &mut Applier) -> Result<(), ReadErr
                 applier.keep_document(&tenant, month, &document)?;
                 kept.push(done);
             }
-            Command::Tidy { bounds, done } => tidied.push((applier.tidy(bounds)?, done)),
+            Command::Tidy { bounds, marks, done } => tidied.push((applier.tidy(bounds, marks.as_deref())?, done)),
+            Command::Mark { done } => marked.push((applier.mark()?, done)),
             Command::Verify { done } => checks.push(done),
         }
     }
@@ -112,6 +116,9 @@ fn write_group(group: Vec<Command>, applier: &mut Applier) -> Result<(), ReadErr
     }
     for done in kept {
         let _ = done.send(());
+    }
+    for (marks, done) in marked {
+        let _ = done.send(marks);
     }
     for (more, done) in tidied {
         let _ = done.send(more);
