@@ -38,6 +38,9 @@ for name in default everything least; do
 done
 has default "--activator-url=http://dormouse-activator.dormouse-system.svc.cluster.local"
 has default "--spool-max-bytes=805306368"
+lacks default "--archive-dir"
+shown archived --set ledger.archive.enabled=true --set ledger.postgres.secret=db
+has archived "--archive-dir=/var/lib/dormouse/archive"; has archived "claimName: dormouse-ledger"; has archived "name: ledger-url"
 has default "--keep-hours-days=400"; has default "--keep-records-days=35"; has default "--close-after-days=3"
 has everything "--spool-max-bytes=4294967296"
 has default "terminationGracePeriodSeconds: 730"
