@@ -53,7 +53,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use store::{Marks, Store};
-use tokio::sync::{RwLock, Semaphore};
+use tokio::sync::Semaphore;
 
 /// Records that wait for the store, unpacked: 131,072 x 104 B = 13.6 MB.
 const QUEUE_RECORDS: u32 = 2 * MAX_FRAME_RECORDS;
@@ -156,8 +156,6 @@ pub struct Ledger {
     store: Arc<dyn Store>,
     place: Place,
     room: Arc<Semaphore>,
-    /// Held by who adds up rows, alone by who moves them from hours to days.
-    rows: Arc<RwLock<()>>,
 }
 
 impl Ledger {
@@ -176,7 +174,7 @@ impl Ledger {
             Place::Postgres(config) => Arc::new(PostgresStore::open(config, rules).await?),
         };
         let room = Arc::new(Semaphore::new(QUEUE_RECORDS as usize));
-        Ok(Self { store, place, room, rows: Arc::default() })
+        Ok(Self { store, place, room })
     }
 
     /// Applies what is new of a frame and returns when that is durable.
@@ -223,12 +221,14 @@ impl Ledger {
 
     async fn give_up(&self, bounds: Bounds, marks: Option<Arc<Marks>>) -> Result<(), AppendError> {
         let bounds = bounds.max(self.store.gone());
-        loop {
-            let _alone = self.rows.write().await;
-            if !self.store.tidy(bounds, marks.clone()).await? {
-                return Ok(());
-            }
-        }
+        while self.store.tidy(bounds, marks.clone()).await? {}
+        Ok(())
+    }
+
+    /// When something was last given up; `None` before the first time.
+    pub(super) fn last_tidied(&self) -> Option<Timestamp> {
+        let minute = Some(self.store.gone().minute).filter(|minute| *minute > 0)?;
+        Timestamp::from_second((i64::from(minute) + i64::from(MINUTES_KEPT_HOURS) * 60) * 60).ok()
     }
 
     /// From when on sums by the hour are there, and single records: hours since 1970 UTC, beginnings of days. Before, sums
@@ -244,7 +244,6 @@ impl Ledger {
     /// # Errors
     /// When the store cannot be read.
     pub async fn usage(&self, query: &UsageQuery) -> Result<Page<UsageRow, RowKey>, ReadError> {
-        let _rows = self.rows.read().await;
         usage::query(&*self.store, query).await
     }
 
@@ -270,7 +269,6 @@ impl Ledger {
     /// # Errors
     /// When the store cannot be read or knows no such tenant.
     pub async fn tenant_usage(&self, tenant: &str, hours: std::ops::Range<u32>) -> Result<UsageSum, ReadError> {
-        let _rows = self.rows.read().await;
         usage::of_tenant(&*self.store, tenant, hours).await
     }
 
@@ -286,7 +284,6 @@ impl Ledger {
         by: Option<&PricePlan>,
         now: Timestamp,
     ) -> Result<statements::Answer, ReadError> {
-        let _rows = self.rows.read().await;
         statements::of(&*self.store, (tenant, month), (plans, by), now).await
     }
 
@@ -295,7 +292,6 @@ impl Ledger {
     /// # Errors
     /// When the ledger failed; what was not done is, next time.
     pub async fn close_months(&self, plans: &Plans, after_days: u32, now: Timestamp) -> Result<(), CloseError> {
-        let _rows = self.rows.read().await;
         statements::close(&*self.store, plans, after_days, now).await
     }
 

@@ -5,9 +5,9 @@
 pub struct Conservation {
     /// By the epochs' watermarks.
     pub by_watermark: u64,
-    /// Records found in blocks, read and checked one by one.
+    /// Records found, read and checked one by one, and those that were counted before they were given up.
     pub by_record: u64,
-    /// By the hourly sums.
+    /// By the sums of hours and days.
     pub by_sum: u64,
     /// Epochs seen.
     pub epochs: u64,

@@ -5,7 +5,7 @@ use super::counts::Counts;
 use super::{ArchiveError, Filesystem, Ledger, OpenError, Plans, Retention};
 use crate::through::Through;
 use dormouse_core::price::PricePlan;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use parking_lot::RwLock;
 use std::fmt;
 use std::path::PathBuf;
@@ -72,6 +72,9 @@ impl fmt::Display for Place {
 
 /// Pause between two looks at what is not kept any longer.
 const TIDY: Duration = Duration::from_secs(3600);
+/// A clock that is so much later than at the last look is given an hour to be put right, as machines do after they start:
+/// what is closed or given up by a wrong one stays so.
+const JUMP: SignedDuration = SignedDuration::from_hours(31 * 24);
 /// Pause when one failed.
 const TIDY_AGAIN: Duration = Duration::from_secs(60);
 
@@ -106,8 +109,14 @@ pub enum DoorState {
 
 /// Each hour: closes the months that are due, and gives up what is kept no longer. Ends never.
 async fn tidy(ledger: &Ledger, Inner { plans, retention, archive, .. }: &Inner) {
+    let mut believed = false;
     loop {
         let now = Timestamp::now();
+        if !std::mem::replace(&mut believed, true) && ledger.last_tidied().is_some_and(|last| now > last + JUMP) {
+            tracing::warn!(%now, "the clock is weeks behind the last time: nothing is closed or given up for an hour, in case it is wrong");
+            tokio::time::sleep(TIDY).await;
+            continue;
+        }
         let closed = ledger.close_months(plans, retention.close_after_days, now).await;
         if let Err(error) = &closed {
             tracing::warn!(%error, "months that are over are not closed yet");

@@ -109,9 +109,7 @@ impl PostgresStore {
     }
 
     async fn read_gone(&self, client: &tokio_postgres::Client) -> Result<(), Trouble> {
-        let row = client.query_one("SELECT minute, hour, record_hour FROM state", &[]).await?;
-        let at = |at: usize| u32::try_from(row.get::<_, i64>(at)).map_err(|_| Trouble::Corrupt("note of what is gone"));
-        *self.gone.lock() = Bounds { minute: at(0)?, hour: at(1)?, record_hour: at(2)? };
+        *self.gone.lock() = gone(client).await?;
         Ok(())
     }
 
@@ -127,6 +125,13 @@ impl PostgresStore {
         *problem = told.as_ref().err().cloned();
         told.map_err(AppendError::Closed)
     }
+}
+
+/// What is kept no longer.
+async fn gone(client: &tokio_postgres::Client) -> Result<Bounds, Trouble> {
+    let row = client.query_one("SELECT minute, hour, record_hour FROM state", &[]).await?;
+    let at = |at: usize| u32::try_from(row.get::<_, i64>(at)).map_err(|_| Trouble::Corrupt("note of what is gone"));
+    Ok(Bounds { minute: at(0)?, hour: at(1)?, record_hour: at(2)? })
 }
 
 /// What who writes something else than records is told: nothing of it is worth being called not ready.
@@ -186,8 +191,8 @@ impl Store for PostgresStore {
     }
 
     async fn tidy(&self, bounds: Bounds, marks: Option<Arc<Marks>>) -> Result<bool, AppendError> {
-        let _ = self.look().await;
         written(tidy::all(self, bounds, marks.as_deref()).await)?;
+        let _ = self.look().await;
         Ok(false)
     }
 
@@ -219,8 +224,8 @@ impl Store for PostgresStore {
         read(read::functions(&self.pool).await)
     }
 
-    async fn fold(&self, functions: Vec<u32>, level: Level, period: Range<u32>, fold: Fold) -> Result<Fold, ReadError> {
-        read(read::fold(&self.pool, &functions, level, &period, fold).await)
+    async fn fold(&self, functions: Vec<u32>, levels: Vec<(Level, Range<u32>)>, fold: Fold) -> Result<Fold, ReadError> {
+        read(read::fold(&self.pool, &functions, levels, fold).await)
     }
 
     async fn records(&self, scan: Scan) -> Result<Page<RecordRow, RecordKey>, ReadError> {

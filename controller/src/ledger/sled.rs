@@ -40,7 +40,7 @@ use parking_lot::Mutex;
 use std::ops::{ControlFlow, Range};
 use std::path::Path;
 use std::sync::Arc;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{RwLock, mpsc, oneshot};
 use writer::Command;
 
 /// Frames that wait for the writer.
@@ -58,6 +58,8 @@ pub(super) struct SledStore {
     /// Taken at the end, so that the writer sees it close.
     queue: Option<mpsc::Sender<Command>>,
     failure: Failure,
+    /// Held by who adds up rows, alone by who moves them from hours to days.
+    rows: RwLock<()>,
     writer: Option<std::thread::JoinHandle<()>>,
 }
 
@@ -92,7 +94,7 @@ impl SledStore {
                 move || writer::run(commands, applier, &failure)
             })
             .map_err(|source| FolderError::Io { dir: dir.to_owned(), source })?;
-        Ok(Self { folder, queue: Some(queue), failure, writer: Some(writer) })
+        Ok(Self { folder, queue: Some(queue), failure, rows: RwLock::default(), writer: Some(writer) })
     }
 
     /// Asks on a thread that may block.
@@ -130,7 +132,9 @@ impl Store for SledStore {
     }
 
     async fn tidy(&self, bounds: Bounds, marks: Option<Arc<Marks>>) -> Result<bool, AppendError> {
-        self.tell(|done| Command::Tidy { bounds, marks, done }).await.map_err(AppendError::Closed)
+        let _rows = self.rows.write().await;
+        let tidied = self.tell(|done| Command::Tidy { bounds, marks, done }).await;
+        tidied.and_then(|tidied| tidied).map_err(AppendError::Closed)
     }
 
     fn gone(&self) -> Bounds {
@@ -152,7 +156,7 @@ impl Store for SledStore {
     async fn keep_document(&self, tenant: &str, month: Month, document: Vec<u8>) -> Result<(), AppendError> {
         let tenant = tenant.to_owned();
         let told = self.tell(|done| Command::Document { tenant, month, document, done }).await;
-        told.map_err(AppendError::Closed)
+        told.and_then(|told| told).map_err(AppendError::Closed)
     }
 
     async fn documents(&self, tenant: &str) -> Result<Vec<(Month, Vec<u8>)>, ReadError> {
@@ -164,8 +168,14 @@ impl Store for SledStore {
         self.ask(|folder| dict::functions(folder).collect()).await
     }
 
-    async fn fold(&self, functions: Vec<u32>, level: Level, period: Range<u32>, fold: Fold) -> Result<Fold, ReadError> {
-        self.ask(move |folder| fold_rows(folder, &functions, level, &period, fold)).await
+    async fn fold(&self, functions: Vec<u32>, levels: Vec<(Level, Range<u32>)>, fold: Fold) -> Result<Fold, ReadError> {
+        // Nothing moves from one level to another meanwhile.
+        let _rows = self.rows.read().await;
+        self.ask(move |folder| {
+            let of = |fold: Fold, (level, period)| fold_rows(folder, &functions, level, &period, fold.of(level));
+            levels.into_iter().try_fold(fold, of)
+        })
+        .await
     }
 
     async fn records(&self, scan: Scan) -> Result<Page<RecordRow, RecordKey>, ReadError> {
@@ -177,7 +187,7 @@ impl Store for SledStore {
     }
 
     async fn dump(&self, items: mpsc::Sender<Item>) -> Result<(), ReadError> {
-        self.ask(move |folder| transfer::dump(folder, &items)).await
+        self.ask(move |folder| transfer::dump(folder, &|item| items.blocking_send(item).is_ok())).await
     }
 
     async fn restore(&self, items: mpsc::Receiver<Item>) -> Result<(), AppendError> {

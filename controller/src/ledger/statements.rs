@@ -92,6 +92,8 @@ pub struct Correction {
     pub restated: Decimal,
     /// The difference.
     pub amount: Decimal,
+    /// Calls of the month whose time is in neither: see [`Statement::unmetered_calls`].
+    pub unmetered_calls: u64,
 }
 
 /// A statement beside a fixed price for the same period.
@@ -161,29 +163,34 @@ impl<'a> Account<'a> {
         own.chain(corrected).try_fold(Decimal::ZERO, Decimal::checked_add).ok_or(TooLarge)
     }
 
-    /// Corrections of closed months that something came to late. What was billed in another currency cannot be corrected
-    /// in this one.
-    async fn corrections(&self, plan: &PricePlan, closed: Closed) -> Result<Vec<Correction>, ReadError> {
-        let (mut late, mut corrections) = (BTreeSet::new(), Vec::new());
+    /// Closed months that something came to late. A month without a statement, or without a use of being told, has none.
+    async fn late(&self, closed: Closed) -> Result<BTreeSet<Month>, ReadError> {
         let noted = self.store.late().await?;
-        if !noted.is_empty() {
-            let functions = self.store.functions().await?.into_iter().filter(|(_, id)| id.tenant == self.tenant);
-            let functions: BTreeSet<u32> = functions.map(|(number, _)| number).collect();
-            let of = noted.into_iter().filter(|(function, _)| functions.contains(function));
-            // Of one that has no statement yet, nothing is late.
-            late.extend(of.map(|(_, month)| month).filter(|month| month.hours().end <= closed.told_before));
+        if noted.is_empty() {
+            return Ok(BTreeSet::new());
         }
-        for month in late {
+        let functions = self.store.functions().await?.into_iter().filter(|(_, id)| id.tenant == self.tenant);
+        let functions: BTreeSet<u32> = functions.map(|(number, _)| number).collect();
+        let of = noted.into_iter().filter(|(function, _)| functions.contains(function)).map(|(_, month)| month);
+        let told = |month: &Month| self.told.contains_key(month) || month.hours().end <= closed.told_before;
+        Ok(of.filter(told).collect())
+    }
+
+    /// Corrections of closed months that something came to late, each by the plan of its own statement. What was billed in
+    /// another currency cannot be corrected in this one.
+    async fn corrections(&self, plan: &PricePlan, closed: Closed) -> Result<Vec<Correction>, ReadError> {
+        let mut corrections = Vec::new();
+        for month in self.late(closed).await? {
             let by = self.told.get(&month).map_or(plan, |told| &told.plan);
             if by.currency != plan.currency {
-                tracing::warn!(tenant = self.tenant, %month, "what came late is not corrected: the currency is another one");
                 continue;
             }
             let usage = usage::of_tenant(self.store, self.tenant, month.hours()).await?;
-            let (billed, restated) = (self.billed(month)?, by.statement(&usage)?.total);
+            let (billed, priced) = (self.billed(month)?, by.statement(&usage)?);
+            let (restated, unmetered_calls) = (priced.total, priced.unmetered);
             let amount = restated.checked_sub(billed).ok_or(TooLarge)?;
             if !amount.is_zero() {
-                corrections.push(Correction { period: month.to_string(), billed, restated, amount });
+                corrections.push(Correction { period: month.to_string(), billed, restated, amount, unmetered_calls });
             }
         }
         Ok(corrections)
@@ -205,34 +212,49 @@ impl<'a> Account<'a> {
     }
 
     /// Makes and keeps the statements of months that are closed and have none.
-    async fn close(&self, plan: &PricePlan, closed: Closed, now: Timestamp) -> Result<(), CloseError> {
+    async fn close(&mut self, plan: &PricePlan, closed: Closed, now: Timestamp) -> Result<(), CloseError> {
+        // Of whom nothing was known when a month was closed, nothing was owed for it: what came late is corrected.
+        for month in self.late(closed).await? {
+            if !self.told.contains_key(&month) {
+                let nothing = priced(self.tenant, month, plan, &UsageSum::default(), now).map_err(ReadError::from)?;
+                self.keep(month, nothing, plan, now).await?;
+            }
+        }
         let last = Month::of_hour(closed.before).before();
-        for month in self.to_close(closed).await? {
+        let corrections = self.corrections(plan, closed).await?;
+        let used = usage::months(self.store, self.tenant, closed.told_before..closed.before).await?;
+        let mut due: BTreeSet<Month> = used.into_iter().collect();
+        due.extend(last.filter(|_| !corrections.is_empty()));
+        for month in due {
+            if self.told.contains_key(&month) {
+                continue;
+            }
             let mut statement = self.price(month, plan, now).await?;
             if Some(month) == last {
-                statement.correct(self.corrections(plan, closed).await?)?;
+                statement.correct(corrections.clone())?;
             }
-            statement.state = State::Closed;
-            statement.closed_at = Some(now.round(jiff::Unit::Second).unwrap_or(now).to_string());
-            let text = serde_json::to_string(&statement).map_err(CloseError::Unwritten)?;
-            let plan = serde_json::to_value(plan).map_err(CloseError::Unwritten)?;
-            let document = serde_json::to_vec(&Document { plan, statement: text }).map_err(CloseError::Unwritten)?;
-            self.store.keep_document(self.tenant, month, document).await?;
+            self.keep(month, statement, plan, now).await?;
         }
         Ok(())
     }
 
-    /// From the first month that the tenant used anything in, or that comes after those that all have theirs, on.
-    async fn to_close(&self, closed: Closed) -> Result<Vec<Month>, ReadError> {
-        let mut first = Month::of_hour(closed.told_before);
-        if closed.told_before == 0 {
-            let used = usage::first_month(self.store, self.tenant, closed.before).await?;
-            let Some(used) = used else { return Ok(Vec::new()) };
-            first = used;
-        }
-        let months = std::iter::successors(Some(first), |month| month.next());
-        let due = months.take_while(|month| month.hours().end <= closed.before);
-        Ok(due.filter(|month| !self.told.contains_key(month)).collect())
+    /// Keeps a statement for ever, if there is none of its month.
+    async fn keep(
+        &mut self,
+        month: Month,
+        statement: Statement,
+        plan: &PricePlan,
+        now: Timestamp,
+    ) -> Result<(), CloseError> {
+        let closed_at = Some(now.round(jiff::Unit::Second).unwrap_or(now).to_string());
+        let statement = Statement { state: State::Closed, closed_at, ..statement };
+        let text = serde_json::to_string(&statement).map_err(CloseError::Unwritten)?;
+        let value = serde_json::to_value(plan).map_err(CloseError::Unwritten)?;
+        let document = Document { plan: value, statement: text.clone() };
+        let bytes = serde_json::to_vec(&document).map_err(CloseError::Unwritten)?;
+        self.store.keep_document(self.tenant, month, bytes).await?;
+        self.told.insert(month, Told { plan: plan.clone(), statement, text });
+        Ok(())
     }
 }
 
@@ -338,23 +360,24 @@ pub(super) async fn of(
     (plans, by): (&Plans, Option<&PricePlan>),
     now: Timestamp,
 ) -> Result<Answer, ReadError> {
+    // Asked first: what is told behind this bound has its statement when it is read.
+    let closed = store.closed().await?;
     let mut account = Account::open(store, tenant).await?;
     if let Some(plan) = by {
         let statement = account.price(month, plan, now).await?;
         let statement = Statement { state: State::Estimate, ..statement };
         return Ok(Answer { statement, text: None, plan: plan.clone() });
     }
-    let closed = store.closed().await?;
     if let Some(Told { statement, text, plan }) = account.told.remove(&month) {
         return Ok(Answer { statement, text: Some(text), plan });
     }
-    let mut statement = account.of_open(month, plans.in_force(), closed, now).await?;
+    let plan = plans.in_force();
+    let mut statement = account.of_open(month, plan, closed, now).await?;
     if month.hours().end <= closed.told_before {
-        // Nothing was known of the tenant when it was closed: nothing is owed for it here, and what came late is corrected.
-        statement = priced(tenant, month, plans.in_force(), &UsageSum::default(), now)?;
-        statement.state = State::Closed;
+        // Nothing was used in it as far as was known when it was closed. What came late is corrected.
+        statement = Statement { state: State::Closed, ..priced(tenant, month, plan, &UsageSum::default(), now)? };
     }
-    Ok(Answer { statement, text: None, plan: plans.in_force().clone() })
+    Ok(Answer { statement, text: None, plan: plan.clone() })
 }
 
 /// Closes the months that ended so many days ago, or earlier, and makes the statements that they lack.
@@ -370,10 +393,28 @@ pub(super) async fn close(store: &dyn Store, plans: &Plans, after_days: u32, now
         return Ok(());
     }
     let tenants: BTreeSet<String> = store.functions().await?.into_iter().map(|(_, id)| id.tenant).collect();
+    let mut failed = None;
     for tenant in &tenants {
-        Account::open(store, tenant).await?.close(plans.in_force(), closed, now).await?;
+        // One that cannot be closed holds up no other.
+        if let Err(error) = close_one(store, tenant, plans.in_force(), closed, now).await {
+            tracing::error!(tenant, %error, "the months of a tenant cannot be closed");
+            failed.get_or_insert(error);
+        }
+    }
+    if let Some(error) = failed {
+        return Err(error);
     }
     store.close(Closed { told_before: closed.before, ..closed }).await?;
     tracing::info!(before = %Month::of_hour(closed.before), tenants = tenants.len(), "months are closed");
     Ok(())
+}
+
+async fn close_one(
+    store: &dyn Store,
+    tenant: &str,
+    plan: &PricePlan,
+    closed: Closed,
+    now: Timestamp,
+) -> Result<(), CloseError> {
+    Account::open(store, tenant).await?.close(plan, closed, now).await
 }

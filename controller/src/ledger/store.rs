@@ -79,9 +79,9 @@ pub(super) trait Store: Send + Sync {
     /// Every function that was ever recorded, by the store's number.
     async fn functions(&self) -> Result<Vec<(u32, FunctionId)>, ReadError>;
 
-    /// Gives the rows of some functions in a period to `fold`: function by function in the order given, each in the order
-    /// of time, until it has had enough.
-    async fn fold(&self, functions: Vec<u32>, level: Level, period: Range<u32>, fold: Fold) -> Result<Fold, ReadError>;
+    /// Gives the rows of some functions to `fold`, level by level, each with its period in its own unit, as they are at one
+    /// moment: function by function in the order given, each in the order of time, until it has had enough.
+    async fn fold(&self, functions: Vec<u32>, levels: Vec<(Level, Range<u32>)>, fold: Fold) -> Result<Fold, ReadError>;
 
     /// Single records in the order of their keys. A page may be short, even empty, and yet have a next one: the work for
     /// one page is bounded.
@@ -93,8 +93,8 @@ pub(super) trait Store: Send + Sync {
     /// Gives everything that is kept, in the order of [`Item`]'s kinds, without the end. Nothing may be added meanwhile.
     async fn dump(&self, items: mpsc::Sender<Item>) -> Result<(), ReadError>;
 
-    /// Takes everything that another ledger gave, into an empty one. Without [`Item::End`] it fails, and what is there then
-    /// cannot be opened, or is nothing.
+    /// Takes everything that another ledger gave, into an empty one, and compares. Without [`Item::End`], or where it is not
+    /// the same, it fails, and what is there then cannot be opened, or is nothing.
     async fn restore(&self, items: mpsc::Receiver<Item>) -> Result<(), AppendError>;
 
     /// Returns when it takes no more records and has to be opened again.

@@ -4,6 +4,7 @@
 //! and their CRC-32C (4 bytes, little-endian); the last one says how many there were. Numbers in it are those of the ledger
 //! that it is from, which the one that takes it keeps.
 
+mod check;
 mod command;
 mod item;
 
@@ -12,6 +13,7 @@ pub(super) use item::{Item, RECORDS, SubjectItem};
 
 use super::codec::{CorruptValue, encode_sum};
 use super::{AppendError, Conservation, Ledger, OpenError, Place, ReadError};
+use check::Names;
 use dormouse_core::price::PricePlan;
 use std::io::{self, Read, Write};
 use std::thread;
@@ -19,8 +21,8 @@ use tokio::sync::mpsc;
 
 /// What the file begins with: the last digit is the version of what follows.
 const MAGIC: &[u8; 8] = b"DMLEDGE1";
-/// Items that wait between a store and a file: of the largest, 64 x 4,096 records x 104 B = 27 MB.
-const QUEUE: usize = 64;
+/// Items that wait between a store and a file: of the largest, 8 x 4 MiB.
+pub(super) const QUEUE: usize = 8;
 /// Longest item: a closed month's statement, in 255 parts of 4 KiB.
 const MAX_ITEM: usize = 4 << 20;
 
@@ -74,7 +76,7 @@ impl From<CorruptValue> for TransferError {
 }
 
 impl Summary {
-    fn count(&mut self, item: &Item) {
+    pub(super) fn count(&mut self, item: &Item) {
         match item {
             Item::Function(..) => self.functions += 1,
             Item::Subject(_) => self.subjects += 1,
@@ -172,7 +174,7 @@ fn read(mut input: impl Read, items: &mpsc::Sender<Item>) -> Result<Summary, Tra
     if magic != *MAGIC {
         return Err(bad("it begins with something else"));
     }
-    let (mut summary, mut count) = (Summary::default(), 0u64);
+    let (mut summary, mut count, mut names) = (Summary::default(), 0u64, Names::default());
     loop {
         let (mut kind, mut len, mut sum) = ([0], [0; 4], [0; 4]);
         input.read_exact(&mut kind).and_then(|()| input.read_exact(&mut len)).map_err(whole)?;
@@ -195,6 +197,7 @@ fn read(mut input: impl Read, items: &mpsc::Sender<Item>) -> Result<Summary, Tra
             return last.map(|()| summary).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe).into());
         }
         let item = Item::decode(kind[0], &bytes)?;
+        names.check(&item)?;
         summary.count(&item);
         count += 1;
         items.blocking_send(item).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;

@@ -151,29 +151,16 @@ pub enum Level {
 
 /// Which rows the times of an answer are made of: levels, each with its period in its own unit. What happened is in one
 /// of them only. Where hours are not kept any longer, days count that lie in the period as a whole.
-fn levels(granularity: Granularity, hours: &Range<u32>, kept_from: u32) -> Vec<(Level, Range<u32>)> {
+fn levels(granularity: Granularity, hours: &Range<u32>) -> Vec<(Level, Range<u32>)> {
     if granularity == Granularity::Minute {
         return vec![(Level::Minute, hours.start.saturating_mul(60)..hours.end.saturating_mul(60))];
     }
     let mut levels = vec![(Level::Hour, hours.clone())];
-    let days = hours.start.div_ceil(24)..hours.end.min(kept_from) / 24;
+    let days = hours.start.div_ceil(24)..hours.end / 24;
     if granularity != Granularity::Hour && !days.is_empty() {
         levels.push((Level::Day, days));
     }
     levels
-}
-
-/// Gives the rows of functions, by number and in order, to `fold`.
-async fn fold(
-    store: &dyn Store,
-    numbers: Vec<u32>,
-    levels: Vec<(Level, Range<u32>)>,
-    mut fold: Fold,
-) -> Result<Fold, ReadError> {
-    for (level, period) in levels {
-        fold = store.fold(numbers.clone(), level, period, fold.of(level)).await?;
-    }
-    Ok(fold)
 }
 
 impl Level {
@@ -211,7 +198,7 @@ pub(super) async fn query(store: &dyn Store, query: &UsageQuery) -> Result<Page<
     let (levels, calendar) = match &query.local {
         Some(local) => local.rows(),
         None => {
-            let levels = levels(query.granularity, &query.hours, store.gone().hour);
+            let levels = levels(query.granularity, &query.hours);
             let calendar = Calendar::new(query.granularity, levels[0].1.clone());
             (levels, calendar)
         }
@@ -219,7 +206,7 @@ pub(super) async fn query(store: &dyn Store, query: &UsageQuery) -> Result<Page<
     // One row more than asked for tells that there are more.
     let rows = Fold::new(calendar, of, after, query.limit + 1);
     let numbers = functions.iter().map(|(_, number)| *number).collect();
-    let rows = fold(store, numbers, levels, rows).await?;
+    let rows = store.fold(numbers, levels, rows).await?;
     let row = |(group, time, usage): (usize, Range<u32>, UsageSum)| {
         groups.get(group).map(|group| UsageRow { group: group.clone(), time, usage })
     };
@@ -236,18 +223,19 @@ pub(super) async fn of_tenant(store: &dyn Store, tenant: &str, hours: Range<u32>
     if numbers.is_empty() {
         return Err(ReadError::UnknownTenant(tenant.to_owned()));
     }
-    let levels = levels(Granularity::Total, &hours, store.gone().hour);
+    let levels = levels(Granularity::Total, &hours);
     let rows = Fold::new(Calendar::new(Granularity::Total, hours), groups, None, 1);
-    let rows = fold(store, numbers, levels, rows).await?;
+    let rows = store.fold(numbers, levels, rows).await?;
     Ok(rows.rows().next().map(|(_, _, sum)| sum).unwrap_or_default())
 }
 
-/// The first month before an hour in which a tenant used anything.
-pub(super) async fn first_month(store: &dyn Store, tenant: &str, before: u32) -> Result<Option<Month>, ReadError> {
+/// The months of a period in which a tenant used anything, in order.
+pub(super) async fn months(store: &dyn Store, tenant: &str, hours: Range<u32>) -> Result<Vec<Month>, ReadError> {
     let (numbers, groups) = functions_of(store, tenant).await?;
-    let rows = Fold::new(Calendar::new(Granularity::Month, 0..before), groups, None, 1);
-    let rows = fold(store, numbers, levels(Granularity::Month, &(0..before), store.gone().hour), rows).await?;
-    Ok(rows.rows().next().map(|(_, time, _)| Month::of_hour(time.start)))
+    // There are 96,348 months at most, each once.
+    let rows = Fold::new(Calendar::new(Granularity::Month, hours.clone()), groups, None, usize::MAX);
+    let rows = store.fold(numbers, levels(Granularity::Month, &hours), rows).await?;
+    Ok(rows.rows().map(|(_, time, _)| Month::of_hour(time.start)).collect())
 }
 
 /// The functions of a tenant in order, all in one group.

@@ -1,6 +1,6 @@
 //! A frame as one transaction.
 
-use super::closed::{CLOSING, closed_before, hour, note_late};
+use super::closed::{CLOSING, closed_now, hour, note_late};
 use super::names::Known;
 use super::rows::{self, Sums};
 use super::{PostgresStore, Trouble, signed};
@@ -166,7 +166,7 @@ async fn count_warm(store: &PostgresStore, client: &mut Object, spans: &[WarmSpa
     let subjects: Vec<i32> = subjects.into_iter().collect();
     let step = client.transaction().await?;
     step.execute(&step.prepare_cached(WARM_NEW).await?, &[&subjects, &CLOSING]).await?;
-    let closed_before = closed_before(&step).await?;
+    let closed_before = closed_now(step.client()).await?.before;
     let rows = step.query(&step.prepare_cached(WARM_LOCK).await?, &[&subjects]).await?;
     let mut counted: BTreeMap<i32, Counted> =
         rows.iter().map(|row| (row.get(0), Counted { until_us: row.get(1), open: row.get(2) })).collect();

@@ -6,7 +6,7 @@ use crate::ledger::Month;
 use crate::ledger::store::Closed;
 use deadpool_postgres::Transaction;
 use std::collections::BTreeSet;
-use tokio_postgres::Row;
+use tokio_postgres::{Client, Row};
 
 /// Held, shared, by who applies something, and alone by who closes months: "closed" as a number. What is applied before
 /// the months are closed is seen by who tells of them, and what is applied behind that is noted as late.
@@ -31,24 +31,14 @@ pub(super) async fn close(pool: &Pool, closed: Closed) -> Result<(), Trouble> {
 /// What is closed.
 pub(super) async fn closed(pool: &Pool) -> Result<Closed, Trouble> {
     let client = pool.client().await?;
-    let row = client.query_one(CLOSED, &[]).await.map_err(Trouble::from);
-    read_closed(&client.after(row)?)
+    let closed = closed_now(&client).await;
+    client.after(closed)
 }
 
-/// The same within a transaction.
-pub(super) async fn closed_now(step: &Transaction<'_>) -> Result<Closed, Trouble> {
-    read_closed(&step.query_one(CLOSED, &[]).await?)
-}
-
-const CLOSED: &str = "SELECT closed_before, told_before FROM state";
-
-fn read_closed(row: &Row) -> Result<Closed, Trouble> {
-    Ok(Closed { before: hour(row, 0)?, told_before: hour(row, 1)? })
-}
-
-/// Before which hour months are closed; to be asked while [`CLOSING`] is held.
-pub(super) async fn closed_before(client: &Transaction<'_>) -> Result<u32, Trouble> {
-    hour(&client.query_one("SELECT closed_before FROM state", &[]).await?, 0)
+/// The same, by a connection; while [`CLOSING`] is held it stays so.
+pub(super) async fn closed_now(client: &Client) -> Result<Closed, Trouble> {
+    let row = client.query_one("SELECT closed_before, told_before FROM state", &[]).await?;
+    Ok(Closed { before: hour(&row, 0)?, told_before: hour(&row, 1)? })
 }
 
 pub(super) fn hour(row: &Row, at: usize) -> Result<u32, Trouble> {

@@ -53,13 +53,31 @@ const SUMS: &str = "SELECT u.function, u.time, u.cold, u.wait_us, u.claim_us, u.
 pub(super) async fn fold(
     pool: &Pool,
     functions: &[u32],
-    level: Level,
-    period: &Range<u32>,
+    levels: Vec<(Level, Range<u32>)>,
     fold: Fold,
 ) -> Result<Fold, Trouble> {
-    let client = pool.client().await?;
-    let folded = fold_rows(&client, functions, level, period, fold).await;
+    let mut client = pool.client().await?;
+    let folded = fold_levels(&mut client, functions, levels, fold).await;
     client.after(folded)
+}
+
+/// Several levels are read as they are at one moment: hours may become days meanwhile, by whoever writes here.
+async fn fold_levels(
+    client: &mut Client,
+    functions: &[u32],
+    levels: Vec<(Level, Range<u32>)>,
+    mut fold: Fold,
+) -> Result<Fold, Trouble> {
+    if let [(level, period)] = levels.as_slice() {
+        return fold_rows(client, functions, *level, period, fold.of(*level)).await;
+    }
+    let step = client.build_transaction().isolation_level(IsolationLevel::RepeatableRead).read_only(true);
+    let step = step.start().await?;
+    for (level, period) in levels {
+        fold = fold_rows(step.client(), functions, level, &period, fold.of(level)).await?;
+    }
+    step.commit().await?;
+    Ok(fold)
 }
 
 async fn fold_rows(
@@ -300,6 +318,8 @@ pub(super) async fn verify(pool: &Pool) -> Result<Conservation, Trouble> {
 async fn count(client: &mut Client) -> Result<Conservation, Trouble> {
     let step = client.build_transaction().isolation_level(IsolationLevel::RepeatableRead).read_only(true);
     let step = step.start().await?;
+    // It may take longer than any question may.
+    step.batch_execute("SET LOCAL statement_timeout = 0").await?;
     let mut found = Conservation::default();
     for row in step.query(EPOCHS, &[]).await? {
         let [watermark, records, first, last, distinct, forgotten] =

@@ -1,9 +1,11 @@
 //! Giving up what is kept no longer.
 //!
 //! Each step is a transaction. What is gone is said before the first, so that a reader never finds a part of it without
-//! being told. Where a lock is waited for, so does the other side for milliseconds only.
+//! being told. No frame is applied during a step: of a frame, either all is there or nothing, and neither side waits for
+//! rows of the other.
 
 use super::append::partitions;
+use super::closed::CLOSING;
 use super::connect::Pool;
 use super::rows::{Day, date};
 use super::{PostgresStore, Trouble, read, signed, unsigned};
@@ -16,6 +18,10 @@ use tokio_postgres::types::ToSql;
 
 /// Functions whose sums are looked through at once: by the key's order, of each only what goes.
 const FUNCTIONS: usize = 64;
+/// Days of hours that move at once, of so many functions: 64 x 7 x 24 rows and their classes, well within a second.
+const DAYS: i64 = 7;
+/// How long a day's table is waited for, in milliseconds: whoever reads through all of them holds up everybody behind us.
+const PATIENCE_MS: u32 = 500;
 
 /// Everything that there is to do.
 pub(super) async fn all(store: &PostgresStore, bounds: Bounds, marks: Option<&Marks>) -> Result<(), Trouble> {
@@ -50,22 +56,31 @@ async fn each(
     store.read_gone(client).await?;
     let functions: Vec<i32> = read::all_functions(client).await?.iter().map(|(id, _)| id.cast_signed()).collect();
     for some in functions.chunks(FUNCTIONS) {
-        let step = client.transaction().await?;
-        // In the order in which sums are added.
-        for table in ["usage", "usage_class"] {
-            let old = format!("DELETE FROM {table} WHERE level = 0 AND function = ANY ($1) AND time < $2");
-            step.execute(&old, &[&some, &values[0]]).await?;
-        }
-        for days in [USAGE_DAYS, CLASS_DAYS] {
-            step.execute(days, &[&some, &values[1]]).await?;
-        }
-        step.commit().await?;
+        while sums(client, some, values[0], values[1]).await? {}
     }
     records(store, client, bounds, marks).await?;
     if client.execute(SUBJECTS, &[&Day((bounds.record_hour / 24).cast_signed())]).await? > 0 {
         store.names.forget();
     }
     Ok(())
+}
+
+/// A part of what goes of some functions' sums; answers whether there is more of it.
+async fn sums(client: &mut Object, functions: &[i32], minute: i64, hour: i64) -> Result<bool, Trouble> {
+    let step = client.transaction().await?;
+    step.execute("SELECT pg_advisory_xact_lock($1)", &[&CLOSING]).await?;
+    for table in ["usage", "usage_class"] {
+        let old = format!("DELETE FROM {table} WHERE level = 0 AND function = ANY ($1) AND time < $2");
+        step.execute(&old, &[&functions, &minute]).await?;
+    }
+    let oldest = "SELECT min(time) FROM usage WHERE level = 1 AND function = ANY ($1) AND time < $2";
+    let oldest: Option<i64> = step.query_one(oldest, &[&functions, &hour]).await?.get(0);
+    let end = oldest.map_or(hour, |oldest| hour.min((oldest / 24 + DAYS) * 24));
+    for days in [USAGE_DAYS, CLASS_DAYS] {
+        step.execute(days, &[&functions, &end]).await?;
+    }
+    step.commit().await?;
+    Ok(end < hour)
 }
 
 const GONE: &str = "UPDATE state SET minute = greatest(minute, $1), hour = greatest(hour, $2), \
@@ -122,8 +137,9 @@ async fn records(
         .filter(|name| name.strip_prefix("record_").is_some_and(|day| day < first_kept.as_str()));
     for name in old {
         let step = client.transaction().await?;
-        // Nobody adds to it from here on; who does later makes it anew.
-        step.batch_execute(&format!("LOCK TABLE {name} IN ACCESS EXCLUSIVE MODE")).await?;
+        // Nobody adds to it from here on; who does later makes it anew. Who reads it goes on, until it is dropped.
+        step.execute("SELECT pg_advisory_xact_lock($1)", &[&CLOSING]).await?;
+        step.batch_execute(&format!("SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = {PATIENCE_MS}")).await?;
         if let Some(marks) = marks
             && take_marked(&step, &name, marks).await?
         {

@@ -8,7 +8,7 @@ use super::{PostgresStore, Trouble, closed, signed, unsigned};
 use crate::ledger::FunctionId;
 use crate::ledger::codec::StoredSubject;
 use crate::ledger::times::day_of;
-use crate::ledger::transfer::{Item, RECORDS, SubjectItem};
+use crate::ledger::transfer::{Item, QUEUE, RECORDS, SubjectItem, Summary};
 use crate::ledger::warm::Counted;
 use deadpool_postgres::Transaction;
 use dormouse_core::record::CallRecord;
@@ -22,6 +22,9 @@ use tokio_postgres::{IsolationLevel, Row};
 /// What is asked, and what item each row of the answer is.
 type Question = (&'static str, fn(&Row) -> Result<Item, Trouble>);
 
+/// A whole ledger takes longer than any question may, and waits for a file.
+const NO_LIMITS: &str = "SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0";
+
 /// Rows of sums that are written at once.
 const SUMS: usize = 1_000;
 
@@ -32,16 +35,16 @@ pub(super) async fn dump(store: &PostgresStore, items: &mpsc::Sender<Item>) -> R
         let step = client.build_transaction().isolation_level(IsolationLevel::RepeatableRead).read_only(true);
         let step = step.start().await?;
         // It may take longer than any question may.
-        step.batch_execute("SET LOCAL statement_timeout = 0").await?;
-        all(store, &step, items).await
+        step.batch_execute(NO_LIMITS).await?;
+        all(&step, items).await
     };
     let dumped = dumped.await;
     client.after(dumped)
 }
 
-async fn all(store: &PostgresStore, step: &Transaction<'_>, items: &mpsc::Sender<Item>) -> Result<(), Trouble> {
-    let closed = closed::closed_now(step).await?;
-    let mut first = vec![Item::State { gone: *store.gone.lock(), closed }];
+async fn all(step: &Transaction<'_>, items: &mpsc::Sender<Item>) -> Result<(), Trouble> {
+    let (gone, closed) = (super::gone(step.client()).await?, closed::closed_now(step.client()).await?);
+    let mut first = vec![Item::State { gone, closed }];
     let mut functions = all_functions(step.client()).await?;
     functions.sort_unstable_by_key(|(number, _)| *number);
     first.extend(functions.into_iter().map(|(number, id)| Item::Function(number, id)));
@@ -155,9 +158,12 @@ pub(super) async fn restore(store: &PostgresStore, items: mpsc::Receiver<Item>) 
     let mut client = store.client().await?;
     let restored = async {
         let step = client.transaction().await?;
-        step.batch_execute("SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0")
-            .await?;
-        take_all(store, &step, items).await?;
+        step.batch_execute(NO_LIMITS).await?;
+        let taken = take_all(store, &step, items).await?;
+        // What is there now must be what came, before it counts.
+        if count(&step).await? != taken {
+            return Err(Trouble::Corrupt("file: what is there is not what is in it"));
+        }
         Ok(step.commit().await?)
     };
     let restored = restored.await;
@@ -166,14 +172,34 @@ pub(super) async fn restore(store: &PostgresStore, items: mpsc::Receiver<Item>) 
     store.look().await
 }
 
+/// What there is.
+async fn count(step: &Transaction<'_>) -> Result<Summary, Trouble> {
+    let (items, mut given) = mpsc::channel(QUEUE);
+    let counted = async {
+        let mut found = Summary::default();
+        while let Some(item) = given.recv().await {
+            found.count(&item);
+        }
+        found
+    };
+    let dumped = async {
+        let items = items;
+        all(step, &items).await
+    };
+    let (dumped, found) = tokio::join!(dumped, counted);
+    dumped.map(|()| found)
+}
+
 async fn take_all(
     store: &PostgresStore,
     step: &Transaction<'_>,
     mut items: mpsc::Receiver<Item>,
-) -> Result<(), Trouble> {
-    let (mut sums, mut subjects) = (Sums::default(), HashMap::new());
+) -> Result<Summary, Trouble> {
+    let (mut sums, mut subjects, mut taken) = (Sums::default(), HashMap::new(), Summary::default());
     loop {
-        match items.recv().await.ok_or(Trouble::Corrupt("file: it ended early"))? {
+        let item = items.recv().await.ok_or(Trouble::Corrupt("file: it ended early"))?;
+        taken.count(&item);
+        match item {
             Item::End => break,
             Item::Sum { level, function, time, sum } => {
                 sums.insert((level, function.cast_signed(), time), sum);
@@ -205,7 +231,7 @@ async fn take_all(
         );
         step.query(&next, &[]).await?;
     }
-    Ok(())
+    Ok(taken)
 }
 
 /// Takes what there is little of, row by row.

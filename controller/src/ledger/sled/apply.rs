@@ -42,6 +42,8 @@ pub(super) struct Applier {
     pub(super) tails: HashMap<EpochId, OpenBlock>,
     growth: Growth,
     pub(super) closed: Closed,
+    /// Where the next step of tidying goes on: functions, among sums of minutes and of hours.
+    pub(super) tidied: [u32; 2],
     /// Of what came late: what is noted.
     late: HashSet<(u32, u32)>,
     open: Pending,
@@ -64,8 +66,22 @@ impl Applier {
         let numbers = Numbers::open(&store)?;
         let growth = Growth::new(store.size_on_disk());
         let (watermarks, sums, tails) = (HashMap::new(), HashMap::new(), HashMap::new());
-        let (warm, late, closed) = (HashMap::new(), HashSet::new(), closed(&store)?);
-        Ok(Self { store, rules, numbers, watermarks, sums, warm, tails, growth, closed, late, open, unsynced: false })
+        let (warm, late, closed, tidied) = (HashMap::new(), HashSet::new(), closed(&store)?, [0; 2]);
+        Ok(Self {
+            store,
+            rules,
+            numbers,
+            watermarks,
+            sums,
+            warm,
+            tails,
+            growth,
+            closed,
+            tidied,
+            late,
+            open,
+            unsynced: false,
+        })
     }
 
     /// Takes what is new of a frame; it is durable after [`Applier::commit`].

@@ -45,10 +45,10 @@ const LATE: u8 = 17;
 pub(super) const FORMAT: [u8; 2] = [META, 0];
 /// What is kept no longer.
 pub(super) const GONE: [u8; 2] = [META, 1];
-/// An import did not come to its end.
-pub(super) const HALF: [u8; 2] = [META, 3];
 /// Up to when months are closed.
 pub(super) const CLOSED: [u8; 2] = [META, 2];
+/// An import did not come to its end.
+pub(super) const HALF: [u8; 2] = [META, 3];
 
 /// One activator's run from one start to the next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -94,7 +94,12 @@ impl<'a> Reader<'a> {
             if !wanted || self.query.after.is_some_and(|after| key <= after) {
                 continue;
             }
-            let Some(subject) = self.subject(record.subject)? else { continue };
+            let subject = match self.subject(record.subject) {
+                // It may go before who reads its records has come to them.
+                Err(ReadError::Corrupt(_)) if hour < self.store.gone.lock().record_hour => continue,
+                subject => subject?,
+            };
+            let Some(subject) = subject else { continue };
             let request_id = RequestId { activator, epoch, call: record.call };
             self.rows.push(RecordRow { key, request_id, subject, record });
             self.keys.push(key);

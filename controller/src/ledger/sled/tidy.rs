@@ -5,11 +5,11 @@
 use super::super::retention::Bounds;
 use super::super::store::Marks;
 use super::super::{Level, ReadError};
+use super::CorruptValue;
 use super::apply::{Applier, forgotten, stored_watermark};
 use super::block::Block;
 use super::key::{self, BlockId, EpochId, RollupId};
 use super::open::Folder;
-use super::{CorruptValue, dict};
 use crate::ledger::codec::{decode_sum, encode_sum};
 use crate::ledger::times::hour_of;
 use dormouse_core::usage::UsageSum;
@@ -18,6 +18,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// Keys that one step takes out: some milliseconds.
 const STEP: usize = 4_096;
+/// Blocks of records that one step reads: 256 x 4 KiB, which may have to come from a disk.
+const BLOCKS: usize = 256;
 
 impl Applier {
     /// One step; answers whether there is more to do. It is durable after [`Applier::commit`].
@@ -67,23 +69,51 @@ impl Applier {
         Ok(())
     }
 
-    fn minutes(&self, bounds: Bounds, batch: &mut Batch, room: &mut usize) -> Result<(), ReadError> {
-        for entry in dict::functions(&self.store) {
-            let (function, _) = entry?;
-            for entry in self.old_sums(Level::Minute, function, bounds).keys().take(*room) {
-                batch.remove(entry?);
-                *room -= 1;
+    /// Goes through the functions that have old sums of a level, from where the last step ended.
+    fn old_functions(
+        &mut self,
+        level: Level,
+        room: &mut usize,
+        mut each: impl FnMut(&Self, u32, &mut usize) -> Result<(), ReadError>,
+    ) -> Result<(), ReadError> {
+        let slot = usize::from(level == Level::Hour);
+        while let Some(function) = self.function_behind(level, self.tidied[slot])? {
+            if *room == 0 {
+                return Ok(());
+            }
+            each(self, function, room)?;
+            if *room > 0 {
+                self.tidied[slot] = function.saturating_add(1);
             }
         }
+        self.tidied[slot] = 0;
         Ok(())
     }
 
+    /// The first function with sums of a level, from one on.
+    fn function_behind(&self, level: Level, from: u32) -> Result<Option<u32>, ReadError> {
+        let at = |function| RollupId { level, function, time: 0 }.key();
+        let first = self.store.db.range(at(from)..).next().transpose()?;
+        let of_level = first.filter(|(key, _)| key.starts_with(&key::rollups(level)));
+        let read = |(key, _): (sled::IVec, _)| RollupId::read(&key).ok_or(CorruptValue("sum's key"));
+        Ok(of_level.map(read).transpose()?.map(|(function, _)| function))
+    }
+
+    fn minutes(&mut self, bounds: Bounds, batch: &mut Batch, room: &mut usize) -> Result<(), ReadError> {
+        self.old_functions(Level::Minute, room, |this, function, room| {
+            for key in this.old_sums(Level::Minute, function, bounds).keys().take(*room) {
+                batch.remove(key?);
+                *room -= 1;
+            }
+            Ok(())
+        })
+    }
+
     /// Adds hours to their days.
-    fn hours(&self, bounds: Bounds, batch: &mut Batch, room: &mut usize) -> Result<(), ReadError> {
-        for entry in dict::functions(&self.store) {
-            let (function, _) = entry?;
+    fn hours(&mut self, bounds: Bounds, batch: &mut Batch, room: &mut usize) -> Result<(), ReadError> {
+        self.old_functions(Level::Hour, room, |this, function, room| {
             let mut days: BTreeMap<u32, UsageSum> = BTreeMap::new();
-            for entry in self.old_sums(Level::Hour, function, bounds).take(*room) {
+            for entry in this.old_sums(Level::Hour, function, bounds).take(*room) {
                 let (key, value) = entry?;
                 let hour = RollupId::time_in(&key).ok_or(CorruptValue("sum's key"))?;
                 let mut sum = decode_sum(&value)?;
@@ -94,13 +124,13 @@ impl Applier {
             }
             for (time, mut sum) in days {
                 let id = RollupId { level: Level::Day, function, time };
-                if let Some(there) = self.store.db.get(id.key())? {
+                if let Some(there) = this.store.db.get(id.key())? {
                     sum.merge(&decode_sum(&there)?);
                 }
                 batch.insert(&id.key(), encode_sum(&sum));
             }
-        }
-        Ok(())
+            Ok(())
+        })
     }
 
     fn old_sums(&self, level: Level, function: u32, bounds: Bounds) -> sled::Iter {
@@ -117,6 +147,7 @@ impl Applier {
         room: &mut usize,
     ) -> Result<(), ReadError> {
         let (mut counts, mut gone): (HashMap<EpochId, u64>, HashSet<BlockId>) = (HashMap::new(), HashSet::new());
+        let mut blocks = BLOCKS;
         for entry in self.store.db.range(key::hour(0)..key::hour(bounds.record_hour)).keys() {
             let key = entry?;
             let (_, id) = BlockId::read_in_hour(&key).ok_or(CorruptValue("hour index"))?;
@@ -124,11 +155,12 @@ impl Applier {
             if marks.is_some_and(|marks| id.first_seq > mark(marks)) {
                 continue;
             }
-            if *room == 0 {
+            if *room == 0 || blocks == 0 {
+                *room = 0;
                 break;
             }
             batch.remove(&key);
-            *room -= 1;
+            (*room, blocks) = (*room - 1, blocks - 1);
             let Some(value) = self.store.db.get(id.key())?.filter(|_| !gone.contains(&id)) else { continue };
             let block = Block::read(&value)?;
             if hour_of(block.last_us) < bounds.record_hour {

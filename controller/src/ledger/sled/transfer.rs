@@ -1,7 +1,7 @@
 //! The whole tree as items, and back.
 
-use super::super::times::hour_of;
-use super::super::transfer::{Item, SubjectItem};
+use super::super::times::{hour_of, today};
+use super::super::transfer::{Item, SubjectItem, Summary};
 use super::super::{FunctionId, Level, ReadError};
 use super::apply::{forgotten, stored_count, stored_watermark};
 use super::block::{Block, OpenBlock};
@@ -12,6 +12,7 @@ use super::open::Folder;
 use crate::ledger::codec::{CorruptValue, StoredSubject, decode_sum, encode_function, encode_sum};
 use dormouse_core::record::CallRecord;
 use sled::Batch;
+use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap};
 use tokio::sync::mpsc;
 
@@ -19,9 +20,8 @@ use tokio::sync::mpsc;
 const BATCH: usize = 1_024;
 
 /// Gives everything to who takes it; ends early, and well, when nobody does.
-pub(super) fn dump(folder: &Folder, items: &mpsc::Sender<Item>) -> Result<(), ReadError> {
+pub(super) fn dump(folder: &Folder, taken: &impl Fn(Item) -> bool) -> Result<(), ReadError> {
     let mut tenants = BTreeSet::new();
-    let taken = |item: Item| items.blocking_send(item).is_ok();
     if !taken(Item::State { gone: *folder.gone.lock(), closed: closed(folder)? }) {
         return Ok(());
     }
@@ -39,7 +39,7 @@ pub(super) fn dump(folder: &Folder, items: &mpsc::Sender<Item>) -> Result<(), Re
             return Ok(());
         }
     }
-    if !epochs(folder, &taken)? || !sums(folder, &taken)? {
+    if !epochs(folder, taken)? || !sums(folder, taken)? {
         return Ok(());
     }
     for (function, month) in closed::late(folder)? {
@@ -56,7 +56,7 @@ pub(super) fn dump(folder: &Folder, items: &mpsc::Sender<Item>) -> Result<(), Re
 fn subject(folder: &Folder, number: u32, subject: StoredSubject) -> Result<SubjectItem, ReadError> {
     let started = folder.db.contains_key(key::started(number))?;
     let warm = folder.db.contains_key(key::warm(number))?.then(|| stored_count(folder, number)).transpose()?;
-    let seen = dict::seen(folder, number)?.unwrap_or_default();
+    let seen = dict::seen(folder, number)?.unwrap_or_else(today);
     Ok(SubjectItem { number, subject, started, seen, warm })
 }
 
@@ -132,16 +132,28 @@ pub(super) fn restore(folder: &Folder, mut items: mpsc::Receiver<Item>) -> Resul
     folder.db.insert(key::HALF, &[])?;
     folder.commit()?;
     let mut filler = Filler { folder, batch: Batch::default(), keys: 0, functions: HashMap::new(), tenants: 0 };
+    let mut taken = Summary::default();
     loop {
-        match items.blocking_recv() {
-            Some(Item::End) => break,
-            Some(item) => filler.take(item)?,
-            None => return Err(ReadError::Closed("what was to be imported ended early".to_owned())),
+        let item = items.blocking_recv();
+        let item = item.ok_or_else(|| ReadError::Closed("what was to be imported ended early".to_owned()))?;
+        if item == Item::End {
+            break;
         }
+        taken.count(&item);
+        filler.take(item)?;
     }
     filler.write()?;
-    // What is in it is durable before it is called whole.
+    // What is in it is what came, and durable, before it is called whole.
     folder.commit()?;
+    *folder.gone.lock() = super::tidy::stored_gone(folder)?;
+    let found = RefCell::new(Summary::default());
+    dump(folder, &|item| {
+        found.borrow_mut().count(&item);
+        true
+    })?;
+    if *found.borrow() != taken {
+        return Err(ReadError::Corrupt("what was imported is not what is in the file".to_owned()));
+    }
     folder.db.remove(key::HALF)?;
     Ok(folder.commit()?)
 }

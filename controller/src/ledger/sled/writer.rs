@@ -27,13 +27,13 @@ pub(super) enum Command {
     /// Count warm time.
     Warm { spans: Vec<WarmSpan>, done: oneshot::Sender<()> },
     /// Take a step in giving up what is kept no longer; answers whether there is more of it.
-    Tidy { bounds: Bounds, marks: Option<Arc<Marks>>, done: oneshot::Sender<bool> },
+    Tidy { bounds: Bounds, marks: Option<Arc<Marks>>, done: oneshot::Sender<Result<bool, String>> },
     /// Say how far epochs were applied; what comes later goes into blocks of its own.
     Mark { done: oneshot::Sender<Marks> },
     /// Close months.
     Close { closed: Closed, done: oneshot::Sender<()> },
     /// Keep a tenant's document of a month.
-    Document { tenant: String, month: Month, document: Vec<u8>, done: oneshot::Sender<()> },
+    Document { tenant: String, month: Month, document: Vec<u8>, done: oneshot::Sender<Result<(), String>> },
     /// Compare everything, with no write in between.
     Verify { done: oneshot::Sender<Result<Conservation, ReadError>> },
 }
@@ -58,6 +58,17 @@ pub(super) fn run(mut commands: mpsc::Receiver<Command>, mut applier: Applier, f
 fn describe(error: &ReadError) -> String {
     let cause = std::error::Error::source(error).map(|source| format!(": {source}")).unwrap_or_default();
     format!("{error}{cause}")
+}
+
+/// An old value that is damaged is told to who asked for it to be touched, and changes nothing: it ends no writer.
+fn damage<T>(result: Result<T, ReadError>) -> Result<Result<T, String>, ReadError> {
+    match result {
+        Err(ReadError::Corrupt(what)) => {
+            tracing::error!(what, "the ledger has a damaged value");
+            Ok(Err(what))
+        }
+        other => other.map(Ok),
+    }
 }
 
 fn gather(first: Command, commands: &mut mpsc::Receiver<Command>) -> Vec<Command> {
@@ -87,7 +98,8 @@ fn gather(first: Command, commands: &mut mpsc::Receiver<Command>) -> Vec<Command
 
 fn write_group(group: Vec<Command>, applier: &mut Applier) -> Result<(), ReadError> {
     let mut answers = Vec::with_capacity(group.len());
-    let (mut checks, mut kept, mut tidied, mut marked) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut checks, mut kept, mut tidied, mut marked, mut documents) =
+        (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for command in group {
         match command {
             Command::Append { frame, done } => answers.push((applier.apply(&frame)?, done, frame)),
@@ -100,10 +112,11 @@ fn write_group(group: Vec<Command>, applier: &mut Applier) -> Result<(), ReadErr
                 kept.push(done);
             }
             Command::Document { tenant, month, document, done } => {
-                applier.keep_document(&tenant, month, &document)?;
-                kept.push(done);
+                documents.push((damage(applier.keep_document(&tenant, month, &document))?, done));
             }
-            Command::Tidy { bounds, marks, done } => tidied.push((applier.tidy(bounds, marks.as_deref())?, done)),
+            Command::Tidy { bounds, marks, done } => {
+                tidied.push((damage(applier.tidy(bounds, marks.as_deref()))?, done))
+            }
             Command::Mark { done } => marked.push((applier.mark()?, done)),
             Command::Verify { done } => checks.push(done),
         }
@@ -116,6 +129,9 @@ fn write_group(group: Vec<Command>, applier: &mut Applier) -> Result<(), ReadErr
     }
     for done in kept {
         let _ = done.send(());
+    }
+    for (told, done) in documents {
+        let _ = done.send(told);
     }
     for (marks, done) in marked {
         let _ = done.send(marks);

@@ -71,9 +71,9 @@ pub enum CommandError {
 }
 
 impl LedgerAt {
-    fn place(&self) -> Result<Place, CommandError> {
+    fn place(&self, filesystem: Filesystem) -> Result<Place, CommandError> {
         match (&self.dir, &self.url_file) {
-            (Some(dir), _) => Ok(Place::Folder { dir: dir.clone(), filesystem: Filesystem::Checked }),
+            (Some(dir), _) => Ok(Place::Folder { dir: dir.clone(), filesystem }),
             (None, Some(file)) => {
                 let url = std::fs::read_to_string(file).map_err(|source| at(file, source))?;
                 Place::postgres(&url).map_err(|source| CommandError::Url { file: file.clone(), source })
@@ -94,7 +94,8 @@ fn at(file: &Path, source: io::Error) -> CommandError {
 pub async fn run(command: &Command) -> Result<Summary, CommandError> {
     match command {
         Command::Export { place, file } => {
-            let from = place.place()?;
+            // Whatever it is on, it can be had.
+            let from = place.place(Filesystem::Any)?;
             if let Some(dir) = place.dir.as_ref().filter(|dir| !dir.join("FORMAT").exists()) {
                 return Err(CommandError::NoLedger(dir.clone()));
             }
@@ -111,7 +112,7 @@ pub async fn run(command: &Command) -> Result<Summary, CommandError> {
         }
         Command::Import { place, file } => {
             let input = File::open(file).map_err(|source| at(file, source))?;
-            Ok(Ledger::import(place.place()?, BufReader::new(input)).await?)
+            Ok(Ledger::import(place.place(Filesystem::Checked)?, BufReader::new(input)).await?)
         }
     }
 }
