@@ -326,7 +326,8 @@ pub async fn records_that_go_are_archived(place: &Place) {
     }
     let mut expected: Vec<_> = gone.iter().map(|row| (format!("{:016x}", row.key.activator), row.key.seq)).collect();
     expected.push((format!("{:016x}", 1), 1_001));
-    (rows.sort(), expected.sort());
+    rows.sort();
+    expected.sort();
     assert_eq!(rows, expected);
 
     // Where nothing can be written, nothing goes.
@@ -423,6 +424,43 @@ pub async fn a_closed_statement_stays_and_what_comes_late_is_corrected_once(plac
         billed += statement_of(&ledger, "shop", month).await.0.total;
     }
     assert_eq!(billed.to_string(), "116.00", "100 + 5 + 7 + 1 + 3");
+}
+
+/// Prices that change bill nothing twice, and another currency corrects nothing.
+pub async fn a_new_plan_bills_nothing_twice(place: &Place) {
+    let ledger = open(place).await;
+    let plan = |price: i64, currency: &str| {
+        let per_call = Tiers::flat(Decimal::from(price));
+        Plans::from(PricePlan { per_call, currency: currency.to_owned(), ..by_the_call().in_force().clone() })
+    };
+    let close = async |plans: &Plans, now: &str| ledger.close_months(plans, 3, now.parse().unwrap()).await.unwrap();
+    let one = CallRecord { subject: 2, key: 0, outcome: Outcome::Ok, ..record(6) };
+    let at = |hour: u32| CallRecord { received_at_us: i64::from(hour) * HOUR_US, ..one };
+    close(&plan(1, "CNY"), "2026-12-04T00:00:00Z").await;
+    // A tenant that nobody knew, with two calls in a month that is closed.
+    ledger.append(frame_of(1, 1, &[at(NOVEMBER), at(NOVEMBER)], subjects())).await.unwrap();
+    close(&plan(1, "CNY"), "2027-01-04T00:00:00Z").await;
+    let answer = async |plans: &Plans, month: &str| {
+        let now = "2027-06-01T00:00:00Z".parse().unwrap();
+        told(&ledger.statement("blog", month.parse().unwrap(), plans, None, now).await.unwrap().statement)
+    };
+    let november = (State::Closed, vec![], "0.00".to_owned());
+    let december = (State::Closed, vec![("2026-11".to_owned(), "2.00".to_owned())], "2.00".to_owned());
+    for (price, currency) in [(1, "CNY"), (2, "CNY"), (2, "USD")] {
+        let plans = plan(price, currency);
+        assert_eq!(answer(&plans, "2026-11").await, november);
+        assert_eq!(answer(&plans, "2026-12").await, december);
+        assert_eq!(answer(&plans, "2027-01").await, (State::Open, vec![], "0.00".to_owned()), "{price} {currency}");
+    }
+    close(&plan(2, "CNY"), "2027-02-04T00:00:00Z").await;
+    ledger.append(frame_of(1, 3, &[at(NOVEMBER)], subjects())).await.unwrap();
+    let corrected = vec![("2026-11".to_owned(), "1.00".to_owned())];
+    assert_eq!(
+        answer(&plan(2, "CNY"), "2027-02").await,
+        (State::Open, corrected, "1.00".to_owned()),
+        "by its own plan"
+    );
+    assert_eq!(answer(&plan(2, "USD"), "2027-02").await, (State::Open, vec![], "0.00".to_owned()));
 }
 
 /// What a ledger holds, as it is asked: a line for each thing.
@@ -667,6 +705,7 @@ macro_rules! conformance {
             after_their_time_hours_are_days
             records_that_go_are_archived
             a_closed_statement_stays_and_what_comes_late_is_corrected_once
+            a_new_plan_bills_nothing_twice
             a_ledger_moves_whole
             any_time_is_taken
             warm_time_is_counted_once

@@ -106,6 +106,34 @@ async fn a_reader_holds_up_no_new_day() {
     assert_eq!(crate::data::found(&ledger).await, crate::data::expected(1..701));
 }
 
+/// While one controller gives up and closes what is old, another one applies to it and reads it: nothing is counted twice
+/// or missing at any moment.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_gives_up_the_other_counts_once() {
+    use dormouse_controller::ledger::{Granularity, Retention, UsageQuery};
+    let home = home().await;
+    let [tidier, other] = [crate::data::open(&home.place()).await, crate::data::open(&home.place()).await];
+    other.append(crate::data::frame(1, 1..2_001)).await.unwrap();
+    let keep = Retention { hour_days: 1, record_days: 1, ..Retention::default() };
+    let days = UsageQuery { granularity: Granularity::Total, ..crate::data::all_hours() };
+    let giving = tokio::spawn(async move {
+        for day in 1..6 {
+            tidier.tidy(keep, crate::data::NOVEMBER + day * 24 + 5).await.unwrap();
+        }
+        tidier
+    });
+    let (mut applied, mut frames) = (2_000u64, 2u64);
+    while !giving.is_finished() {
+        other.append(crate::data::frame(frames, 1..101)).await.unwrap();
+        (applied, frames) = (applied + 100, frames + 1);
+        let rows = other.usage(&days).await.unwrap().rows;
+        assert_eq!(rows.iter().map(|row| row.usage.calls()).sum::<u64>(), applied);
+    }
+    let tidier = giving.await.unwrap();
+    let check = tidier.verify().await.unwrap();
+    assert!(check.holds() && check.by_record == applied, "{check:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn two_writers_of_one_epoch_apply_each_record_once() {
     let home = home().await;

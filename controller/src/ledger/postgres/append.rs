@@ -12,18 +12,31 @@ use deadpool_postgres::{Object, Transaction};
 use dormouse_core::record::CallRecord;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 
 /// Held while a partition is made: "days" as a number.
 const PARTITIONS: i64 = 0x6461_7973;
 
+/// Tries of a frame whose day's table goes while it comes.
+const TRIES: usize = 3;
+
 /// Applies what is new of a frame.
 pub(super) async fn frame(store: &PostgresStore, frame: &Checked) -> Result<Appended, Trouble> {
+    for _ in 1..TRIES {
+        match once(store, frame).await {
+            // Its day was given up between two looks, here or by another process: it is made anew.
+            Err(Trouble::Asked(error)) if error.code() == Some(&SqlState::CHECK_VIOLATION) => {
+                store.days.lock().clear();
+            }
+            other => return other,
+        }
+    }
+    once(store, frame).await
+}
+
+async fn once(store: &PostgresStore, frame: &Checked) -> Result<Appended, Trouble> {
     let mut client = store.client().await?;
     let applied = apply(store, &mut client, frame).await;
-    if applied.is_err() {
-        // Another process may have given up a day that was thought to be there.
-        store.days.lock().clear();
-    }
     client.after(applied)
 }
 
