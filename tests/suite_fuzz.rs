@@ -25,6 +25,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::net::TcpListener;
 
 const TOKEN: &str = "fuzz-me-with-this-token";
@@ -100,6 +101,9 @@ async fn filled(folder: &std::path::Path) -> Result<LedgerDoor> {
     Ok(door)
 }
 
+/// How long it may take: the long form took five minutes.
+const PATIENCE: Duration = Duration::from_secs(1800);
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_file_says_is_what_is_answered() -> Result<()> {
     let Some(program) = std::env::var_os("DORMOUSE_SCHEMATHESIS").map(PathBuf::from) else {
@@ -132,9 +136,9 @@ async fn what_the_file_says_is_what_is_answered() -> Result<()> {
         .current_dir(folder.path())
         .stdin(Stdio::null())
         .kill_on_drop(true)
-        .status()
-        .await
-        .with_context(|| format!("{} cannot be run", program.display()))?;
+        .status();
+    let fuzzed = tokio::time::timeout(PATIENCE, fuzzed).await.context("schemathesis does not end")?;
+    let fuzzed = fuzzed.with_context(|| format!("{} cannot be run", program.display()))?;
     served.abort();
     ensure!(fuzzed.success(), "schemathesis found something, or failed itself: {fuzzed}");
     let answers = answers.0.lock();

@@ -236,7 +236,7 @@ impl Spool {
         }
         let reserve = Reserve::of(folder, max_bytes);
         let begun = match Begun::in_folder(folder) {
-            Err(e) if e.kind() == io::ErrorKind::StorageFull && reserve.give_up() => Begun::in_folder(folder),
+            Err(e) if reserve::is_full(&e) && reserve.give_up() => Begun::in_folder(folder),
             begun => begun,
         };
         let Begun { identity, log, homes, lost } = begun.map_err(at)?;
@@ -302,7 +302,7 @@ impl Spool {
     ) -> Result<u64, SpoolError> {
         let mut log = self.log.lock();
         let mut written = self.write(&mut log, subject, record);
-        if matches!(&written, Err(e) if e.kind() == io::ErrorKind::StorageFull) && self.reserve.give_up() {
+        if matches!(&written, Err(e) if reserve::is_full(e)) && self.reserve.give_up() {
             // This call and those that run beside it were promised a place; no further one is.
             self.failed.store(true, Relaxed);
             written = self.write(&mut log, subject, record);

@@ -202,7 +202,7 @@ impl Run {
         let in_force = self.price_plan.as_deref().map_or_else(|| Ok(PricePlan::default()), price_plan)?;
         let mut others = self.other_price_plans.iter().map(|file| price_plan(file)).collect::<Result<Vec<_>, _>>()?;
         others.extend(PricePlan::shipped());
-        Ok(Plans::new(in_force, others))
+        Ok(Plans::new(in_force, others).checked()?)
     }
 
     /// The warm pools to make.

@@ -34,7 +34,7 @@ pub use frame::{Frame, MAX_FRAME_RECORDS, MAX_FRAME_SUBJECTS};
 pub use function::FunctionId;
 pub use local::LocalTimes;
 pub use month::{Month, NotAMonth};
-pub use plans::Plans;
+pub use plans::{Plans, TooManyRules};
 pub use postgres::PostgresError;
 pub use records::{RecordKey, RecordRow, RecordsQuery};
 pub use retention::{BadRetention, MINUTES_KEPT_HOURS, Retention};
@@ -213,9 +213,16 @@ impl Ledger {
     /// When they cannot be written, or the ledger failed: then nothing of them is gone.
     pub async fn archive(&self, retention: Retention, now: u32, dir: &Path) -> Result<u64, ArchiveError> {
         let bounds = retention.bounds(now).max(self.store.gone());
-        let marks = Arc::new(self.store.mark().await?);
-        let count = archive::write(&*self.store, dir, bounds.record_hour, &marks).await?;
-        self.give_up(bounds, Some(marks)).await?;
+        let mut count = 0;
+        // A day goes before the next one is written: there are never two copies of more than one.
+        while let Some(day) = archive::first_day(&*self.store, bounds.record_hour).await? {
+            let marks = Arc::new(self.store.mark().await?);
+            let record_hour = (day + 1) * 24;
+            count += archive::write(&*self.store, dir, record_hour, &marks).await?;
+            self.give_up(Bounds { record_hour, ..self.store.gone() }, Some(marks)).await?;
+        }
+        // What came meanwhile stays until the next time.
+        self.give_up(bounds, Some(Arc::default())).await?;
         Ok(count)
     }
 

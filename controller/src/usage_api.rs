@@ -83,10 +83,10 @@ fn open() -> Vec<(&'static str, MethodRouter<Api>)> {
 /// The API of the ledger behind a door.
 pub fn router(door: LedgerDoor, guard: Guard, tenants: Tenants) -> Router {
     let add = |router: Router<Api>, (path, handler)| router.route(path, handler);
-    let guard = guard.told_by(Payers { tenants, door: door.clone() });
+    let [turns, exports] = [READERS, focus::AT_ONCE].map(|room| Arc::new(Semaphore::new(room)));
+    let guard = guard.told_by(Payers { tenants, door: door.clone(), turns: Arc::clone(&turns) });
     let guarded = guarded().into_iter().fold(Router::new(), add);
     let guarded = guarded.route_layer(axum::middleware::from_fn_with_state(guard, guard::check));
-    let [turns, exports] = [READERS, focus::AT_ONCE].map(|room| Arc::new(Semaphore::new(room)));
     let api = Api { door, turns, exports };
     open()
         .into_iter()
@@ -210,7 +210,7 @@ async fn statement(
     let (ledger, _turn) = api.turn().await?;
     let through = api.through();
     let Answer { mut statement, text, .. } = ledger.statement(&tenant, month, plans, by, Timestamp::now()).await?;
-    if text.is_none() {
+    if statement.state != crate::ledger::statements::State::Closed {
         statement.complete_through = through.text();
     }
     Ok(through.on(match (fixed, text) {

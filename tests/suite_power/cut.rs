@@ -105,7 +105,7 @@ impl World {
     async fn cut_often(&mut self, load: &Load, rng: &mut StdRng, cuts: usize) -> Result<()> {
         for n in 1..=cuts {
             tokio::time::sleep(Duration::from_millis(rng.random_range(0..800))).await;
-            let (spool, ledger) = self.choose(rng);
+            let (spool, ledger) = self.choose(rng, n);
             self.cut(spool, ledger).await.with_context(|| format!("cut {n}: spool {spool:?}, ledger {ledger:?}"))?;
             if n == cuts || rng.random_bool(0.5) {
                 load.goes_on(&format!("cut {n}: spool {spool:?}, ledger {ledger:?}")).await?;
@@ -114,14 +114,16 @@ impl World {
         Ok(())
     }
 
-    fn choose(&self, rng: &mut StdRng) -> (Fate, Fate) {
+    /// The first two cuts are of everything that there is to survive, whatever chance says.
+    fn choose(&self, rng: &mut StdRng, n: usize) -> (Fate, Fate) {
         // Only what the ledger has acknowledged survives the loss of a disk, and only of the spool's.
-        let lost = self.durability == Durability::Ledger && rng.random_bool(0.5);
+        let lost = self.durability == Durability::Ledger && (n == 1 || rng.random_bool(0.5));
         let spool = if lost { Fate::Lost } else { Fate::Cut };
-        match rng.random_range(0..3) {
+        match if n <= 2 { n - 1 } else { rng.random_range(0..3) } {
             0 => (spool, Fate::Spared),
-            1 => (Fate::Spared, Fate::Cut),
-            _ => (spool, Fate::Cut),
+            1 => (Fate::Cut, Fate::Cut),
+            2 if rng.random_bool(0.5) => (spool, Fate::Cut),
+            _ => (Fate::Spared, Fate::Cut),
         }
     }
 

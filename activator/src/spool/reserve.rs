@@ -31,7 +31,12 @@ impl Reserve {
         if fs::metadata(&self.path).is_ok_and(|kept| kept.len() == self.bytes) {
             return Ok(());
         }
-        let draft = self.path.with_extension("new");
+        let draft = self.draft();
+        // What running calls were promised is not taken from them again: there must be as much beside it.
+        let disk = rustix::fs::statvfs(self.path.parent().unwrap_or(Path::new(".")))?;
+        if disk.f_bavail.saturating_mul(disk.f_frsize) < 2 * self.bytes {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         // Not zeros: a file system may keep no room for those.
         let bytes = vec![0x5a; usize::try_from(self.bytes).unwrap_or_default()];
         let mut file = File::create(&draft)?;
@@ -43,14 +48,24 @@ impl Reserve {
         kept
     }
 
+    fn draft(&self) -> PathBuf {
+        self.path.with_extension("new")
+    }
+
     /// Gives it up; false when there is none.
     pub(super) fn give_up(&self) -> bool {
+        let _ = fs::remove_file(self.draft());
         let given = fs::remove_file(&self.path).is_ok();
         if given {
             tracing::warn!(path = %self.path.display(), "the spool's disk is full: its reserve is given up, make space");
         }
         given
     }
+}
+
+/// Whether there is no room on the disk, or none for us.
+pub(super) fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 #[cfg(test)]

@@ -18,6 +18,8 @@ use std::path::{Path, PathBuf};
 
 /// Records that are read, and written, at once: 10,000 x about 500 B = 5 MB.
 const PAGE: usize = 10_000;
+/// A file until it is whole.
+const DRAFT: &str = "records.parquet.new";
 /// Most files of a day: it has a second one only for what came later than records are kept.
 const FILES: u32 = 1_000;
 
@@ -47,15 +49,41 @@ pub enum ArchiveError {
     Thread(#[from] tokio::task::JoinError),
 }
 
-/// Writes the records before an hour, as far as they are behind the marks, and answers how many there were.
+/// The first day before an hour that has records.
+pub(super) async fn first_day(store: &dyn Store, before: u32) -> Result<Option<u32>, ReadError> {
+    let mut scan = scan(before, 1);
+    loop {
+        let page = store.records(scan.clone()).await?;
+        if let Some(row) = page.rows.first() {
+            return Ok(Some(row.key.hour / 24));
+        }
+        scan.after = page.next;
+        if scan.after.is_none() {
+            return Ok(None);
+        }
+    }
+}
+
+fn scan(before: u32, limit: usize) -> Scan {
+    Scan { times_us: i64::MIN..i64::from(before) * HOUR_US, functions: None, after: None, limit }
+}
+
+/// Writes the records before an hour, as far as they are behind the marks, and answers how many there were. What was
+/// written before a failure is of no use, and not there.
 pub(super) async fn write(store: &dyn Store, dir: &Path, before: u32, marks: &Marks) -> Result<u64, ArchiveError> {
-    let times_us = i64::MIN..i64::from(before) * HOUR_US;
-    let mut scan = Scan { times_us, functions: None, after: None, limit: PAGE };
+    let written = write_all(store, dir, before, marks).await;
+    if written.is_err() {
+        let _ = tokio::fs::remove_file(dir.join(DRAFT)).await;
+    }
+    written
+}
+
+async fn write_all(store: &dyn Store, dir: &Path, before: u32, marks: &Marks) -> Result<u64, ArchiveError> {
+    let mut scan = scan(before, PAGE);
     let (mut sheet, mut count): (Option<Sheet>, u64) = (None, 0);
     loop {
         let page = store.records(scan.clone()).await?;
-        let behind =
-            |row: &RecordRow| marks.get(&(row.key.activator, row.key.epoch)).is_some_and(|m| row.key.seq <= *m);
+        let behind = |row: &RecordRow| marks.get(&(row.key.activator, row.key.epoch)).is_some_and(|m| row.key.seq <= *m);
         let rows: Vec<RecordRow> = page.rows.into_iter().filter(behind).collect();
         count += rows.len() as u64;
         let dir = dir.to_owned();
@@ -107,7 +135,7 @@ impl Sheet {
     fn new(dir: &Path, day: u32) -> Result<Self, ArchiveError> {
         std::fs::create_dir_all(dir).map_err(at(dir))?;
         // A draft that somebody left is of no use.
-        let draft = dir.join("records.parquet.new");
+        let draft = dir.join(DRAFT);
         let file = File::create(&draft).map_err(at(&draft))?;
         Ok(Self { day, writer: Writer::new(Format::Parquet, columns())?, draft, file })
     }

@@ -2,6 +2,18 @@
 
 use dormouse_core::price::{Metering, PricePlan};
 
+/// Most ways in which time is counted: every sum holds one for each, for each class of calls that it has. 8 of at most 45
+/// bytes in 3 classes are 1 KB.
+const MAX_RULES: usize = 8;
+
+/// More ways of rounding than a sum should hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the price plans round time in {0} different ways (step, minimum, start), and every sum holds each of them: at most \
+     {MAX_RULES}"
+)]
+pub struct TooManyRules(usize);
+
 /// The plan in force, and others that the same usage can be priced by.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plans {
@@ -20,6 +32,15 @@ impl Plans {
             }
         }
         plans
+    }
+
+    /// The same, if they count time in few enough ways.
+    ///
+    /// # Errors
+    /// When they do not.
+    pub fn checked(self) -> Result<Self, TooManyRules> {
+        let rules = self.rules().len();
+        if rules > MAX_RULES { Err(TooManyRules(rules)) } else { Ok(self) }
     }
 
     /// The plan that statements are priced by when nothing else is asked.
@@ -67,5 +88,8 @@ mod tests {
         assert_eq!(plans.all().map(|p| p.name.as_str()).collect::<Vec<_>>(), ["a", "b", "c"]);
         assert_eq!((plans.named("a").map(|p| p.step_ms), plans.named("x")), (Some(100), None));
         assert_eq!(plans.rules().iter().map(|r| r.step_ms).collect::<Vec<_>>(), [1, 100]);
+        let many = |n| Plans::new(plan("a", 1), (2..=n).map(|step| plan(&format!("p{step}"), step)).collect());
+        assert!(many(8).checked().is_ok());
+        assert_eq!(many(9).checked(), Err(TooManyRules(9)));
     }
 }

@@ -5,6 +5,8 @@ use super::error::ApiError;
 use crate::ledger::LedgerDoor;
 use crate::tenants::Tenants;
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use tokio::sync::Semaphore;
 
 /// Most namespaces of a tenant that are asked about one by one: each costs a review of some milliseconds, and is then
 /// known for a while. A tenant with more needs the right to see everything.
@@ -15,6 +17,8 @@ const MAX_NAMESPACES: usize = 100;
 pub(super) struct Payers {
     pub(super) tenants: Tenants,
     pub(super) door: LedgerDoor,
+    /// Held while the ledger is read: nobody's rights are known yet.
+    pub(super) turns: Arc<Semaphore>,
 }
 
 /// What is known of a tenant.
@@ -35,6 +39,7 @@ impl Payers {
         let (Some(mut namespaces), Ok(ledger)) = (self.tenants.namespaces_of(tenant), self.door.ledger()) else {
             return Ok(Paid::Unknown);
         };
+        let _turn = super::within(&self.turns).await?;
         namespaces.append(&mut ledger.namespaces_of(tenant).await?);
         Ok(if (1..=MAX_NAMESPACES).contains(&namespaces.len()) { Paid::For(namespaces) } else { Paid::Unclear })
     }

@@ -70,7 +70,8 @@ impl Params {
     fn local_period(&mut self, now: Timestamp, zone: &TimeZone, name: String) -> Period {
         let this_hour = now.as_second().div_euclid(3600) * 3600;
         let month = now.to_zoned(zone.clone()).date().first_of_month().to_zoned(zone.clone());
-        let month = month.map_or(0, |month| month.timestamp().as_second());
+        // Where a zone's months begin within an hour, the one that nobody asked for is a whole one.
+        let month = month.map_or(0, |month| month.timestamp().as_second().div_euclid(3600) * 3600);
         let to = self.second("to", zone).unwrap_or(this_hour + 3600);
         let from = self.second("from", zone).unwrap_or(month.min(to - 3600).max(0));
         let (seconds, most) = (from..to, i64::from(MAX_DAYS) * 86_400);

@@ -9,7 +9,7 @@ use crate::tenants::Tenants;
 use futures::{Stream, StreamExt};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::core::PartialObjectMeta;
-use kube::runtime::{WatchStreamExt, watcher};
+use kube::runtime::{WatchStreamExt, metadata_watcher, watcher};
 use kube::{Api, Client, ResourceExt};
 use std::collections::{HashMap, HashSet};
 
@@ -20,8 +20,8 @@ pub(super) async fn watch(client: Client, only: Option<String>, tenants: Tenants
     let config = only.map_or_else(watcher::Config::default, |name| {
         watcher::Config::default().fields(&format!("metadata.name={name}"))
     });
-    let names = Api::<Seen>::all(client);
-    let stream = watcher(names.clone(), config);
+    let names = Api::<Seen>::all(client.clone());
+    let stream = metadata_watcher(Api::<Namespace>::all(client), config);
     Follower { names, tenants, port, uids: HashMap::new(), listing: None, complete: false }.run(stream).await;
 }
 
@@ -49,7 +49,11 @@ impl Follower {
                 Ok(watcher::Event::Delete(namespace)) => self.gone(&namespace.name_any()),
                 Ok(watcher::Event::InitDone) => self.listed().await,
                 Err(error) => {
-                    let unknown = if self.complete { "" } else { ": nothing is routed before they are known" };
+                    let unknown = if self.complete {
+                        ""
+                    } else {
+                        ": nothing is routed before they are known (the ClusterRole dormouse-controller-namespaces gives the right)"
+                    };
                     tracing::warn!(%error, "the watch of namespaces broke; it begins anew{unknown}");
                     self.port.broke::<Namespace>();
                 }

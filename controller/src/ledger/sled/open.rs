@@ -262,7 +262,8 @@ fn open_soon(dir: &Path) -> Result<sled::Db, FolderError> {
 fn open_or_make_room(dir: &Path) -> Result<(sled::Db, bool), FolderError> {
     match open_soon(dir) {
         Err(FolderError::Io { source, .. })
-            if source.kind() == io::ErrorKind::StorageFull && fs::remove_file(dir.join(BALLAST_FILE)).is_ok() =>
+            if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+                && fs::remove_file(dir.join(BALLAST_FILE)).is_ok() =>
         {
             tracing::warn!(dir = %dir.display(), "the ledger's disk is full: its ballast file was given up, make space");
             open_sled(dir).map(|db| (db, true))

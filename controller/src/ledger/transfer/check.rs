@@ -3,15 +3,14 @@
 use super::Item;
 use super::item::SubjectItem;
 use crate::ledger::FunctionId;
-use crate::ledger::codec::CorruptValue;
+use crate::ledger::codec::{CorruptValue, encode_sum};
 use dormouse_core::usage::UsageSum;
 use std::collections::HashSet;
 
 /// Longest text, as in a frame.
 const MAX_TEXT: usize = 253;
-/// Most ways of rounding in one class of a sum: with 24 classes of 60 B each, far below a value of 4 KiB would be 2; a plan
-/// each is what installations have, and 64 is what a value of a page still holds.
-const MAX_RULES: usize = 64;
+/// Longest sum as bytes: sled's values are no longer.
+const MAX_SUM: usize = 4096;
 
 /// The numbers that items before have said the meaning of.
 #[derive(Debug, Default)]
@@ -52,6 +51,6 @@ fn texts<const N: usize>(texts: [&String; N]) -> bool {
 }
 
 fn is_sum(sum: &UsageSum) -> bool {
-    let rules = |times: &[(dormouse_core::price::Metering, _)]| times.iter().all(|(rule, _)| rule.step_ms > 0);
-    sum.classes.iter().all(|class| class.times.len() <= MAX_RULES && rules(&class.times))
+    let steps = sum.classes.iter().flat_map(|class| class.times.iter().map(|(rule, _)| rule.step_ms));
+    steps.into_iter().all(|step_ms| step_ms > 0) && encode_sum(sum).len() <= MAX_SUM
 }
