@@ -83,7 +83,8 @@ async fn write_all(store: &dyn Store, dir: &Path, before: u32, marks: &Marks) ->
     let (mut sheet, mut count): (Option<Sheet>, u64) = (None, 0);
     loop {
         let page = store.records(scan.clone()).await?;
-        let behind = |row: &RecordRow| marks.get(&(row.key.activator, row.key.epoch)).is_some_and(|m| row.key.seq <= *m);
+        let behind =
+            |row: &RecordRow| marks.get(&(row.key.activator, row.key.epoch)).is_some_and(|m| row.key.seq <= *m);
         let rows: Vec<RecordRow> = page.rows.into_iter().filter(behind).collect();
         count += rows.len() as u64;
         let dir = dir.to_owned();

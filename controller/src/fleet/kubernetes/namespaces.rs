@@ -9,7 +9,7 @@ use crate::tenants::Tenants;
 use futures::{Stream, StreamExt};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::core::PartialObjectMeta;
-use kube::runtime::{WatchStreamExt, metadata_watcher, watcher};
+use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, ResourceExt};
 use std::collections::{HashMap, HashSet};
 
@@ -20,8 +20,8 @@ pub(super) async fn watch(client: Client, only: Option<String>, tenants: Tenants
     let config = only.map_or_else(watcher::Config::default, |name| {
         watcher::Config::default().fields(&format!("metadata.name={name}"))
     });
-    let names = Api::<Seen>::all(client.clone());
-    let stream = metadata_watcher(Api::<Namespace>::all(client), config);
+    let names = Api::<Seen>::all(client);
+    let stream = watcher(names.clone(), config);
     Follower { names, tenants, port, uids: HashMap::new(), listing: None, complete: false }.run(stream).await;
 }
 

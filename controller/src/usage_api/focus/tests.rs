@@ -191,7 +191,8 @@ async fn what_came_late_is_corrected_by_the_next_statement() {
 async fn parts(door: &LedgerDoor, limit: usize) -> (Vec<usize>, Vec<(Range<u32>, String)>) {
     let room = || Arc::new(Semaphore::new(1));
     let api = Api { door: door.clone(), turns: room(), exports: room() };
-    let mut parts = Parts::new(api, "acme".to_owned(), &(NOVEMBER..NOVEMBER + 720), limit);
+    let filter = Filter { tenants: vec!["acme".to_owned()], ..Filter::default() };
+    let mut parts = Parts::new(api, filter, &(NOVEMBER..NOVEMBER + 720), limit);
     let (mut sizes, mut rows) = (Vec::new(), Vec::new());
     while let Some(part) = parts.next().await.unwrap() {
         sizes.push(part.len());
@@ -244,5 +245,20 @@ async fn hours_that_became_days_are_told_by_the_day() {
     let expected: Vec<_> = day.chain(hours).collect();
     for limit in [1, 2, 3, 1_000] {
         assert_eq!(parts(&door, limit).await.1, expected, "{limit}");
+    }
+}
+
+#[tokio::test]
+async fn an_export_without_its_end_has_failed() {
+    use futures::TryStreamExt;
+    for (end, good) in [(true, true), (false, false)] {
+        let (sender, receiver) = mpsc::channel(4);
+        sender.send(Some(Bytes::from_static(b"a row\r\n"))).await.unwrap();
+        if end {
+            sender.send(None).await.unwrap();
+        }
+        drop(sender);
+        let read: io::Result<Vec<Bytes>> = whole(receiver).try_collect().await;
+        assert_eq!(read.is_ok(), good, "{read:?}");
     }
 }
