@@ -258,9 +258,14 @@ fn open_soon(dir: &Path) -> Result<sled::Db, FolderError> {
     }
 }
 
-/// Opens sled; on a full disk once more after giving the ballast back.
+/// Opens sled; on a full disk once more after giving the ballast back, and once more without the snapshot that a full disk
+/// left half written: sled takes it for one of its snapshots, which are there to open sooner, and says that all is damaged.
 fn open_or_make_room(dir: &Path) -> Result<(sled::Db, bool), FolderError> {
     match open_soon(dir) {
+        Err(FolderError::Damaged { .. }) if has_removed_drafts(&dir.join(SLED)) => {
+            tracing::warn!(dir = %dir.display(), "a snapshot of the ledger that was half written is removed: nothing is lost by it");
+            open_sled(dir).map(|db| (db, false))
+        }
         Err(FolderError::Io { source, .. })
             if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
                 && fs::remove_file(dir.join(BALLAST_FILE)).is_ok() =>
@@ -270,6 +275,14 @@ fn open_or_make_room(dir: &Path) -> Result<(sled::Db, bool), FolderError> {
         }
         result => result.map(|db| (db, false)),
     }
+}
+
+/// Removes what sled had not finished to write beside its file; false when there is nothing.
+fn has_removed_drafts(sled: &Path) -> bool {
+    let is_draft = |name: &str| name.starts_with("snap.") && name.ends_with(".generating");
+    let files = fs::read_dir(sled).into_iter().flatten().flatten();
+    let drafts = files.filter(|file| file.file_name().to_str().is_some_and(is_draft));
+    drafts.filter(|file| fs::remove_file(file.path()).is_ok()).count() > 0
 }
 
 fn open_sled(dir: &Path) -> Result<sled::Db, FolderError> {

@@ -45,6 +45,19 @@ async fn a_former_format_is_refused_and_left_alone() {
     drop(open(dir.path()).await);
 }
 
+/// As a full disk leaves it.
+#[tokio::test]
+async fn a_snapshot_that_was_not_finished_is_no_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(open(dir.path()).await);
+    let draft = dir.path().join("sled/snap.00000000FFFFFFFF.generating");
+    for content in ["", "half of a snapshot"] {
+        std::fs::write(&draft, content).unwrap();
+        let ledger = open(dir.path()).await;
+        assert!(ledger.verify().await.unwrap().holds() && !draft.exists());
+    }
+}
+
 #[tokio::test]
 async fn a_newer_format_and_strange_folders_are_left_alone() {
     let dir = tempfile::tempdir().unwrap();
