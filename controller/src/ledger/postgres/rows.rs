@@ -93,23 +93,41 @@ impl ToSql for Day {
     tokio_postgres::types::to_sql_checked!();
 }
 
-const USAGE: &str = "INSERT INTO usage AS u \
-    SELECT * FROM unnest($1::int2[], $2::int4[], $3::int8[], $4::int8[], $5::int8[], $6::int8[], $7::int8[], $8::int8[], \
-        $9::int8[], $10::int8[], $11::int8[], $12::int8[], $13::int8[], $14::int8[], $15::int8[]) \
-    ON CONFLICT (level, function, time) DO UPDATE SET cold = u.cold + excluded.cold, \
+/// What is there already is added to: of a sum.
+macro_rules! add_usage {
+    () => {
+        "ON CONFLICT (level, function, time) DO UPDATE SET cold = u.cold + excluded.cold, \
         wait_us = u.wait_us + excluded.wait_us, claim_us = u.claim_us + excluded.claim_us, \
         start_us = u.start_us + excluded.start_us, connect_us = u.connect_us + excluded.connect_us, \
         run_us = u.run_us + excluded.run_us, request_bytes = u.request_bytes + excluded.request_bytes, \
         response_bytes = u.response_bytes + excluded.response_bytes, \
         warm_mib_ms = u.warm_mib_ms + excluded.warm_mib_ms, warm_mcpu_ms = u.warm_mcpu_ms + excluded.warm_mcpu_ms, \
         warm_used_mib_ms = u.warm_used_mib_ms + excluded.warm_used_mib_ms, \
-        warm_used_mcpu_ms = u.warm_used_mcpu_ms + excluded.warm_used_mcpu_ms";
+        warm_used_mcpu_ms = u.warm_used_mcpu_ms + excluded.warm_used_mcpu_ms"
+    };
+}
+/// The same of a class of calls.
+macro_rules! add_class {
+    () => {
+        "ON CONFLICT (level, function, time, class, step_ms, min_ms, start) DO UPDATE SET calls = u.calls + excluded.calls, \
+        ms = u.ms + excluded.ms, mib_ms = u.mib_ms + excluded.mib_ms, mcpu_ms = u.mcpu_ms + excluded.mcpu_ms"
+    };
+}
+pub(super) use {add_class, add_usage};
 
-const CLASSES: &str = "INSERT INTO usage_class AS u \
+const USAGE: &str = concat!(
+    "INSERT INTO usage AS u \
+    SELECT * FROM unnest($1::int2[], $2::int4[], $3::int8[], $4::int8[], $5::int8[], $6::int8[], $7::int8[], $8::int8[], \
+        $9::int8[], $10::int8[], $11::int8[], $12::int8[], $13::int8[], $14::int8[], $15::int8[]) ",
+    add_usage!()
+);
+
+const CLASSES: &str = concat!(
+    "INSERT INTO usage_class AS u \
     SELECT * FROM unnest($1::int2[], $2::int4[], $3::int8[], $4::int2[], $5::int8[], $6::int8[], $7::bool[], $8::int8[], \
-        $9::int8[], $10::int8[], $11::int8[]) \
-    ON CONFLICT (level, function, time, class, step_ms, min_ms, start) DO UPDATE SET calls = u.calls + excluded.calls, \
-        ms = u.ms + excluded.ms, mib_ms = u.mib_ms + excluded.mib_ms, mcpu_ms = u.mcpu_ms + excluded.mcpu_ms";
+        $9::int8[], $10::int8[], $11::int8[]) ",
+    add_class!()
+);
 
 /// Columns of [`USAGE`] and [`CLASSES`].
 #[derive(Default)]

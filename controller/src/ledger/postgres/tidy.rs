@@ -7,7 +7,7 @@
 use super::append::partitions;
 use super::closed::CLOSING;
 use super::connect::Pool;
-use super::rows::{Day, date};
+use super::rows::{Day, add_class, add_usage, date};
 use super::{PostgresStore, Trouble, read, signed, unsigned};
 use crate::ledger::retention::Bounds;
 use crate::ledger::store::Marks;
@@ -88,30 +88,26 @@ const GONE: &str = "UPDATE state SET minute = greatest(minute, $1), hour = great
 
 /// Hours become days: in one statement, so that what is added to an hour meanwhile is either part of what moves, or makes
 /// the hour anew. Used capacity is bounded by what there was in each hour, before they are added up.
-const USAGE_DAYS: &str = "WITH old AS ( \
+const USAGE_DAYS: &str = concat!(
+    "WITH old AS ( \
         DELETE FROM usage WHERE level = 1 AND function = ANY ($1) AND time < $2 RETURNING *) \
     INSERT INTO usage AS u SELECT 2, function, time / 24, sum(cold), sum(wait_us), sum(claim_us), sum(start_us), \
         sum(connect_us), sum(run_us), sum(request_bytes), sum(response_bytes), sum(warm_mib_ms), sum(warm_mcpu_ms), \
         sum(least(warm_used_mib_ms, warm_mib_ms)), sum(least(warm_used_mcpu_ms, warm_mcpu_ms)) \
-    FROM old GROUP BY function, time / 24 ORDER BY function, time / 24 \
-    ON CONFLICT (level, function, time) DO UPDATE SET cold = u.cold + excluded.cold, \
-        wait_us = u.wait_us + excluded.wait_us, claim_us = u.claim_us + excluded.claim_us, \
-        start_us = u.start_us + excluded.start_us, connect_us = u.connect_us + excluded.connect_us, \
-        run_us = u.run_us + excluded.run_us, request_bytes = u.request_bytes + excluded.request_bytes, \
-        response_bytes = u.response_bytes + excluded.response_bytes, \
-        warm_mib_ms = u.warm_mib_ms + excluded.warm_mib_ms, warm_mcpu_ms = u.warm_mcpu_ms + excluded.warm_mcpu_ms, \
-        warm_used_mib_ms = u.warm_used_mib_ms + excluded.warm_used_mib_ms, \
-        warm_used_mcpu_ms = u.warm_used_mcpu_ms + excluded.warm_used_mcpu_ms";
+    FROM old GROUP BY function, time / 24 ORDER BY function, time / 24 ",
+    add_usage!()
+);
 
 /// The same of their classes.
-const CLASS_DAYS: &str = "WITH old AS ( \
+const CLASS_DAYS: &str = concat!(
+    "WITH old AS ( \
         DELETE FROM usage_class WHERE level = 1 AND function = ANY ($1) AND time < $2 RETURNING *) \
     INSERT INTO usage_class AS u SELECT 2, function, time / 24, class, step_ms, min_ms, start, \
         sum(calls), sum(ms), sum(mib_ms), sum(mcpu_ms) \
     FROM old GROUP BY function, time / 24, class, step_ms, min_ms, start \
-    ORDER BY function, time / 24, class, step_ms, min_ms, start \
-    ON CONFLICT (level, function, time, class, step_ms, min_ms, start) DO UPDATE SET calls = u.calls + excluded.calls, \
-        ms = u.ms + excluded.ms, mib_ms = u.mib_ms + excluded.mib_ms, mcpu_ms = u.mcpu_ms + excluded.mcpu_ms";
+    ORDER BY function, time / 24, class, step_ms, min_ms, start ",
+    add_class!()
+);
 
 /// Subjects that nothing refers to, and up to when their warm time was counted.
 const SUBJECTS: &str = "WITH old AS (DELETE FROM subject WHERE seen < $1 RETURNING id) \
