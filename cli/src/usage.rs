@@ -1,5 +1,7 @@
 //! `dormouse usage`: what functions used, by whom and when.
 
+pub(crate) use dormouse_controller::usage_api::encoded;
+
 use crate::args::{By, Format, UsageArgs};
 use crate::exit::{Failure, Outcome};
 use crate::say;
@@ -134,18 +136,6 @@ fn hour(name: &str, text: &str, now: Timestamp) -> Result<String, Failure> {
     let begun = Timestamp::from_second(time.as_second().div_euclid(3600) * 3600).map_err(|_| wrong())?;
     let whole = if name == "to" && begun < time { begun.checked_add(1.hour()).map_err(|_| wrong())? } else { begun };
     Ok(whole.to_string())
-}
-
-/// Percent-encoding of everything but letters, digits and `-._~`.
-pub(crate) fn encoded(text: &str) -> String {
-    text.bytes().fold(String::new(), |mut out, byte| {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            out.push(char::from(byte));
-        } else {
-            let _ = write!(out, "%{byte:02X}");
-        }
-        out
-    })
 }
 
 fn show(page: &Page, by: &[By]) {

@@ -43,6 +43,7 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use views::{PricesView, RecordsView, UsageView};
 
+pub use answer::encoded;
 pub use guard::Guard;
 pub use requests::Requests;
 

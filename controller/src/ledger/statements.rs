@@ -156,11 +156,9 @@ impl<'a> Account<'a> {
     /// What was billed for a month so far: by its own statement, and by the corrections in others.
     fn billed(&self, month: Month) -> Result<Decimal, TooLarge> {
         let period = month.to_string();
-        let own =
-            self.told.get(&month).into_iter().flat_map(|told| told.statement.lines.iter().map(|line| line.amount));
+        let own = self.told.get(&month).map_or(Ok(Decimal::ZERO), |told| told.statement.of_usage())?;
         let others = self.told.values().flat_map(|told| &told.statement.corrections);
-        let corrected = others.filter(|correction| correction.period == period).map(|correction| correction.amount);
-        own.chain(corrected).try_fold(Decimal::ZERO, Decimal::checked_add).ok_or(TooLarge)
+        sum(own, others.filter(|correction| correction.period == period).map(|correction| correction.amount))
     }
 
     /// Closed months that something came to late. A month without a statement, or without a use of being told, has none.
@@ -169,9 +167,8 @@ impl<'a> Account<'a> {
         if noted.is_empty() {
             return Ok(BTreeSet::new());
         }
-        let functions = self.store.functions().await?.into_iter().filter(|(_, id)| id.tenant == self.tenant);
-        let functions: BTreeSet<u32> = functions.map(|(number, _)| number).collect();
-        let of = noted.into_iter().filter(|(function, _)| functions.contains(function)).map(|(_, month)| month);
+        let (_, functions) = usage::functions_of(self.store, self.tenant).await?;
+        let of = noted.into_iter().filter(|(function, _)| functions.contains_key(function)).map(|(_, month)| month);
         let told = |month: &Month| self.told.contains_key(month) || month.hours().end <= closed.told_before;
         Ok(of.filter(told).collect())
     }
@@ -272,10 +269,18 @@ pub enum CloseError {
     Unwritten(#[source] serde_json::Error),
 }
 
+fn sum(first: Decimal, mut others: impl Iterator<Item = Decimal>) -> Result<Decimal, TooLarge> {
+    others.try_fold(first, Decimal::checked_add).ok_or(TooLarge)
+}
+
 impl Statement {
+    /// What the lines add up to: without corrections.
+    fn of_usage(&self) -> Result<Decimal, TooLarge> {
+        sum(Decimal::ZERO, self.lines.iter().map(|line| line.amount))
+    }
+
     fn correct(&mut self, corrections: Vec<Correction>) -> Result<(), ReadError> {
-        let mut amounts = corrections.iter().map(|correction| correction.amount);
-        self.total = amounts.try_fold(self.total, Decimal::checked_add).ok_or(TooLarge)?;
+        self.total = sum(self.total, corrections.iter().map(|correction| correction.amount))?;
         self.corrections = corrections;
         Ok(())
     }
@@ -348,8 +353,7 @@ impl Answer {
         if self.statement.state != State::Closed {
             return Ok(None);
         }
-        let mut amounts = self.statement.lines.iter().map(|line| line.amount);
-        amounts.try_fold(Decimal::ZERO, Decimal::checked_add).ok_or(TooLarge).map(Some)
+        self.statement.of_usage().map(Some)
     }
 }
 

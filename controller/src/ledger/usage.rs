@@ -239,7 +239,10 @@ pub(super) async fn months(store: &dyn Store, tenant: &str, hours: Range<u32>) -
 }
 
 /// The functions of a tenant in order, all in one group.
-async fn functions_of(store: &dyn Store, tenant: &str) -> Result<(Vec<u32>, HashMap<u32, usize>), ReadError> {
+pub(super) async fn functions_of(
+    store: &dyn Store,
+    tenant: &str,
+) -> Result<(Vec<u32>, HashMap<u32, usize>), ReadError> {
     let all = store.functions().await?;
     let mut numbers: Vec<u32> =
         all.into_iter().filter(|(_, id)| id.tenant == tenant).map(|(number, _)| number).collect();

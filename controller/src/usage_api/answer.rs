@@ -91,8 +91,9 @@ fn with_cursor(question: &Uri, next: &str) -> String {
     link + "cursor=" + next
 }
 
-/// Percent-encoding of everything but letters, digits and `-._~`.
-fn encoded(text: &str) -> String {
+/// Percent-encoding of everything but letters, digits and `-._~`: a text as a part of a path or of a question.
+#[must_use]
+pub fn encoded(text: &str) -> String {
     text.bytes().fold(String::new(), |mut out, byte| {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
             out.push(char::from(byte));
