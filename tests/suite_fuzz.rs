@@ -12,6 +12,7 @@ use anyhow::{Context, Result, ensure};
 use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
+use dormouse_controller::budgets::Budgets;
 use dormouse_controller::ledger::{Frame, LedgerDoor, Place, Plans, WarmSpan};
 use dormouse_controller::shares::Process;
 use dormouse_controller::tenants::Tenants;
@@ -115,7 +116,7 @@ async fn what_the_file_says_is_what_is_answered() -> Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let url = format!("http://{}", listener.local_addr()?);
     let answers = Answers::default();
-    let api = router(door, guard, Tenants::of_themselves());
+    let api = router(door, Budgets::none(), guard, Tenants::of_themselves());
     let api = api.layer(axum::middleware::from_fn_with_state(answers.clone(), count));
     let served = tokio::spawn(axum::serve(listener, api).into_future());
     let (examples, seed) = if long() { (EXAMPLES.1, SEED + 1) } else { (EXAMPLES.0, SEED) };

@@ -97,6 +97,18 @@ impl Refusal {
         Self::new("ReservedConcurrency", StatusCode::TOO_MANY_REQUESTS, why).retry()
     }
 
+    /// Whoever pays for the function has spent all that he may in this month. Waiting does not help.
+    pub(crate) fn budget() -> Self {
+        let why = "the budget of the tenant that pays for the function is used up for this month";
+        Self::new("BudgetExceeded", StatusCode::TOO_MANY_REQUESTS, why)
+    }
+
+    /// The longest wait is over, and nobody has said meanwhile what may still be spent of a budget.
+    pub(crate) fn budget_unknown() -> Self {
+        let why = "what is left of the budget of the tenant that pays for the function was not known in time";
+        Self::new("BudgetUnknown", StatusCode::SERVICE_UNAVAILABLE, why).retry()
+    }
+
     /// Another activator took the call over and was lost before it answered.
     pub(crate) fn peer_lost() -> Self {
         let why = "the activator that ran the call was lost before it answered; the call was not repeated";
@@ -254,6 +266,8 @@ mod tests {
             ("function_queue_full", Refusal::function_queue_full(), "QueueFull"),
             ("platform_queue_full", Refusal::platform_queue_full(), "QueueFull"),
             ("reserved", Refusal::reserved(), "ReservedConcurrency"),
+            ("budget", Refusal::budget(), "BudgetExceeded"),
+            ("budget_unknown", Refusal::budget_unknown(), "BudgetUnknown"),
             ("peer_lost", Refusal::peer_lost(), "PeerLost"),
             ("no_peer", Refusal::no_peer(), "Unauthorized"),
             ("deleted", Refusal::deleted(), "FunctionDeleted"),

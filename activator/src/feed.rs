@@ -55,6 +55,8 @@ async fn follow(shared: &Arc<Shared>, link: &Link, name: &str, backoff: &mut Bac
         if !begun && !update.snapshot {
             return Err(tonic::Status::failed_precondition("a stream begins with a snapshot"));
         }
+        // Nobody is called before it is known who has a budget.
+        shared.purses.known.cancelled().await;
         // Before it is acted by: what it names may be dialled.
         shared.fed.store(true, Relaxed);
         apply(shared, update);

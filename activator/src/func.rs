@@ -108,7 +108,7 @@ impl Func {
             self.update_instance(&mut inner, (told, wire.keep_shares), &plan, shared);
         }
         let shares = !inner.seats.is_empty() || inner.room.most().is_some();
-        if !plan.holders.is_empty() && !inner.room.is_of_use() && self.refusal(&inner).is_none() {
+        if !plan.holders.is_empty() && !inner.room.is_of_use() && self.refusal(&inner, shared).is_none() {
             self.send_elsewhere(inner, shared);
         } else {
             self.settle_or_refuse(inner, shared);
@@ -121,13 +121,21 @@ impl Func {
     }
 
     /// Why nobody may wait now; asked anew after whatever may have shut the last open instance.
-    pub(crate) fn refusal(&self, inner: &Inner) -> Option<Refusal> {
+    pub(crate) fn refusal(&self, inner: &Inner, shared: &Shared) -> Option<Refusal> {
         let plan = self.plan();
         if inner.gone || plan.closing {
             return Some(Refusal::deleted());
         }
+        if shared.purses.is_stopped(&plan.tenant) {
+            return Some(Refusal::budget());
+        }
         let failure = plan.failure.as_ref().filter(|_| !inner.room.has_open());
         failure.map(|(code, status)| Refusal::failed(code, *status))
+    }
+
+    /// More or less of the tenant's budget may be spent here than before.
+    pub(crate) fn look_at_purse(self: &Arc<Self>, shared: &Arc<Shared>) {
+        self.settle_or_refuse(self.inner.lock(), shared);
     }
 
     /// The function is in no table any more: who waits is told, who runs goes on.

@@ -32,11 +32,13 @@ mod metrics;
 mod otlp;
 mod peer;
 mod pool;
+mod purse;
 mod room;
 mod route;
 mod server;
 mod shared;
 mod ship;
+mod spend;
 mod spool;
 #[cfg(test)]
 mod strangers;
@@ -273,6 +275,7 @@ impl Activator {
             board: knock::Board::default(),
             through: through::Through::new(clock::wall_us()),
             peers,
+            purses: Default::default(),
             metrics,
             outlets: Arc::new(outlets),
             seen: config.seen.clone(),
@@ -322,7 +325,8 @@ impl Activator {
         let (streams_end, ship_end) = (CancellationToken::new(), CancellationToken::new());
         let name = config.name.clone();
         let feed = tokio::spawn(feed::run(shared.clone(), link.clone(), name.clone(), streams_end.clone()));
-        let knock = tokio::spawn(knock::run(shared.clone(), link.clone(), name, streams_end.clone()));
+        let knock = tokio::spawn(knock::run(shared.clone(), link.clone(), name.clone(), streams_end.clone()));
+        let spend = tokio::spawn(spend::run(shared.clone(), link.clone(), name, streams_end.clone()));
         let mut ship = tokio::spawn(ship::run(shared.clone(), link.clone(), ship_end.clone()));
         let through_end = CancellationToken::new();
         let through = tokio::spawn(through::run(shared.clone(), link, config.name.clone(), through_end.clone()));
@@ -359,7 +363,7 @@ impl Activator {
         }
         shared.hard_stop.cancel();
         streams_end.cancel();
-        let _ = tokio::join!(feed, knock);
+        let _ = tokio::join!(feed, knock, spend);
         ship_end.cancel();
         if tokio::time::timeout(config.ship_limit, &mut ship).await.is_err() {
             tracing::warn!("records stay in the spool: the ledger does not take them");

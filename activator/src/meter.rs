@@ -204,6 +204,8 @@ impl Meter {
         };
         let subject = seat.instance().subject_for(received.tenant.as_deref());
         let written = self.shared.spool.append(&subject, &record, reservation);
+        // Behind the record, before the slot is free: whoever gets it finds what was spent.
+        self.shared.purses.spend(&subject, &record);
         let metrics = &seat.func().metrics;
         metrics.answered(self.status, outcome);
         metrics.took(now.saturating_sub(received.at), before.wait + seat.turn.start);

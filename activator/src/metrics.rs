@@ -73,7 +73,7 @@ struct OfMode {
 /// Classes of status codes; a call whose caller got none is "none".
 const CLASSES: [&str; 6] = ["none", "1xx", "2xx", "3xx", "4xx", "5xx"];
 /// Reasons by which refusals are counted; the last one stands for the controller's codes.
-pub(crate) const REASONS: [&str; 20] = [
+pub(crate) const REASONS: [&str; 22] = [
     "UnknownFunction",
     "BadRequest",
     "HeadersTooLarge",
@@ -91,6 +91,8 @@ pub(crate) const REASONS: [&str; 20] = [
     "NotReady",
     "Connections",
     "ReservedConcurrency",
+    "BudgetExceeded",
+    "BudgetUnknown",
     "PeerLost",
     "Unauthorized",
     "Failed",

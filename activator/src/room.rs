@@ -5,6 +5,7 @@ use crate::{
     answer::Refusal,
     func::{Func, Inner},
     instance::Instance,
+    purse::Gate,
     shared::Shared,
     spool::SpoolError,
     wire::Peer,
@@ -104,7 +105,7 @@ impl Seat {
             inner.forget(turn.seat);
         }
         inner.room.shut(turn.seat);
-        if let Some(refusal) = func.refusal(&inner) {
+        if let Some(refusal) = func.refusal(&inner, shared) {
             // It may have been the last open instance: whoever else waits is told as well.
             func.settle_or_refuse(inner, shared);
             func.note(shared, true);
@@ -194,7 +195,7 @@ impl Func {
         };
         let (waiting, receiver) = {
             let mut inner = self.inner.lock();
-            if let Some(refusal) = self.refusal(&inner) {
+            if let Some(refusal) = self.refusal(&inner, shared) {
                 return Err(refusal.into());
             }
             let (sender, receiver) = oneshot::channel();
@@ -233,6 +234,12 @@ impl Func {
         if movable && !plan.holders.is_empty() && !inner.room.is_of_use() {
             return Ok(Entered::Elsewhere);
         }
+        // Before the room counts it: a call that is refused for good wakes nothing.
+        let gate = shared.purses.gate(&plan.tenant);
+        if gate == Gate::Shut {
+            return Err(Refusal::budget());
+        }
+        inner.room.set_paused(gate == Gate::Held);
         drop(plan);
         let mut receiver = None;
         let entry = inner.room.enter(shared.clock.now(), || {
@@ -265,7 +272,7 @@ impl Func {
         // One function has at most half of it: whatever it allows itself, others find room.
         let full = over((calls.get(), bytes.get()), most)
             || over(self.metrics.waiting(), ((most.0 + 1) / 2, (most.1 + 1) / 2));
-        let refusal = self.refusal(&inner).or_else(|| full.then(Refusal::platform_queue_full));
+        let refusal = self.refusal(&inner, shared).or_else(|| full.then(Refusal::platform_queue_full));
         if let Some(refusal) = refusal {
             inner.room.leave(ticket);
             drop(inner);
@@ -303,6 +310,7 @@ impl Func {
         if inner.room.queued() == 0 {
             return;
         }
+        inner.room.set_paused(shared.purses.gate(&self.plan().tenant) != Gate::Open);
         let mut granted = Vec::new();
         let now = shared.clock.now();
         while let Some(grant) = inner.room.grant(now) {
@@ -323,7 +331,7 @@ impl Func {
 
     /// Tells those who wait why nobody may by now, else serves them as far as there are slots.
     pub(crate) fn settle_or_refuse(self: &Arc<Self>, mut inner: MutexGuard<'_, Inner>, shared: &Arc<Shared>) {
-        let Some(refusal) = self.refusal(&inner) else { return self.settle(inner, shared) };
+        let Some(refusal) = self.refusal(&inner, shared) else { return self.settle(inner, shared) };
         let refused = inner.room.clear();
         drop(inner);
         if !refused.is_empty() {
@@ -372,7 +380,12 @@ impl Func {
         inner.watched = next.is_some();
         drop(inner);
         if !expired.is_empty() {
-            let why = if reserved { Refusal::reserved() } else { Refusal::wait_timeout(&self.plan().waiting_reason) };
+            let plan = self.plan();
+            let why = match reserved {
+                _ if shared.purses.is_out(&plan.tenant) => Refusal::budget_unknown(),
+                true => Refusal::reserved(),
+                false => Refusal::wait_timeout(&plan.waiting_reason),
+            };
             Waker::refuse(expired, &why);
             self.note(shared, false);
         }

@@ -2,7 +2,8 @@
 
 use crate::{
     SeenCall, clock::Clock, func::Func, instance::Instance, knock::Board, memory::Memory, metrics::Metrics,
-    peer::Peers, room::Seat, route::Table, spool::Spool, through::Through, trail::Outlets, trust::Network,
+    peer::Peers, purse::Purses, room::Seat, route::Table, spool::Spool, through::Through, trail::Outlets,
+    trust::Network,
 };
 use arc_swap::ArcSwap;
 use dormouse_core::RequestId;
@@ -42,6 +43,8 @@ pub(crate) struct Shared {
     /// How far the records are complete.
     pub(crate) through: Through,
     pub(crate) peers: Peers,
+    /// What may be spent of tenants' budgets.
+    pub(crate) purses: Purses,
     pub(crate) metrics: Metrics,
     /// Who is told of calls that are over.
     pub(crate) outlets: Arc<Outlets>,

@@ -39,6 +39,8 @@ pub(crate) enum Command {
     Usage(UsageArgs),
     /// Show a month's statement, line by line
     Bill(BillArgs),
+    /// Show what tenants may spend in this month, and what they did
+    Budgets(BudgetsArgs),
     /// Move a ledger: into a file, and from there into another folder or a PostgreSQL database
     #[command(
         subcommand,
@@ -290,6 +292,25 @@ pub(crate) struct UsageArgs {
     /// Only this namespace
     #[arg(short, long)]
     pub(crate) namespace: Option<String>,
+    /// Output
+    #[arg(short, long, value_enum, default_value_t)]
+    pub(crate) output: Format,
+    #[command(flatten)]
+    pub(crate) target: WhereArgs,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+A Budget is an object of the cluster (kind Budget, dormouse.dev/v1alpha1); `dormouse dev` reads it from its folder.
+
+Examples:
+  dormouse budgets
+  dormouse budgets --tenant shop
+  dormouse budgets -o json")]
+pub(crate) struct BudgetsArgs {
+    /// Only this tenant's
+    #[arg(long)]
+    pub(crate) tenant: Option<String>,
     /// Output
     #[arg(short, long, value_enum, default_value_t)]
     pub(crate) output: Format,

@@ -126,6 +126,11 @@ impl Dev {
         let (seen, lines) = mpsc::channel(LINES);
         let (seen_calls, calls) = mpsc::channel(LINES);
         let fleet = Processes::new(process::Config { program, mark, seen }, locals(&state, &reading)?);
+        let (household, budgets) = (fleet.clone(), reading.budgets());
+        tokio::spawn(async move {
+            household.set_budgets(budgets).await;
+            household.budgets_known().await;
+        });
         let places = Places::default();
         *places.lock() = places_of(&reading);
         let secret = state::random_hex();
@@ -216,7 +221,7 @@ impl Dev {
         banner::show(&self.file, &self.reading, &self.state, self.left);
         self.shown.cancel();
         // What changed while everything was started.
-        self.reload();
+        self.reload().await;
         watch.follow(&self.reading);
         loop {
             tokio::select! {
@@ -224,7 +229,7 @@ impl Dev {
                 failure = self.controller.broke() => return Err(failure),
                 failure = self.activator.broke() => return Err(failure),
                 () = watch.changed() => {
-                    self.reload();
+                    self.reload().await;
                     watch.follow(&self.reading);
                 }
             }
@@ -237,7 +242,7 @@ impl Dev {
     }
 
     /// Applies what changed in the folder; with a fault nothing, and what ran keeps running.
-    fn reload(&mut self) {
+    async fn reload(&mut self) {
         let reading = match manifest::read(&self.folder) {
             Ok(reading) => reading,
             Err(e) => return say::note(format_args!("cannot read {}: {e}; nothing is changed", self.folder.display())),
@@ -254,6 +259,7 @@ impl Dev {
         };
         *self.places.lock() = places_of(&reading);
         self.fleet.set(locals);
+        self.fleet.set_budgets(reading.budgets()).await;
         if let Some(line) = changes.line() {
             say::note(format_args!("manifests: {line}"));
         }

@@ -2,6 +2,7 @@
 
 mod args;
 mod bill;
+mod budgets;
 mod describe;
 mod dev;
 mod exit;
@@ -48,6 +49,7 @@ fn run(command: Command) -> Outcome {
         Command::Describe(args) => small()?.block_on(describe::run(&args)),
         Command::Invoke(args) => small()?.block_on(invoke::run(&args)),
         Command::Usage(args) => small()?.block_on(usage::run(&args)),
+        Command::Budgets(args) => small()?.block_on(budgets::run(&args)),
         Command::Bill(args) => small()?.block_on(bill::run(&args)),
         Command::Ledger(command) => {
             dormouse_daemon::install_tls_provider();

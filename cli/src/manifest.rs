@@ -5,7 +5,7 @@ pub(crate) mod tree;
 use dormouse_controller::fleet::process::command;
 use dormouse_core::function::Function;
 use dormouse_core::valid::{LOCAL_COMMAND, ValidFunction};
-use dormouse_core::{Fault, FunctionKey};
+use dormouse_core::{Budget, Fault, FunctionKey};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -87,6 +87,8 @@ impl fmt::Display for Finding {
 pub(crate) struct Reading {
     /// The functions without fault.
     pub(crate) manifests: Vec<Manifest>,
+    /// The budgets without fault, each with its place.
+    budgets: Vec<(Budget, PathBuf, u64)>,
     /// Every fault of every file; with one of them nothing of the reading is applied.
     pub(crate) faults: Vec<Finding>,
     /// What was passed over, and why.
@@ -157,6 +159,9 @@ impl Reading {
             self.notes.push(format!("{}:{}: {}", file.display(), document.line, passed_over(&document.value)));
             return;
         }
+        if document.value.get("kind").and_then(Value::as_str) == Some("Budget") {
+            return self.budget(file, document);
+        }
         let local = local_faults(&document.value);
         match ValidFunction::from_value(&document.value) {
             Ok((function, valid)) if local.is_empty() => {
@@ -175,6 +180,34 @@ impl Reading {
                 }));
             }
         }
+    }
+
+    fn budget(&mut self, file: &Path, document: &Document) {
+        match Budget::from_value(&document.value) {
+            Ok(budget) => {
+                let name = &budget.metadata.name;
+                let first = self.budgets.iter().find(|(other, ..)| other.metadata.name == *name);
+                if let Some((_, first, line)) = first {
+                    let message =
+                        format!("the same budget is also in {}:{line}: rename or remove one", first.display());
+                    let (file, path) = (file.to_path_buf(), "metadata.name".to_owned());
+                    self.faults.push(Finding { file, line: Some(document.line), path, message });
+                } else {
+                    self.budgets.push((budget, file.to_path_buf(), document.line));
+                }
+            }
+            Err(faults) => self.faults.extend(faults.into_iter().map(|Fault { path, message }| Finding {
+                file: file.into(),
+                line: Some(document.line_of(&path)),
+                path,
+                message,
+            })),
+        }
+    }
+
+    /// The budgets.
+    pub(crate) fn budgets(&self) -> Vec<Budget> {
+        self.budgets.iter().map(|(budget, ..)| budget.clone()).collect()
     }
 
     /// Two manifests of one name: which one counts would be chance.
@@ -221,7 +254,7 @@ fn is_ours(value: &Value) -> bool {
 fn passed_over(value: &Value) -> String {
     let name = value.pointer("/metadata/name").and_then(Value::as_str).unwrap_or("without a name");
     match value.get("kind").and_then(Value::as_str) {
-        Some(kind) => format!("{kind} {name} is passed over: only Functions run here"),
+        Some(kind) => format!("{kind} {name} is passed over: only Functions and Budgets count here"),
         None => "not a Kubernetes object: passed over".into(),
     }
 }

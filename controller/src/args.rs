@@ -43,6 +43,7 @@ pub(crate) enum Command {
 /// The kinds that Dormouse defines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Kind {
+    Budgets,
     Functions,
     #[value(name = "warmpools")]
     WarmPools,

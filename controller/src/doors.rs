@@ -1,5 +1,6 @@
 //! The gRPC port: routes out, demand in, records in. Every request carries the shared token.
 
+use crate::budgets::{self, Budgets};
 use crate::ledger::{self, LedgerDoor};
 use crate::office::Mail;
 use crate::routes::{Routes, Watcher};
@@ -39,7 +40,7 @@ const MAX_REPORT: usize = 16 << 20;
 const PING: Duration = Duration::from_secs(10);
 const PING_ANSWER: Duration = Duration::from_secs(5);
 
-/// Serves the three services until stopped.
+/// Serves the four services until stopped.
 ///
 /// # Errors
 /// When the listener breaks.
@@ -60,15 +61,17 @@ pub struct Doors {
     pub post: mpsc::Sender<Mail>,
     /// Where records go.
     pub ledger: LedgerDoor,
+    /// Where budgets are.
+    pub budgets: Budgets,
     /// Ends every stream.
     pub stop: CancellationToken,
 }
 
 impl Doors {
-    /// The three services behind the token.
+    /// The four services behind the token.
     #[must_use]
     pub fn router(self) -> Router {
-        let Self { token, routes, post, ledger, stop } = self;
+        let Self { token, routes, post, ledger, budgets, stop } = self;
         let check = move |request: Request<()>| {
             let shown = request.metadata().get(AUTHORIZATION);
             match shown.is_some_and(|shown| token.opens(shown.as_bytes())) {
@@ -82,13 +85,15 @@ impl Doors {
             post: post.clone(),
             stop: stop.clone(),
         });
+        let budgets = budgets::door::service(budgets, stop.clone());
         let demand = DemandServer::new(DemandDoor { post, streams: AtomicU64::new(0), stop });
         Server::builder()
             .http2_keepalive_interval(Some(PING))
             .http2_keepalive_timeout(Some(PING_ANSWER))
             .add_service(InterceptedService::new(routes, check.clone()))
             .add_service(InterceptedService::new(demand.max_decoding_message_size(MAX_REPORT), check.clone()))
-            .add_service(InterceptedService::new(ledger::service(ledger), check))
+            .add_service(InterceptedService::new(ledger::service(ledger), check.clone()))
+            .add_service(InterceptedService::new(budgets, check))
     }
 }
 

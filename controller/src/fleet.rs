@@ -7,11 +7,12 @@
 pub mod kubernetes;
 pub mod process;
 
+use crate::budgets::BudgetEvent;
 use crate::tenants::Tenants;
 use dormouse_core::FunctionKey;
 use dormouse_core::function::{Function, FunctionStatus};
 use dormouse_core::revision::Revision;
-use dormouse_core::{WarmPool, WarmPoolStatus};
+use dormouse_core::{Budget, BudgetStatus, WarmPool, WarmPoolStatus};
 use std::fmt;
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
@@ -392,6 +393,25 @@ pub trait Fleet: Send + Sync + 'static {
     /// Who pays for what runs in which namespace.
     fn tenants(&self) -> Tenants {
         Tenants::of_themselves()
+    }
+
+    /// What is seen of budgets; taken once. `None`: there are none here.
+    fn budgets(&self) -> Option<mpsc::Receiver<BudgetEvent>> {
+        None
+    }
+
+    /// Writes a budget's status.
+    fn report_budget(
+        &self,
+        _budget: &Arc<Budget>,
+        _status: &BudgetStatus,
+    ) -> impl Future<Output = Result<(), FleetError>> + Send {
+        std::future::ready(Ok(()))
+    }
+
+    /// Tells a budget's owner something.
+    fn note_budget(&self, _budget: &Arc<Budget>, _note: &Note) -> impl Future<Output = Result<(), FleetError>> + Send {
+        std::future::ready(Ok(()))
     }
 
     /// Marks the function as ours to drain before it goes (the finalizer). Locally nothing.

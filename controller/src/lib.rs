@@ -2,6 +2,7 @@
 //! records become statements.
 
 pub mod backoff;
+pub mod budgets;
 pub mod demand;
 pub mod doors;
 pub mod fleet;
@@ -19,6 +20,7 @@ pub mod through;
 pub mod usage_api;
 pub mod warm_meter;
 
+use budgets::Treasurer;
 use doors::Doors;
 use dormouse_daemon::{Health, Token};
 use fleet::Fleet;
@@ -74,6 +76,8 @@ pub struct Controller<F> {
     usage: TcpListener,
     requests: Requests,
     tenants: Tenants,
+    treasurer: Treasurer<F>,
+    budgets: budgets::Budgets,
     config: Config,
 }
 
@@ -112,7 +116,8 @@ impl<F: Fleet> Controller<F> {
         config.ledger.register(registry);
         let warm_meter = WarmMeter::default();
         let tenants = fleet.tenants();
-        let (office, post) = Office::new(Parts {
+        let treasury = fleet.clone();
+        let (mut office, post) = Office::new(Parts {
             fleet,
             events,
             routes: routes.clone(),
@@ -123,8 +128,12 @@ impl<F: Fleet> Controller<F> {
             warm_meter: warm_meter.clone(),
             through: config.ledger.through().clone(),
         });
+        let parts = budgets::Parts { fleet: treasury, ledger: config.ledger.clone(), office: post.clone() };
+        let (treasurer, budgets) = Treasurer::new(parts);
+        budgets.register(registry);
+        office.tell_of_ends(budgets.clone());
         let requests = Requests::register(registry);
-        Ok(Self { office, post, routes, warm_meter, grpc, usage, requests, tenants, config })
+        Ok(Self { office, post, routes, warm_meter, grpc, usage, requests, tenants, treasurer, budgets, config })
     }
 
     /// Where activators call.
@@ -148,7 +157,8 @@ impl<F: Fleet> Controller<F> {
     /// # Errors
     /// When a server breaks or the fleet ends.
     pub async fn run(self, stop: CancellationToken) -> Result<(), ControllerError> {
-        let Self { office, post, routes, warm_meter, grpc, usage, requests, tenants, config } = self;
+        let Self { office, post, routes, warm_meter, grpc, usage, requests, tenants, treasurer, budgets, config } =
+            self;
         let Config { token, usage_guard, beside_usage, ledger, health, .. } = config;
         let all = stop.child_token();
         let keeper = tokio::spawn(ledger.clone().keep_open(all.clone()));
@@ -156,9 +166,14 @@ impl<F: Fleet> Controller<F> {
         let metered = CancellationToken::new();
         let meter = tokio::spawn(warm_meter.run(ledger.clone(), metered.clone()));
         let mut office = tokio::spawn(office.run(all.clone()));
-        let doors = Doors { token, routes, post, ledger: ledger.clone(), stop: all.clone() };
+        let treasurer = tokio::spawn(treasurer.run(all.clone()));
+        let doors = Doors { token, routes, post, ledger: ledger.clone(), budgets: budgets.clone(), stop: all.clone() };
         let doors = doors::serve(grpc, doors);
-        let api = usage_api::with(usage_api::router(ledger, usage_guard.clone(), tenants), beside_usage, usage_guard);
+        let api = usage_api::with(
+            usage_api::router(ledger, budgets, usage_guard.clone(), tenants),
+            beside_usage,
+            usage_guard,
+        );
         let api = axum::serve(usage, requests.counting(api)).with_graceful_shutdown(all.clone().cancelled_owned());
         let result = tokio::select! {
             biased;
@@ -171,7 +186,7 @@ impl<F: Fleet> Controller<F> {
         metered.cancel();
         let _ = meter.await;
         all.cancel();
-        let _ = tokio::join!(keeper, teller);
+        let _ = tokio::join!(keeper, teller, treasurer);
         if !office.is_finished() {
             // What it asked of the fleet is answered before the process goes.
             let _ = office.await;

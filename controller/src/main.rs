@@ -10,8 +10,8 @@ use dormouse_controller::ledger::LedgerDoor;
 use dormouse_controller::reconcile::build::deployment::PodRules;
 use dormouse_controller::reconcile::plan::Urls;
 use dormouse_controller::{Config, Controller};
-use dormouse_core::WarmPool;
 use dormouse_core::function::Function;
+use dormouse_core::{Budget, WarmPool};
 use dormouse_daemon::admin::Admin;
 use dormouse_daemon::telemetry::{self, LogFilter, LogFormat};
 use dormouse_daemon::{Health, shutdown, version};
@@ -28,6 +28,7 @@ fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Crd { kind } => {
             let crd = match kind {
+                Kind::Budgets => Budget::crd(),
                 Kind::Functions => Function::crd(),
                 Kind::WarmPools => WarmPool::crd(),
             };

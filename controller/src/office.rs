@@ -5,6 +5,7 @@
 //! message touches is planned before the next message is read.
 
 use crate::backoff;
+use crate::budgets::Budgets;
 use crate::demand::{Begun, Calls, Demand, Touched};
 use crate::fleet::{Code, Event, Fit, Fleet, FleetError, FunctionUid, Instance, InstanceId, Phase, PoolKey, Trouble};
 use crate::ledger::WarmSpan;
@@ -83,6 +84,11 @@ pub enum Mail {
         /// What it says.
         report: v1::DemandReport,
     },
+    /// Whose functions are kept warm no longer, and whose calls are refused: their budgets are used up.
+    Stopped {
+        /// All of them.
+        tenants: BTreeSet<Arc<str>>,
+    },
     /// The stream ended.
     Leave {
         /// Whose.
@@ -135,6 +141,10 @@ pub struct Office<F> {
     /// Who pays for which namespace.
     tenants: Tenants,
     through: Through,
+    /// Who is told of activators that have ended, too.
+    budgets: Option<Budgets>,
+    /// Tenants whose budgets are used up.
+    stopped: BTreeSet<Arc<str>>,
 }
 
 /// Instances of a function that are kept warm, and who pays for them.
@@ -199,8 +209,15 @@ impl<F: Fleet> Office<F> {
             opened: None,
             warm_meter,
             warm: HashMap::new(),
+            budgets: None,
+            stopped: BTreeSet::new(),
         };
         (office, post)
+    }
+
+    /// Who has to know which activators have ended.
+    pub fn tell_of_ends(&mut self, budgets: Budgets) {
+        self.budgets = Some(budgets);
     }
 
     /// Works until it is told to stop or the fleet ends.
@@ -251,6 +268,9 @@ impl<F: Fleet> Office<F> {
         if let Event::ActivatorGone { name, lost } = event {
             if lost {
                 self.through.lost(&name);
+            }
+            if let Some(budgets) = &self.budgets {
+                budgets.gone(&name);
             }
             tracing::info!(activator = %name, "an activator's process has ended");
             let touched = self.demand.gone(&name);
@@ -402,6 +422,13 @@ impl<F: Fleet> Office<F> {
             }
             Mail::Join { process, stream, number } => self.joined(&process, stream, number),
             Mail::Report { process, stream, report } => self.reported(&process, stream, report, now),
+            Mail::Stopped { tenants } => {
+                let changed: Vec<Arc<str>> = tenants.symmetric_difference(&self.stopped).cloned().collect();
+                self.stopped = tenants;
+                let theirs = |o: &&Observed| o.tenant.as_ref().is_some_and(|tenant| changed.contains(tenant));
+                let theirs: Vec<FunctionUid> = self.functions.values().filter(theirs).map(|o| o.uid.clone()).collect();
+                self.plan_all(theirs, now);
+            }
             Mail::Leave { process, stream, clean } => {
                 tracing::info!(activator = %process, clean, "activator left");
                 if !self.demand.is_present(&process.name, stream) {
@@ -626,6 +653,7 @@ impl<F: Fleet> Office<F> {
             observed.tenant = Some(tenant);
         }
         observed.look_at_clock(Timestamp::now(), now);
+        observed.stopped = observed.tenant.as_ref().is_some_and(|tenant| self.stopped.contains(tenant));
         for (id, instance) in &mut observed.instances {
             instance.lost = self.shares.is_lost(uid, id, now);
             instance.blocked_until = self.shares.blocked_until(uid, id).filter(|until| now < *until);

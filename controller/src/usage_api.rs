@@ -6,6 +6,7 @@
 
 mod access;
 mod answer;
+mod budgets;
 mod cursor;
 mod error;
 mod focus;
@@ -22,6 +23,7 @@ mod views;
 #[cfg(test)]
 mod tests;
 
+use crate::budgets::Budgets;
 use crate::ledger::statements::Answer;
 use crate::ledger::{Ledger, LedgerDoor, Month, RecordsQuery, UsageQuery};
 use crate::table::moment;
@@ -61,6 +63,7 @@ type Pairs = Result<Query<Vec<(String, String)>>, QueryRejection>;
 #[derive(Clone)]
 struct Api {
     door: LedgerDoor,
+    budgets: Budgets,
     turns: Arc<Semaphore>,
     exports: Arc<Semaphore>,
 }
@@ -72,6 +75,7 @@ fn guarded() -> Vec<(&'static str, MethodRouter<Api>)> {
         ("/v1/records", get(records)),
         ("/v1/statements/{tenant}/{period}", get(statement)),
         ("/v1/statements/{tenant}/{period}/focus", get(focus::focus)),
+        ("/v1/budgets", get(budgets::budgets)),
         ("/v1/prices", get(prices)),
     ]
 }
@@ -81,14 +85,14 @@ fn open() -> Vec<(&'static str, MethodRouter<Api>)> {
     vec![("/openapi.yaml", get(openapi))]
 }
 
-/// The API of the ledger behind a door.
-pub fn router(door: LedgerDoor, guard: Guard, tenants: Tenants) -> Router {
+/// The API of the ledger behind a door, and of budgets.
+pub fn router(door: LedgerDoor, budgets: Budgets, guard: Guard, tenants: Tenants) -> Router {
     let add = |router: Router<Api>, (path, handler)| router.route(path, handler);
     let [turns, exports] = [READERS, focus::AT_ONCE].map(|room| Arc::new(Semaphore::new(room)));
     let guard = guard.told_by(Payers { tenants, door: door.clone(), turns: Arc::clone(&turns) });
     let guarded = guarded().into_iter().fold(Router::new(), add);
     let guarded = guarded.route_layer(axum::middleware::from_fn_with_state(guard, guard::check));
-    let api = Api { door, turns, exports };
+    let api = Api { door, budgets, turns, exports };
     open()
         .into_iter()
         .fold(guarded, add)

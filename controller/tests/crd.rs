@@ -24,7 +24,7 @@ fn first_difference(want: &str, have: &str) -> Option<String> {
 
 #[test]
 fn the_chart_holds_the_crds_of_the_types() {
-    for kind in ["functions", "warmpools"] {
+    for kind in ["budgets", "functions", "warmpools"] {
         let printed = Command::new(env!("CARGO_BIN_EXE_dormouse-controller")).args(["crd", kind]).output().unwrap();
         assert!(
             printed.status.success(),

@@ -81,6 +81,8 @@ pub struct Room<I, W> {
     limits: Limits,
     /// Most calls that may run at once, however many slots there are.
     most: Option<u32>,
+    /// Nobody is given a slot, whatever is free.
+    paused: bool,
     seats: Vec<Seat<I>>,
     queue: VecDeque<Waiter<W>>,
     queued: u32,
@@ -97,6 +99,7 @@ impl<I: Clone, W> Room<I, W> {
         Self {
             limits,
             most: None,
+            paused: false,
             seats: Vec::new(),
             queue: VecDeque::new(),
             queued: 0,
@@ -244,6 +247,11 @@ impl<I: Clone, W> Room<I, W> {
         self.most
     }
 
+    /// Whether those who come and those who wait stay in the queue, whatever is free; those that run are untouched.
+    pub fn set_paused(&mut self, paused: bool) {
+        self.paused = paused;
+    }
+
     /// True when as many calls run as may: who waits does so for that reason, whatever slots there are.
     #[must_use]
     pub fn is_at_most(&self) -> bool {
@@ -328,7 +336,7 @@ impl<I: Clone, W> Room<I, W> {
 
     /// The least busy instance with a free slot; of equals the oldest, so that the others become idle and can be let go.
     fn pick(&self) -> Option<usize> {
-        if self.is_at_most() {
+        if self.paused || self.is_at_most() {
             return None;
         }
         let free = self.seats.iter().enumerate().filter(|(_, s)| s.taking && s.opened.is_some() && s.busy < s.slots);

@@ -2,6 +2,8 @@
 //! returns why it was taken.
 
 pub mod admit;
+pub mod allowance;
+pub mod budget;
 pub mod function;
 pub mod id;
 pub mod pool;
@@ -17,6 +19,7 @@ pub mod valid;
 pub mod warm;
 pub mod warm_pool;
 
+pub use budget::{Budget, BudgetSpec, BudgetStatus};
 pub use function::{Function, FunctionSpec, FunctionStatus};
 pub use id::{FunctionKey, RequestId};
 pub use valid::{Fault, ValidFunction};

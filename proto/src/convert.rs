@@ -1,7 +1,7 @@
 //! Wire to core and back: the only place that does it.
 
 use crate::v1;
-use dormouse_core::{price::Durability, record::Subject};
+use dormouse_core::{budget::Measure, price::Durability, record::Subject};
 
 /// A message that says what it must not.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -72,6 +72,39 @@ impl From<v1::Durability> for Durability {
             v1::Durability::Unspecified | v1::Durability::Process => Self::Process,
             v1::Durability::Disk => Self::Disk,
             v1::Durability::Ledger => Self::Ledger,
+        }
+    }
+}
+
+impl From<u128> for v1::Amount {
+    fn from(amount: u128) -> Self {
+        Self { high: (amount >> 64) as u64, low: amount as u64 }
+    }
+}
+
+impl From<v1::Amount> for u128 {
+    fn from(amount: v1::Amount) -> Self {
+        Self::from(amount.high) << 64 | Self::from(amount.low)
+    }
+}
+
+impl From<Measure> for v1::Measure {
+    fn from(measure: Measure) -> Self {
+        match measure {
+            Measure::Money => Self::Money,
+            Measure::Memory => Self::Memory,
+        }
+    }
+}
+
+impl TryFrom<v1::Measure> for Measure {
+    type Error = WireError;
+
+    fn try_from(measure: v1::Measure) -> Result<Self, WireError> {
+        match measure {
+            v1::Measure::Unspecified => Err(WireError::Empty("measure")),
+            v1::Measure::Money => Ok(Self::Money),
+            v1::Measure::Memory => Ok(Self::Memory),
         }
     }
 }

@@ -44,6 +44,20 @@ impl Usage {
         self.target.send(request).await.with_context(|| format!("GET {path}"))
     }
 
+    /// One answer to a body of JSON that is put somewhere.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub async fn put(&self, path: &str, body: &Value) -> Result<Answer> {
+        let mut request = self.target.at(path).post(0, serde_json::to_vec(body)?);
+        *request.method_mut() = http::Method::PUT;
+        request.headers_mut().insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if let Some(token) = &self.token {
+            request.headers_mut().insert(AUTHORIZATION, HeaderValue::from_str(&format!("Bearer {token}"))?);
+        }
+        self.target.send(request).await.with_context(|| format!("PUT {path}"))
+    }
+
     /// One good answer.
     ///
     /// # Errors

@@ -7,6 +7,7 @@
 
 mod activators;
 mod away;
+mod budgets;
 mod calls;
 mod chaos;
 mod concurrency;
@@ -70,6 +71,7 @@ const CASES: &[(&str, Case)] = &cases![
     usage_api::rights_decide_who_reads_what,
     usage_api::a_token_that_is_over_is_refused,
     tenants::a_label_says_who_pays,
+    budgets::a_budget_stops_and_serves_again,
     faults::bad_manifests_are_refused_with_our_words,
     faults::a_broken_image_is_told_and_mended,
     faults::a_crashing_function_is_told,

@@ -7,6 +7,7 @@
 #![expect(clippy::print_stdout, reason = "a suite tells its seed and what it counted")]
 
 mod away;
+mod budget;
 mod crew;
 mod loss;
 mod overlap;

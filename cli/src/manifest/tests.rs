@@ -38,7 +38,7 @@ fn a_good_folder_has_functions_and_notes() {
     assert_eq!(
         notes,
         [
-            "b.yml:1: ConfigMap c is passed over: only Functions run here",
+            "b.yml:1: ConfigMap c is passed over: only Functions and Budgets count here",
             "b.yml:5: not a Kubernetes object: passed over"
         ]
     );
@@ -93,4 +93,25 @@ fn a_missing_command_says_what_to_write() {
     let told = told(&[("a.yaml", &bare)]);
     assert_eq!(told.len(), 1);
     assert!(told[0].starts_with("a.yaml:3: metadata.annotations.dormouse.dev/local-command: is missing"), "{told:?}");
+}
+
+#[test]
+fn budgets_are_read_beside_functions() {
+    let budget = "apiVersion: dormouse.dev/v1alpha1\nkind: Budget\nmetadata: {name: shop}\nspec: {amount: \"2.50\"}\n";
+    let (read, _folder) = reading(&[("a.yaml", GOOD), ("b.yaml", budget)]);
+    assert_eq!((read.faults.len(), read.manifests.len(), read.budgets().len()), (0, 1, 1));
+    assert_eq!(read.budgets()[0].spec.amount.as_deref(), Some("2.50"));
+    let bad = budget.replace("amount: \"2.50\"", "amount: \"x\", warnPercent: 0");
+    let both = budget.replace("amount", "gbSeconds: \"1\", amount");
+    let told = told(&[("a.yaml", budget), ("b.yaml", &bad), ("c.yaml", budget), ("d.yaml", &both)]);
+    let starts = [
+        "b.yaml:4: spec.amount: \"x\" does not match",
+        "b.yaml:4: spec.warnPercent: must be 1 to 1000, is 0",
+        "c.yaml:1: metadata.name: the same budget is also in a.yaml:1",
+        "d.yaml:4: spec: say what is bounded: either amount or gbSeconds",
+    ];
+    for start in starts {
+        assert!(told.iter().any(|line| line.starts_with(start)), "{start} is not in {told:#?}");
+    }
+    assert_eq!(told.len(), starts.len(), "{told:#?}");
 }

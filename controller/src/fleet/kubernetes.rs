@@ -5,6 +5,7 @@
 //! managers: what a Deployment is belongs to [`MANAGER`], how many instances it has to [`SCALER`].
 
 pub mod activators;
+mod budgets;
 mod effects;
 pub mod gate;
 pub mod instance;
@@ -15,18 +16,19 @@ pub mod wall;
 mod watch;
 
 use super::{Claim, Event, Fit, Fleet, FleetError, MAX_EVENTS, Note, Parked, PoolKey, Target, Victim};
+use crate::budgets::BudgetEvent;
 use crate::reconcile::build::deployment::PodRules;
 use crate::reconcile::build::network_policy::Platform;
 use crate::tenants::Tenants;
 use dormouse_core::function::{Function, FunctionStatus};
-use dormouse_core::{WarmPool, WarmPoolStatus};
+use dormouse_core::{Budget, BudgetStatus, WarmPool, WarmPoolStatus};
 use gate::Gate;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::core::DeserializeGuard;
 use kube::runtime::events::{Recorder, Reporter};
-use kube::{Api, Client};
+use kube::{Api, Client, ResourceExt};
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use std::sync::Arc;
@@ -69,6 +71,7 @@ pub struct Kubernetes {
     restarts: watch::Restarts,
     tenants: Tenants,
     events: Mutex<Option<mpsc::Receiver<Event>>>,
+    budgets: Mutex<Option<mpsc::Receiver<BudgetEvent>>>,
     /// Ends the watches when the fleet goes.
     stop: CancellationToken,
 }
@@ -109,6 +112,9 @@ impl Kubernetes {
             let named = named::keep(client.clone(), options.pools.clone(), options.namespace.clone());
             tokio::spawn(stop.clone().run_until_cancelled_owned(named));
         }
+        let (budget, budgets) = mpsc::channel(MAX_EVENTS);
+        let watched = budgets::watch(client.clone(), budget);
+        tokio::spawn(stop.clone().run_until_cancelled_owned(watched));
         let tenants = Tenants::labelled();
         let only = options.namespace.clone();
         let namespaces = namespaces::watch(client.clone(), only, tenants.clone(), port.clone());
@@ -125,7 +131,17 @@ impl Kubernetes {
             let ended = activators::watch(client.clone(), namespace, activators, sender);
             tokio::spawn(stop.clone().run_until_cancelled_owned(ended));
         }
-        Self { client, options, recorder, gate, restarts, tenants, events: Mutex::new(Some(receiver)), stop }
+        Self {
+            client,
+            options,
+            recorder,
+            gate,
+            restarts,
+            tenants,
+            events: Mutex::new(Some(receiver)),
+            budgets: Mutex::new(Some(budgets)),
+            stop,
+        }
     }
 
     /// Puts what is counted of the watches into a registry.
@@ -158,6 +174,18 @@ impl Fleet for Kubernetes {
 
     fn tenants(&self) -> Tenants {
         self.tenants.clone()
+    }
+
+    fn budgets(&self) -> Option<mpsc::Receiver<BudgetEvent>> {
+        self.budgets.lock().take()
+    }
+
+    async fn report_budget(&self, budget: &Arc<Budget>, status: &BudgetStatus) -> Result<(), FleetError> {
+        self.write_status(&**budget, Api::all(self.client.clone()), status).await
+    }
+
+    async fn note_budget(&self, budget: &Arc<Budget>, note: &Note) -> Result<(), FleetError> {
+        self.write_event(&**budget, note).await
     }
 
     async fn adopt(&self, function: &Arc<Function>) -> Result<(), FleetError> {
@@ -205,7 +233,7 @@ impl Fleet for Kubernetes {
     }
 
     async fn report_pool(&self, pool: &Arc<WarmPool>, status: &WarmPoolStatus) -> Result<(), FleetError> {
-        self.write_status(&**pool, status).await
+        self.write_status(&**pool, self.in_namespace(&pool.namespace().unwrap_or_default()), status).await
     }
 
     async fn remove(&self, target: &Target) -> Result<(), FleetError> {
@@ -213,11 +241,11 @@ impl Fleet for Kubernetes {
     }
 
     async fn report(&self, function: &Arc<Function>, status: &FunctionStatus) -> Result<(), FleetError> {
-        self.write_status(&**function, status).await
+        self.write_status(&**function, self.in_namespace(&function.namespace().unwrap_or_default()), status).await
     }
 
     async fn note(&self, function: &Arc<Function>, note: &Note) -> Result<(), FleetError> {
-        self.write_event(function, note).await
+        self.write_event(&**function, note).await
     }
 
     async fn release(&self, function: &Arc<Function>) -> Result<(), FleetError> {

@@ -15,9 +15,10 @@ mod seen;
 pub use seen::{Seen, Shown, ToldAt};
 
 use super::{Event, Fleet, FleetError, FunctionUid, InstanceId, MAX_EVENTS, Note, Phase, Target, Victim, Workload};
+use crate::budgets::BudgetEvent;
 use dormouse_core::function::{Function, FunctionStatus, Protocol, SLEEP};
 use dormouse_core::revision::Revision;
-use dormouse_core::{FunctionKey, quantity};
+use dormouse_core::{Budget, FunctionKey, quantity};
 use instance::{Handle, Life, Runnable};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -90,10 +91,18 @@ struct Shared {
     ended: Notify,
 }
 
+/// Budgets as they were told.
+struct Budgets {
+    known: tokio::sync::Mutex<BTreeMap<String, Arc<Budget>>>,
+    told: mpsc::Sender<BudgetEvent>,
+    events: Mutex<Option<mpsc::Receiver<BudgetEvent>>>,
+}
+
 /// The fleet of local processes. A clone is the same fleet.
 #[derive(Clone)]
 pub struct Processes {
     shared: Arc<Shared>,
+    budgets: Arc<Budgets>,
     events: Arc<Mutex<Option<mpsc::Receiver<Event>>>>,
 }
 
@@ -109,7 +118,9 @@ impl Processes {
             queue: Queue::default(),
             ended: Notify::new(),
         });
-        let fleet = Self { shared: shared.clone(), events: Arc::new(Mutex::new(Some(events))) };
+        let (told, seen) = mpsc::channel(MAX_EVENTS);
+        let budgets = Arc::new(Budgets { known: Default::default(), told, events: Mutex::new(Some(seen)) });
+        let fleet = Self { shared: shared.clone(), budgets, events: Arc::new(Mutex::new(Some(events))) };
         fleet.set(functions);
         shared.queue.push(Event::Synced);
         tokio::spawn(async move { shared.queue.pump(out).await });
@@ -147,6 +158,35 @@ impl Processes {
                 self.shared.queue.push(Event::Function(known.function.clone()));
             }
         }
+    }
+
+    /// Makes these the budgets there are.
+    pub async fn set_budgets(&self, budgets: Vec<Budget>) {
+        let mut known = self.budgets.known.lock().await;
+        let mut now = BTreeMap::new();
+        let mut events = Vec::new();
+        for mut budget in budgets {
+            let name = budget.metadata.name.clone().unwrap_or_default();
+            // As if it had never been in a cluster: what was spent is of the name.
+            budget.metadata.uid = Some(name.clone());
+            let before = known.remove(&name).filter(|before| before.spec == budget.spec);
+            let budget = before.unwrap_or_else(|| {
+                let budget = Arc::new(budget);
+                events.push(BudgetEvent::There(budget.clone()));
+                budget
+            });
+            now.insert(name, budget);
+        }
+        events.extend(std::mem::replace(&mut *known, now).into_keys().map(BudgetEvent::Gone));
+        for event in events {
+            // Nobody receives only when the controller ends.
+            let _ = self.budgets.told.send(event).await;
+        }
+    }
+
+    /// Every budget that there is at the start was told.
+    pub async fn budgets_known(&self) {
+        let _ = self.budgets.told.send(BudgetEvent::Synced).await;
     }
 
     /// The functions as they are now, by namespace and name.
@@ -262,6 +302,10 @@ fn number(name: &str) -> u64 {
 impl Fleet for Processes {
     fn events(&self) -> Option<mpsc::Receiver<Event>> {
         self.events.lock().take()
+    }
+
+    fn budgets(&self) -> Option<mpsc::Receiver<BudgetEvent>> {
+        self.budgets.events.lock().take()
     }
 
     async fn adopt(&self, _: &Arc<Function>) -> Result<(), FleetError> {

@@ -52,6 +52,8 @@ pub struct Observed {
     pub scaler: Scaler,
     /// Instances that are kept ready without calls.
     pub floor: Floor,
+    /// The budget of whoever pays is used up: nothing is kept warm.
+    pub stopped: bool,
     /// How long its instances took to start.
     pub starts: Starts,
     /// Calls that wait in activators.
@@ -284,6 +286,7 @@ impl Observed {
             serving: None,
             scaler: Scaler::default(),
             floor: Floor::default(),
+            stopped: false,
             starts: Starts::default(),
             queued: 0,
             checking: None,
@@ -355,7 +358,7 @@ impl Observed {
     /// has. Claimed pods are there for calls only.
     #[must_use]
     pub fn warm(&self) -> BTreeSet<&InstanceId> {
-        if self.floor.instances == 0 {
+        if self.floor() == 0 {
             // As most functions are, at each of their plans.
             return BTreeSet::new();
         }
@@ -365,7 +368,7 @@ impl Observed {
         let age = |i: &InstanceSeen| (i.seen.started_at_us.unwrap_or(i64::MAX), i.since);
         let mut warm: Vec<_> = self.instances.iter().filter(|(_, i)| kept(i)).map(|(id, i)| (age(i), id)).collect();
         warm.sort_unstable();
-        warm.into_iter().map(|(_, id)| id).take(self.floor.instances as usize).collect()
+        warm.into_iter().map(|(_, id)| id).take(self.floor() as usize).collect()
     }
 
     /// Whether an instance is in the function's namespace, as far as that is known: what a pod says of itself is not
@@ -563,6 +566,12 @@ impl Observed {
         let wait = level.until.map(|at| Duration::try_from(at.duration_since(wall)).unwrap_or_default());
         let until = wait.map(|wait| now + wait.min(CLOCK));
         self.floor = Floor { instances, until, read_by: Some(read_by) };
+    }
+
+    /// Instances that are kept ready without calls.
+    #[must_use]
+    pub fn floor(&self) -> u32 {
+        if self.stopped { 0 } else { self.floor.instances }
     }
 
     /// The scaling rule's part of the spec.

@@ -223,7 +223,7 @@ pub fn plan(observed: &Observed, decision: Decision, context: &Context<'_>) -> P
     if let Check::Since(since) = roles.check {
         draft.later.at(since + CHECK_LIMIT);
     }
-    let floor = if closing { 0 } else { observed.floor.instances };
+    let floor = if closing { 0 } else { observed.floor() };
     let targets = targets(observed, &roles, if closing { 0 } else { decision.wanted.max(floor) });
     let forced = closing && {
         let deadline = closing_deadline(observed, object);

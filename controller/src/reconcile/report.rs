@@ -83,7 +83,7 @@ pub fn standing<'a>(
         roles,
         wanted,
         ready,
-        floor: if closing { 0 } else { observed.floor.instances },
+        floor: if closing { 0 } else { observed.floor() },
         state,
         stuck: plan::stuck(observed, &roles.wanted),
         waiting: if wanted > 0 { plan::waiting(observed, &roles.wanted) } else { observed.refused.as_ref() },

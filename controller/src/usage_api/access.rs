@@ -31,6 +31,7 @@ pub(super) fn need(path: &str, tenant: Option<&str>, parameters: &[(String, Stri
     match (path, tenant) {
         ("/v1/prices", _) => Need::Nothing,
         ("/v1/usage", _) => filtered(parameters, ["filter[namespace]", "filter[tenant]", "filter[function]"]),
+        ("/v1/budgets", _) => filtered(parameters, ["", "filter[tenant]", ""]),
         ("/v1/records", _) => filtered(parameters, ["namespace", "tenant", "function"]),
         (path, Some(tenant)) if path.starts_with("/v1/statements/") => paid([tenant.to_owned()]),
         _ => Need::Everything,
@@ -39,8 +40,9 @@ pub(super) fn need(path: &str, tenant: Option<&str>, parameters: &[(String, Stri
 
 fn filtered(parameters: &[(String, String)], [namespace, tenant, function]: [&str; 3]) -> Need {
     let values = |name: &str| -> Vec<&str> {
-        parameters.iter().filter(|(n, _)| n == name).map(|(_, value)| value.as_str()).collect()
+        parameters.iter().filter(|(n, _)| !name.is_empty() && n == name).map(|(_, value)| value.as_str()).collect()
     };
+    // A name that no parameter has stands for one that the question does not know.
     let (namespaces, tenants, functions) = (values(namespace), values(tenant), values(function));
     if !namespaces.is_empty() {
         return pinned(namespaces.into_iter().map(str::to_owned));
@@ -124,6 +126,10 @@ mod tests {
         assert_eq!(need("/v1/statements/a/2026-11", Some("a"), &[]), of(["a"]));
         assert_eq!(need("/v1/statements/a/2026-11/focus", Some("a"), &pairs("as=lambda")), of(["a"]));
         assert_eq!(need("/v1/prices", None, &pairs("filter[namespace]=a")), Need::Nothing);
+        assert_eq!(need("/v1/budgets", None, &pairs("filter[tenant]=a&filter[tenant]=b")), of(["a", "b"]));
+        for all in ["", "tenant=a", "filter[namespace]=a", "filter[tenant]=", "=a"] {
+            assert_eq!(need("/v1/budgets", None, &pairs(all)), Need::Everything, "{all}");
+        }
     }
 
     #[test]

@@ -162,6 +162,22 @@ cells! {
     Moment: Kind::Time, |moment| Value::Time(moment.0);
 }
 
+impl Cell for Option<u64> {
+    const KIND: Kind = Kind::Integer;
+    const NULLABLE: bool = true;
+    fn value(&self) -> Value<'_> {
+        self.map_or(Value::Null, Value::Integer)
+    }
+}
+
+impl Cell for Option<Decimal> {
+    const KIND: Kind = DECIMAL;
+    const NULLABLE: bool = true;
+    fn value(&self) -> Value<'_> {
+        self.map_or(Value::Null, Value::Amount)
+    }
+}
+
 impl Cell for Option<String> {
     const KIND: Kind = Kind::Text;
     const NULLABLE: bool = true;

@@ -36,6 +36,8 @@ pub(super) const RECORDS: [&str; 9] =
 pub(super) const STATEMENT: [&str; 3] = ["fixed_server", "format", "as"];
 /// What `/v1/statements/…/focus` knows.
 pub(super) const FOCUS: [&str; 3] = ["version", "format", "as"];
+/// What `/v1/budgets` knows.
+pub(super) const BUDGETS: [&str; 2] = ["filter[tenant]", "format"];
 /// What `/v1/prices` knows.
 pub(super) const PRICES: [&str; 2] = ["format", "as"];
 

@@ -66,7 +66,7 @@ pub(super) async fn fixture(token: Option<&str>) -> Fixture {
     let frame = Frame { activator: 7, epoch: 1, first_seq: 1, count: 100, subjects, records, crc32c };
     ledger.append(frame).await.unwrap();
     let guard = token.and_then(Token::new).map_or_else(Guard::open, Guard::token);
-    Fixture { router: router(door.clone(), guard, Tenants::of_themselves()), door, _dir: dir }
+    Fixture { router: router(door.clone(), Budgets::none(), guard, Tenants::of_themselves()), door, _dir: dir }
 }
 
 impl Fixture {
@@ -323,7 +323,7 @@ async fn every_fault_of_a_question_is_told() {
 async fn without_the_token_nothing_is_told() {
     let f = fixture(Some("s3cret")).await;
     for headers in [&[][..], &[("authorization", "Bearer s3cre")], &[("authorization", "Basic s3cret")]] {
-        for path in ["/v1/usage", "/v1/records", "/v1/statements/acme/2026-11", "/v1/prices"] {
+        for path in ["/v1/usage", "/v1/records", "/v1/statements/acme/2026-11", "/v1/budgets", "/v1/prices"] {
             let (status, told, body) = f.get(path, headers).await;
             assert_eq!(status, 401, "{path}");
             assert!(told[header::WWW_AUTHENTICATE].to_str().unwrap().starts_with("Bearer"));
@@ -429,6 +429,7 @@ async fn the_file_and_the_routes_say_the_same() {
         ("/v1/records", format!("/v1/records?{NOVEMBER}&limit=1")),
         ("/v1/statements/{tenant}/{period}", "/v1/statements/acme/2026-11?fixed_server=350".to_owned()),
         ("/v1/statements/{tenant}/{period}", "/v1/statements/acme/2026-11".to_owned()),
+        ("/v1/budgets", "/v1/budgets".to_owned()),
         ("/v1/prices", "/v1/prices".to_owned()),
     ];
     for (path, question) in &questions {
@@ -445,6 +446,7 @@ async fn the_file_and_the_routes_say_the_same() {
         ("/v1/records", &params::RECORDS),
         ("/v1/statements/{tenant}/{period}", &params::STATEMENT),
         ("/v1/statements/{tenant}/{period}/focus", &params::FOCUS),
+        ("/v1/budgets", &params::BUDGETS),
         ("/v1/prices", &params::PRICES),
     ] {
         let said = file.0["paths"][path]["get"]["parameters"].as_array().unwrap().iter().map(|p| file.follow(p));

@@ -1,6 +1,7 @@
 //! The office between a scripted fleet and a real gRPC client.
 #![allow(dead_code, unreachable_pub, missing_docs, clippy::unwrap_used, reason = "each suite uses a part of it")]
 
+use dormouse_controller::budgets::Budgets;
 use dormouse_controller::doors::Doors;
 use dormouse_controller::fleet::{
     Event, Fleet, FleetError, FunctionUid, Instance, InstanceId, Note, Parked, Phase, PoolKey, Target, Victim, Workload,
@@ -130,7 +131,8 @@ impl House {
         });
         tokio::spawn(office.run(stop.clone()));
         let through = ledger.through().clone();
-        let doors = Doors { token: Token::new("secret").unwrap(), routes, post, ledger, stop: stop.clone() };
+        let budgets = Budgets::none();
+        let doors = Doors { token: Token::new("secret").unwrap(), routes, post, ledger, budgets, stop: stop.clone() };
         let (client, server) = tokio::io::duplex(1 << 16);
         let incoming = tokio_stream::once(Ok::<_, std::io::Error>(server));
         tokio::spawn(doors.router().serve_with_incoming(incoming));

@@ -68,13 +68,13 @@ impl Exact {
 
     /// A decimal that is not negative; of a negative one, what it is without its sign.
     #[must_use]
-    pub(super) fn of(value: Decimal) -> Self {
+    pub(crate) fn of(value: Decimal) -> Self {
         Self { scale: value.scale(), ..Self::whole(value.mantissa().unsigned_abs()) }
     }
 
     /// This many of something at a price that is not negative (see [`super::PricePlan`] for its bounds).
     #[must_use]
-    pub(super) fn at(mut self, price: Decimal) -> Self {
+    pub(crate) fn at(mut self, price: Decimal) -> Self {
         // Bounded by the plan's validation: 0 <= mantissa < 10^15.
         self.times(price.mantissa().unsigned_abs() as u64);
         self.scale += price.scale();
@@ -156,6 +156,47 @@ impl Exact {
         value.rescale(digits);
         let units = value.narrow().filter(|units| value.scale == digits && *units < 10u128.pow(38));
         units.and_then(|units| i128::try_from(units).ok()).ok_or(TooLarge)
+    }
+
+    /// The value in units of 10^-digits, rounded down; [`u128::MAX`] when it is more than that.
+    #[must_use]
+    pub fn floor(&self, digits: u32) -> u128 {
+        self.whole_units(digits).0
+    }
+
+    /// The same rounded up.
+    #[must_use]
+    pub fn ceil(&self, digits: u32) -> u128 {
+        let (units, rest) = self.whole_units(digits);
+        units.saturating_add(u128::from(rest))
+    }
+
+    /// How often `other` is in it as a whole; [`u128::MAX`] when that is more, or `other` is nothing.
+    #[must_use]
+    pub fn over(&self, other: Self) -> u128 {
+        let (mut low, mut high) = (0, u128::MAX);
+        // The largest that fits, by halving: this is done once for each budget.
+        while low < high {
+            let middle = low + (high - low).div_ceil(2);
+            if Self::whole(middle).times_exact(other) <= *self { low = middle } else { high = middle - 1 }
+        }
+        low
+    }
+
+    fn times_exact(self, other: Self) -> Self {
+        other.nearest().map_or(Self { limbs: [u64::MAX; LIMBS], scale: 0 }, |price| self.at(price))
+    }
+
+    /// The value in units of 10^-digits, and whether anything of it is below one of them.
+    fn whole_units(&self, digits: u32) -> (u128, bool) {
+        let mut value = self.trimmed();
+        value.rescale(digits);
+        let mut rest = false;
+        while value.scale > digits {
+            rest |= value.divide(10) != 0;
+            value.scale -= 1;
+        }
+        (value.narrow().unwrap_or(u128::MAX), rest)
     }
 
     fn to_decimal(self) -> Result<Decimal, TooLarge> {

@@ -177,6 +177,19 @@ impl MemoryUnit {
 }
 
 impl PricePlan {
+    /// The plan with nothing free and the price of its dearest tier for everything: what calls cost by it, one by one, is
+    /// never less than what they cost together in any month.
+    #[must_use]
+    pub fn dearest(&self) -> Self {
+        Self {
+            per_call: self.per_call.dearest(),
+            per_gb_second: self.per_gb_second.dearest(),
+            per_vcpu_second: self.per_vcpu_second.dearest(),
+            free: Free::default(),
+            ..self.clone()
+        }
+    }
+
     /// How time is measured under this plan.
     #[must_use]
     pub fn metering(&self) -> Metering {

@@ -46,7 +46,7 @@ impl Tiers {
     }
 
     /// The reader has made sure of what is said at [`Tiers`].
-    pub(super) fn checked(tiers: Vec<Tier>) -> Self {
+    pub(crate) fn checked(tiers: Vec<Tier>) -> Self {
         Self(tiers)
     }
 
@@ -61,6 +61,11 @@ impl Tiers {
     #[must_use]
     pub fn first_price(&self) -> Decimal {
         self.0.iter().map(|tier| tier.price).find(|price| !price.is_zero()).unwrap_or_default()
+    }
+
+    /// The price of the dearest tier, for any quantity.
+    pub(super) fn dearest(&self) -> Self {
+        Self::flat(self.0.iter().map(|tier| tier.price).max().unwrap_or_default())
     }
 
     /// What of a quantity lies in each tier, without those in which nothing does. The first so many are free: they are

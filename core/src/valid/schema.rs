@@ -3,6 +3,7 @@
 //! The API server does the same when asked; this tells every fault at once, without a cluster.
 
 use super::Fault;
+use crate::budget::Budget;
 use crate::function::Function;
 use kube::CustomResourceExt;
 use serde_json::{Map, Value};
@@ -12,20 +13,33 @@ use std::sync::LazyLock;
 const MAX_FAULTS: usize = 100;
 
 /// The schema of the whole object, as the CRD has it.
-static SCHEMA: LazyLock<Value> = LazyLock::new(|| {
-    let crd = serde_json::to_value(Function::crd()).unwrap_or_default();
-    crd.pointer("/spec/versions/0/schema/openAPIV3Schema").cloned().unwrap_or_default()
-});
+static SCHEMA: LazyLock<Value> = LazyLock::new(of::<Function>);
+static BUDGET: LazyLock<Value> = LazyLock::new(of::<Budget>);
 
-/// Every fault of a manifest against the schema.
+fn of<K: CustomResourceExt>() -> Value {
+    let crd = serde_json::to_value(K::crd()).unwrap_or_default();
+    crd.pointer("/spec/versions/0/schema/openAPIV3Schema").cloned().unwrap_or_default()
+}
+
+/// Every fault of a Function's manifest against the schema.
 #[must_use]
 pub fn check(manifest: &Value) -> Vec<Fault> {
+    check_object(manifest, "Function", &SCHEMA)
+}
+
+/// Every fault of a Budget's manifest against the schema.
+#[must_use]
+pub fn check_budget(manifest: &Value) -> Vec<Fault> {
+    check_object(manifest, "Budget", &BUDGET)
+}
+
+fn check_object(manifest: &Value, name: &str, schema: &Value) -> Vec<Fault> {
     let mut faults = Vec::new();
     let Some(object) = manifest.as_object() else {
-        return vec![Fault::new("", format!("a Function is an object, this is {}", kind(manifest)))];
+        return vec![Fault::new("", format!("a {name} is an object, this is {}", kind(manifest)))];
     };
-    check_head(object, &mut faults);
-    if let (Some(spec), Some(schema)) = (object.get("spec"), SCHEMA.pointer("/properties/spec")) {
+    check_head(object, name, &mut faults);
+    if let (Some(spec), Some(schema)) = (object.get("spec"), schema.pointer("/properties/spec")) {
         walk(spec, schema, "spec", &mut faults);
     }
     faults
@@ -73,9 +87,9 @@ fn pointer(path: &str) -> String {
     parts.map(|p| format!("/{}", p.trim_end_matches(']'))).collect()
 }
 
-/// apiVersion, kind, metadata and no field that Functions do not have.
-fn check_head(object: &Map<String, Value>, faults: &mut Vec<Fault>) {
-    for (field, wanted) in [("apiVersion", "dormouse.dev/v1alpha1"), ("kind", "Function")] {
+/// apiVersion, kind, metadata and no field that objects of the kind do not have.
+fn check_head(object: &Map<String, Value>, name: &str, faults: &mut Vec<Fault>) {
+    for (field, wanted) in [("apiVersion", "dormouse.dev/v1alpha1"), ("kind", name)] {
         match object.get(field) {
             Some(Value::String(text)) if text == wanted => {}
             Some(other) => faults.push(Fault::new(field, format!("must be {wanted:?}, is {other}"))),
@@ -93,7 +107,7 @@ fn check_head(object: &Map<String, Value>, faults: &mut Vec<Fault>) {
     }
     for field in object.keys() {
         if !["apiVersion", "kind", "metadata", "spec", "status"].contains(&field.as_str()) {
-            faults.push(Fault::new(field, "is not a field of a Function"));
+            faults.push(Fault::new(field, format!("is not a field of a {name}")));
         }
     }
 }

@@ -10,6 +10,7 @@ use dormouse_controller::ledger::{LedgerDoor, Place};
 use dormouse_controller::reconcile::plan::Urls;
 use dormouse_controller::usage_api::Guard;
 use dormouse_controller::{Config, Controller};
+use dormouse_core::Budget;
 use dormouse_core::function::Function;
 use dormouse_core::price::{Durability, PricePlan};
 use dormouse_core::valid::LOCAL_COMMAND;
@@ -52,6 +53,9 @@ struct Args {
     /// How safe a record is when its response ends: process, disk or ledger.
     #[arg(long, default_value = "process", value_parser = ground::durability)]
     durability: Durability,
+    /// A Budget, as JSON. All of them are replaced by what is put to `/budgets` beside the usage API, as a JSON list.
+    #[arg(long = "budget")]
+    budgets: Vec<PathBuf>,
     /// The mark of its instances.
     #[arg(long)]
     mark: String,
@@ -86,6 +90,16 @@ async fn main() -> Result<()> {
     });
     let fleet = Fleet { program: std::env::current_exe()?, mark: args.mark, seen };
     let fleet = Arc::new(Processes::new(fleet, functions));
+    let budgets = args.budgets.iter().map(|file| Ok(serde_json::from_slice(&std::fs::read(file)?)?));
+    fleet.set_budgets(budgets.collect::<Result<_>>()?).await;
+    fleet.budgets_known().await;
+    let household = fleet.clone();
+    let replacing = axum::Router::new().route(
+        "/budgets",
+        axum::routing::put(async move |axum::Json(budgets): axum::Json<Vec<Budget>>| {
+            household.set_budgets(budgets).await
+        }),
+    );
     let token = Token::new(&args.token).context("no token")?;
     let place = match args.ledger_url.as_str() {
         "" => Place::folder(&args.ledger_dir),
@@ -98,7 +112,7 @@ async fn main() -> Result<()> {
         usage: args.usage,
         token: token.clone(),
         usage_guard: Guard::token(token),
-        beside_usage: None,
+        beside_usage: Some(replacing),
         ledger: LedgerDoor::new(place, plan),
         urls: Urls { domain: "localhost".into(), activator: "http://localhost".into() },
         health: health.clone(),

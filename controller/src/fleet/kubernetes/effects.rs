@@ -128,10 +128,15 @@ impl Kubernetes {
         within(&name, api.delete(&name, &DeleteParams::background())).await.map(drop)
     }
 
-    /// Of a Function or a warm pool.
-    pub(super) async fn write_status<K>(&self, object: &K, status: &impl Serialize) -> Result<(), FleetError>
+    /// Of a Function, a warm pool or a budget.
+    pub(super) async fn write_status<K>(
+        &self,
+        object: &K,
+        api: Api<K>,
+        status: &impl Serialize,
+    ) -> Result<(), FleetError>
     where
-        K: Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()> + Clone + Debug + DeserializeOwned,
+        K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned,
     {
         let name = object.name_any();
         // Applied, so that what it does not name any more is removed.
@@ -139,13 +144,15 @@ impl Kubernetes {
             "apiVersion": K::api_version(&()), "kind": K::kind(&()),
             "metadata": {"name": name, "uid": object.uid()}, "status": status,
         });
-        let api: Api<K> = self.in_namespace(&object.namespace().unwrap_or_default());
         within(&name, api.patch_status(&name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(body)))
             .await
             .map(drop)
     }
 
-    pub(super) async fn write_event(&self, function: &Function, note: &Note) -> Result<(), FleetError> {
+    pub(super) async fn write_event<K>(&self, object: &K, note: &Note) -> Result<(), FleetError>
+    where
+        K: Resource<DynamicType = ()>,
+    {
         let mut words = note.message.clone();
         cut(&mut words, MAX_NOTE);
         let type_ = match note.kind {
@@ -154,7 +161,7 @@ impl Kubernetes {
         };
         let event =
             Event { type_, reason: note.reason.into(), note: Some(words), action: note.action.into(), secondary: None };
-        within(note.reason, self.recorder.publish(&event, &function.object_ref(&()))).await
+        within(note.reason, self.recorder.publish(&event, &object.object_ref(&()))).await
     }
 }
 

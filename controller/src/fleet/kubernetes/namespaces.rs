@@ -52,7 +52,7 @@ impl Follower {
                     let unknown = if self.complete {
                         ""
                     } else {
-                        ": nothing is routed before they are known (the ClusterRole dormouse-controller-namespaces gives the right)"
+                        ": nothing is routed before they are known (the ClusterRole dormouse-controller-cluster gives the right)"
                     };
                     tracing::warn!(%error, "the watch of namespaces broke; it begins anew{unknown}");
                     self.port.broke::<Namespace>();

@@ -159,7 +159,8 @@ fn frame(epoch: u32, functions: u32, hours: u32) -> Frame {
 async fn what_came_late_is_corrected_by_the_next_statement() {
     let plan = PricePlan { per_call: Tiers::flat(Decimal::ONE), ..PricePlan::default() };
     let (door, ledger, _dir) = ledger(2, 3, plan).await;
-    let router = super::super::router(door.clone(), Guard::open(), Tenants::of_themselves());
+    let router =
+        super::super::router(door.clone(), crate::budgets::Budgets::none(), Guard::open(), Tenants::of_themselves());
     let asked = async |path: &str| {
         let question = Request::get(path).body(Body::empty()).unwrap();
         let response = router.clone().oneshot(question).await.unwrap();
@@ -190,7 +191,8 @@ async fn what_came_late_is_corrected_by_the_next_statement() {
 /// The parts' rows: how many each part has, and of each row its hours and function.
 async fn parts(door: &LedgerDoor, limit: usize) -> (Vec<usize>, Vec<(Range<u32>, String)>) {
     let room = || Arc::new(Semaphore::new(1));
-    let api = Api { door: door.clone(), turns: room(), exports: room() };
+    let budgets = crate::budgets::Budgets::none();
+    let api = Api { door: door.clone(), budgets, turns: room(), exports: room() };
     let filter = Filter { tenants: vec!["acme".to_owned()], ..Filter::default() };
     let mut parts = Parts::new(api, filter, &(NOVEMBER..NOVEMBER + 720), limit);
     let (mut sizes, mut rows) = (Vec::new(), Vec::new());
@@ -219,7 +221,8 @@ async fn parts_are_bounded_and_in_the_order_of_time() {
 #[tokio::test]
 async fn an_export_that_cannot_go_on_breaks_off() {
     let (door, _, _dir) = ledger(5, 30, PricePlan::default()).await;
-    let router = super::super::router(door.clone(), Guard::open(), Tenants::of_themselves());
+    let router =
+        super::super::router(door.clone(), crate::budgets::Budgets::none(), Guard::open(), Tenants::of_themselves());
     let question = Request::get("/v1/statements/acme/2026-11/focus").body(Body::empty()).unwrap();
     let response = router.oneshot(question).await.unwrap();
     assert_eq!(response.status(), 200);

@@ -40,7 +40,7 @@ async fn reviewed() -> Fixture {
 async fn reviewed_with(tenants: Tenants) -> Fixture {
     let f = fixture(None).await;
     let guard = Guard::token(Token::new("s3cret").unwrap()).reviewed_by(Arc::new(Four));
-    Fixture { router: router(f.door.clone(), guard, tenants), ..f }
+    Fixture { router: router(f.door.clone(), Budgets::none(), guard, tenants), ..f }
 }
 
 impl Fixture {
@@ -50,7 +50,8 @@ impl Fixture {
 }
 
 /// A question of each kind that only somebody may ask who sees everything.
-const WIDE: [&str; 9] = [
+const WIDE: [&str; 10] = [
+    "/v1/budgets",
     "/v1/usage",
     "/v1/usage?from=2026-11-01&to=2026-12-01&group_by=namespace",
     "/v1/usage?filter[function]=cart",
@@ -254,7 +255,7 @@ proptest::proptest! {
         runtime.block_on(async {
             let f = fixture(None).await;
             let guard = Guard::token(Token::new("s3cret").unwrap()).reviewed_by(Arc::new(Named));
-            let f = Fixture { router: router(f.door.clone(), guard, labelled(&labels)), ..f };
+            let f = Fixture { router: router(f.door.clone(), Budgets::none(), guard, labelled(&labels)), ..f };
             let token = if rights.is_empty() { "nobody".to_owned() } else { rights.join(",") };
             let path = |tenant: &str| format!("/v1/usage?filter[tenant]={tenant}");
             let (status, _, body) = f.ask(&path(tenant), &token).await;

@@ -36,6 +36,7 @@ enum Event {
     Shut(usize),
     Remove(usize),
     Most(Option<u32>),
+    Pause(bool),
 }
 
 impl World {
@@ -64,6 +65,7 @@ impl World {
             events.push(Event::Set(seat, 1, false));
         }
         events.extend([None, Some(1)].map(Event::Most));
+        events.push(Event::Pause(!self.room.paused));
         events
     }
 
@@ -113,6 +115,7 @@ impl World {
             Event::Shut(at) => self.room.shut(self.seat(at)),
             Event::Remove(at) => self.room.remove(self.seat(at)),
             Event::Most(most) => self.room.set_most(most),
+            Event::Pause(paused) => self.room.set_paused(paused),
         }
         self.serve();
     }
@@ -150,14 +153,14 @@ impl World {
     fn a_slot_is_free(&self) -> bool {
         let within = self.room.most.is_none_or(|most| (self.running.len() as u32) < most);
         let free = |s: &Seat<u8>| s.taking && !s.gone && s.opened.is_some() && self.busy(s.number) < s.slots;
-        within && self.room.seats.iter().any(free)
+        within && !self.room.paused && self.room.seats.iter().any(free)
     }
 
     fn took(&mut self, turn: &Turn<u8>) {
         assert!(self.running.iter().all(|(ticket, _)| *ticket != turn.ticket), "a slot is given once");
         let seat = self.room.seats.iter().find(|s| s.number == turn.seat).unwrap();
         assert!(seat.taking && !seat.gone && seat.opened.is_some() && self.busy(turn.seat) < seat.slots);
-        assert!(self.room.most.is_none_or(|most| (self.running.len() as u32) < most));
+        assert!(!self.room.paused && self.room.most.is_none_or(|most| (self.running.len() as u32) < most));
         self.running.push((turn.ticket, turn.seat));
     }
 

@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result};
 use clap::Args;
+use dormouse_controller::budgets::Budgets;
 use dormouse_controller::ledger::{self, LedgerDoor, Place, Retention};
 use dormouse_controller::tenants::Tenants;
 use dormouse_controller::usage_api::{self, Guard};
@@ -55,7 +56,7 @@ pub(crate) async fn keep(args: Keep) -> Result<()> {
         }),
     );
     let questions = usage_api::with(
-        usage_api::router(door.clone(), Guard::open(), Tenants::of_themselves()),
+        usage_api::router(door.clone(), Budgets::none(), Guard::open(), Tenants::of_themselves()),
         Some(forgetting),
         Guard::open(),
     );
