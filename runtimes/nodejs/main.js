@@ -5,7 +5,7 @@ const path = require('node:path')
 const { Worker } = require('node:worker_threads')
 const answer = require('./lib/answer')
 const { CELLS, Calls, WATCHED } = require('./lib/calls')
-const { InitFailure, importHandler } = require('./lib/handler')
+const { InitFailure, importHandler, strayed } = require('./lib/handler')
 const log = require('./lib/log')
 const { Traffic } = require('./lib/server')
 const rehearse = require('./lib/rehearse')
@@ -89,8 +89,7 @@ async function load(spec, where, address) {
 function initFailed(error) {
   if (state !== 'initialising') return
   state = 'spent'
-  const { code, message } = error instanceof InitFailure ? error : { code: 'InitError', message: String(error) }
-  const cause = error?.cause ?? error
+  const { code, message, cause = error } = error instanceof InitFailure ? error : strayed(error, process.cwd())
   log.emit('error', message, { error: code, stack: String(cause?.stack ?? cause) })
   guard.postMessage({ name: 'failed', code, message })
 }

@@ -5,7 +5,9 @@ use crate::runtime::{Key, Kind, Runtime, each, load, load_files};
 use anyhow::{Context, Result, ensure};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use dormouse_tests::wait::until;
+use serde::Deserialize;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt;
 
 const HELLO: [&str; 2] = ["exports.handler = () => 'hello'", "def handler(event, context):\n    return 'hello'\n"];
@@ -216,148 +218,45 @@ async fn of_loads_at_once_one_is_taken() {
     .await;
 }
 
-/// Code that cannot be initialised: files, handler, code of the refusal, a part of its words.
-type Broken = (&'static [(&'static str, &'static str)], &'static str, &'static str, &'static str);
+/// Code that cannot be initialised, by language.
+const BROKEN: &str = include_str!("broken.yaml");
 
-const BROKEN_NODEJS: &[Broken] = &[
-    (
-        &[("index.js", "const a = 1\nexports.handler = ) => 1\n")],
-        "index.handler",
-        "SyntaxError",
-        "index.js:2: SyntaxError: Unexpected token ')'",
-    ),
-    (
-        &[("index.mjs", "export const a = 1\nexport const handler = ) => 1\n")],
-        "index.handler",
-        "SyntaxError",
-        "index.mjs:2: SyntaxError",
-    ),
-    (
-        &[("index.js", "require('./lib/a')"), ("lib/a.js", "\n\nlet let")],
-        "index.handler",
-        "SyntaxError",
-        "lib/a.js:3: SyntaxError",
-    ),
-    (
-        &[("index.js", "\nrequire('nope')")],
-        "index.handler",
-        "ModuleNotFound",
-        "index.js:2: Error: Cannot find module 'nope'",
-    ),
-    (&[("index.mjs", "import 'nope'")], "index.handler", "ModuleNotFound", "Cannot find package 'nope'"),
-    (
-        &[("other.js", "exports.handler = () => 1")],
-        "index.handler",
-        "HandlerNotFound",
-        "there is no file index.js, index.mjs, index.cjs",
-    ),
-    (
-        &[("index.js", "exports.hander = () => 1")],
-        "index.handler",
-        "HandlerNotFound",
-        "index.js does not export handler; it exports hander",
-    ),
-    (&[("index.js", "exports.handler = 7")], "index.handler", "HandlerNotFound", "which is no function"),
-    (
-        &[("index.js", "exports.handler = (event, context, callback) => callback()")],
-        "index.handler",
-        "HandlerNotFound",
-        "with a callback",
-    ),
-    (
-        &[("index.js", "const a = null\n\na.b")],
-        "index.handler",
-        "InitError",
-        "index.js:3: TypeError: Cannot read properties of null",
-    ),
-    (
-        &[("index.mjs", "await null\nawait Promise.reject(new Error('late'))")],
-        "index.handler",
-        "InitError",
-        "index.mjs:2: Error: late",
-    ),
-    (&[("index.js", "throw 'text'")], "index.handler", "InitError", "the module threw text"),
-    (&[("index.js", "\nJSON.parse('{')")], "index.handler", "InitError", "index.js:2: SyntaxError: "),
-    (&[("index.mjs", "\nJSON.parse('{')")], "index.handler", "InitError", "index.mjs:2: SyntaxError: "),
-    (&[("index.mjs", "import './a.mjs'"), ("a.mjs", "\nlet let")], "index.handler", "SyntaxError", "a.mjs:2: SyntaxError"),
-    (&[("index.mjs", "\nimport { b } from './a.mjs'"), ("a.mjs", "")], "index.handler", "SyntaxError", "index.mjs:2: SyntaxError: The requested"),
-    (&[("index.js", "process.exit(3)")], "index.handler", "Exited", "with code 3"),
-];
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Broken {
+    files: BTreeMap<String, String>,
+    handler: Option<String>,
+    error: String,
+    words: String,
+}
 
-const BROKEN_PYTHON: &[Broken] = &[
-    (
-        &[("index.py", "a = 1\ndef handler(event, context)\n    return 1\n")],
-        "index.handler",
-        "SyntaxError",
-        "index.py:2: SyntaxError: expected ':'",
-    ),
-    (
-        &[("index.py", "import lib.a"), ("lib/a.py", "\n\nif True:\n")],
-        "index.handler",
-        "SyntaxError",
-        "lib/a.py:3: IndentationError",
-    ),
-    (
-        &[("index.py", "\nimport nope")],
-        "index.handler",
-        "ModuleNotFound",
-        "index.py:2: ModuleNotFoundError: No module named 'nope'",
-    ),
-    (
-        &[("other.py", "def handler(e, c): pass")],
-        "index.handler",
-        "HandlerNotFound",
-        "there is no file index.py or index/__init__.py",
-    ),
-    (
-        &[("index.py", "def hander(e, c): pass")],
-        "index.handler",
-        "HandlerNotFound",
-        "index.py has no handler; it has hander",
-    ),
-    (&[("index.py", "handler = 7")], "index.handler", "HandlerNotFound", "which is nothing to call"),
-    (
-        &[("index.py", "def handler(event): pass")],
-        "index.handler",
-        "HandlerNotFound",
-        "cannot be called with (event, context)",
-    ),
-    (
-        &[("json.py", "def handler(e, c): pass")],
-        "json.handler",
-        "HandlerNotFound",
-        "Python has a module json of its own: rename the file",
-    ),
-    (&[("my-code.py", "def handler(e, c): pass")], "my-code.handler", "HandlerNotFound", "cannot be a module's name"),
-    (
-        &[("index.py", "a = None\n\na.b")],
-        "index.handler",
-        "InitError",
-        "index.py:3: AttributeError: 'NoneType' object has no attribute 'b'",
-    ),
-    (&[("index.py", "import sys\nsys.exit(3)")], "index.handler", "Exited", "index.py:2: the module ended the process"),
-];
+impl Broken {
+    async fn check(&self, kind: Kind) -> Result<()> {
+        let runtime = Runtime::park(kind).await?;
+        let files: Vec<_> = self.files.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
+        let handler = self.handler.as_deref().unwrap_or("index.handler");
+        let reply = runtime.load(&load_files(&files, json!({"handler": handler}))).await?;
+        reply.is(422, &self.error)?;
+        let said = reply.json()?["message"].as_str().unwrap_or_default().to_owned();
+        ensure!(said.contains(&self.words), "{said:?}");
+        ensure!(!said.contains(&runtime.tmp().display().to_string()), "a path of the instance: {said}");
+        let (log, tmp) = (runtime.logged(&self.error).await?, runtime.tmp());
+        ensure!(log["message"] == said.as_str() && log["stack"].is_string(), "{log}");
+        let status = runtime.process.wait(LIMIT)?;
+        // A module's own exit code stays.
+        ensure!([Some(1), Some(3)].contains(&status.code()), "{status}");
+        ensure!(std::fs::read_dir(tmp)?.count() == 0, "its files are left");
+        Ok(())
+    }
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn code_that_cannot_be_initialised_spends_the_instance() {
-    each(async |kind| {
-        for (files, handler, code, words) in if kind == Kind::Nodejs { BROKEN_NODEJS } else { BROKEN_PYTHON } {
-            let runtime = Runtime::park(kind).await?;
-            let reply = runtime.load(&load_files(files, json!({"handler": handler}))).await?;
-            reply.is(422, code).with_context(|| format!("{files:?}"))?;
-            let said = reply.json()?["message"].as_str().unwrap_or_default().to_owned();
-            ensure!(said.contains(words), "{files:?}: {said:?} has no {words:?}");
-            ensure!(!said.contains(&runtime.tmp().display().to_string()), "a path of the instance: {said}");
-            let (log, left) = (runtime.logged(code).await?, runtime.tmp());
-            ensure!(log["message"] == said.as_str() && log["stack"].is_string(), "{log}");
-            let status = runtime.process.wait(LIMIT)?;
-            // A module's own exit code stays.
-            ensure!([Some(1), Some(3)].contains(&status.code()), "{files:?}: {status}");
-            ensure!(std::fs::read_dir(left)?.count() == 0, "{files:?} are left");
-        }
-        Ok(())
-    })
-    .await;
+    let table: BTreeMap<Kind, Vec<Broken>> = serde_saphyr::from_str(BROKEN).expect("the table");
+    assert_eq!(table.len(), Kind::ALL.len());
+    for (kind, broken) in table.iter().flat_map(|(kind, all)| all.iter().map(move |broken| (*kind, broken))) {
+        broken.check(kind).await.with_context(|| format!("{kind:?} {broken:?}")).unwrap();
+    }
 }
 
 /// Code that never ends to be imported, or that takes all memory meanwhile.

@@ -41,14 +41,15 @@ const wantsImport = (error) =>
   ['ERR_REQUIRE_ESM', 'ERR_REQUIRE_ASYNC_MODULE'].includes(error?.code) ||
   (error instanceof SyntaxError && /import statement|import\.meta|Unexpected token 'export'|await is only/.test(error.message))
 
+// Gives {module}: what a module exports is not awaited, though it may look like a promise.
 async function imported(file, folder) {
   if (!isModule(file, folder)) {
     try {
-      return createRequire(file)(file)
+      return { module: createRequire(file)(file) }
     } catch (error) {
       if (!wantsImport(error)) throw error
       try {
-        return await import(pathToFileURL(file).href)
+        return { module: await import(pathToFileURL(file).href) }
       } catch (again) {
         // Without a look at the syntax (before Node 20.19) the file is no module to import either.
         if (again instanceof SyntaxError && wantsImport(again)) {
@@ -58,7 +59,7 @@ async function imported(file, folder) {
       }
     }
   }
-  return import(pathToFileURL(file).href)
+  return { module: await import(pathToFileURL(file).href) }
 }
 
 // Files that are looked at for a syntax error: a second's time.
@@ -108,11 +109,15 @@ function explained(error, file, folder) {
   if (isOfSource) {
     return new InitFailure('SyntaxError', `${place(error, file, folder)}SyntaxError: ${error.message}`, error)
   }
-  const where = thrownAt(error, folder)
-  const message = `${where}${error.name}: ${error.message.split('\n', 1)[0].replaceAll(`${folder}${path.sep}`, '')}`
   const isMissing = ['MODULE_NOT_FOUND', 'ERR_MODULE_NOT_FOUND'].includes(error.code)
-  return new InitFailure(isMissing ? 'ModuleNotFound' : 'InitError', message, error)
+  return new InitFailure(isMissing ? 'ModuleNotFound' : 'InitError', words(error, folder), error)
 }
+
+// An error that was thrown outside of the import while it went on.
+const strayed = (error, folder) => new InitFailure('InitError', words(error, folder), error)
+
+const words = (error, folder) =>
+  `${thrownAt(error, folder)}${String(error).split('\n', 1)[0].replaceAll(`${folder}${path.sep}`, '')}`
 
 function found(module, name, file, folder) {
   const get = (key) => module?.[key] ?? module?.default?.[key]
@@ -136,10 +141,11 @@ function found(module, name, file, folder) {
 async function importHandler(folder, handler) {
   const { file, name } = locate(folder, handler)
   try {
-    return found(await imported(file, folder), name, file, folder)
+    const { module } = await imported(file, folder)
+    return found(module, name, file, folder)
   } catch (error) {
     throw explained(error, file, folder)
   }
 }
 
-module.exports = { InitFailure, importHandler }
+module.exports = { InitFailure, importHandler, strayed }
