@@ -88,6 +88,12 @@ impl Client {
         Ok(read.is_ok_and(|n| n > 0))
     }
 
+    /// Waits until something has come.
+    pub(crate) async fn begun(&mut self) -> Result<()> {
+        ensure!(self.more().await?, "the connection has ended");
+        Ok(())
+    }
+
     /// True when the peer has closed the connection and sent nothing before.
     pub(crate) async fn is_closed(&mut self) -> Result<bool> {
         Ok(self.buffer.is_empty() && !self.more().await?)

@@ -168,6 +168,7 @@ async fn a_stream_whose_client_leaves_is_closed() {
         let runtime = Runtime::with(kind, code, json!({})).await?;
         let mut client = runtime.client().await?;
         client.send(Request::get("/").bytes()).await?;
+        client.begun().await?;
         drop(client);
         until("it is closed", LIMIT, async || {
             let log = runtime.log()?;

@@ -17,7 +17,7 @@ MAX_BODY = 1 << 20
 BODY_S = 5
 
 
-def _write(files: dict[str, bytes]) -> str:
+def write(files: dict[str, bytes]) -> str:
     """Writes the code into a new folder that nobody else can read."""
     folder = os.path.realpath(tempfile.mkdtemp(prefix="dormouse-"))
     made = {folder}
@@ -76,7 +76,7 @@ class Door:
         spec = from_load(request.body)
         if spec.pod != self._pod:
             raise BadLoad(f"this is pod {self._pod}, not {spec.pod}", 401, "WrongPod")
-        folder = _write(spec.files)
+        folder = write(spec.files)
         self._holder = {"function": json.loads(request.body)["function"], "revision": spec.revision}
         self._outcome = asyncio.get_running_loop().create_future()
         self._loaded(spec, folder)

@@ -137,6 +137,11 @@ class Server:
         where = {"sock": sock} if sock else {"host": host or "0.0.0.0", "port": port}
         self._listeners.append(await loop.create_server(lambda: Connection(self), **where, backlog=backlog))
 
+    @property
+    def port(self) -> int:
+        """The port that is open."""
+        return self._listeners[0].sockets[0].getsockname()[1]
+
     def stop(self) -> None:
         """No new connections; those without a request are closed, the others after their answer."""
         self.is_stopping = True

@@ -17,6 +17,7 @@ from .calls import Calls
 from .door import Door
 from .ed25519 import PublicKey
 from .handler import InitFailure, import_handler
+from .rehearse import rehearse
 from .spec import BadLoad, Spec, from_env
 from .traffic import Traffic
 from .user import User, status_of, user_of
@@ -58,6 +59,10 @@ class Runtime:
         self.door: Door | None = None
         self.traffic: Traffic | None = None
         self.user: User | None = None
+        #: The main thread's, which modules find when they are imported.
+        self.own_loop = asyncio.new_event_loop()
+        asyncio.set_event_loop(self.own_loop)
+        #: The second thread's.
         self.loop = asyncio.new_event_loop()
         self.loop.set_exception_handler(self._broken)
         self.watch = Watch(threading.get_ident(), self._kill)
@@ -77,7 +82,10 @@ class Runtime:
     def park(self) -> tuple[Spec, str]:
         """Opens the load port and waits for a load."""
         port = _port("DORMOUSE_LOAD_PORT", 8081)
-        self.door = Door(_key(), os.environ.get("DORMOUSE_POD_UID"), self._loaded)
+        key = _key()
+        rehearse(self.loop)
+        asyncio.set_event_loop(self.own_loop)
+        self.door = Door(key, os.environ.get("DORMOUSE_POD_UID"), self._loaded)
         asyncio.run_coroutine_threadsafe(self.door.server.listen(self.host, port), self.loop).result()
         return self._loads.get()
 
@@ -102,7 +110,7 @@ class Runtime:
         began = time.perf_counter()
         handler = import_handler(folder, spec.handler)
         init_ms = round((time.perf_counter() - began) * 1000, 3)
-        self.user = user_of(handler, self.loop, spec.concurrency)
+        self.user = user_of(handler, self.loop, self.own_loop, spec.concurrency)
         self.traffic = Traffic(spec, handler, self.user, self.calls, self.exited)
         try:
             asyncio.run_coroutine_threadsafe(self.traffic.listen(self.host, self.port), self.loop).result()

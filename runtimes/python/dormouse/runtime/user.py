@@ -95,9 +95,9 @@ class User:
 class OnLoop(User):
     """For `async def`: calls are tasks of one event loop."""
 
-    def __init__(self, loop):
+    def __init__(self, loop, own: asyncio.AbstractEventLoop):
         super().__init__(loop)
-        self._own = asyncio.new_event_loop()
+        self._own = own
         self._own.set_exception_handler(_stray)
         self._tasks: set[asyncio.Task] = set()
 
@@ -172,6 +172,6 @@ class OnThreads(User):
         self._jobs.put(None)
 
 
-def user_of(handler: Handler, loop: asyncio.AbstractEventLoop, concurrency: int) -> User:
-    """Where a handler's code runs."""
-    return OnLoop(loop) if handler.is_async else OnThreads(loop, concurrency)
+def user_of(handler: Handler, loop: asyncio.AbstractEventLoop, own: asyncio.AbstractEventLoop, concurrency: int) -> User:
+    """Where a handler's code runs: `loop` is the second thread's, `own` the main thread's."""
+    return OnLoop(loop, own) if handler.is_async else OnThreads(loop, concurrency)
