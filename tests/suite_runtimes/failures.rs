@@ -102,6 +102,9 @@ async fn a_call_that_runs_too_long_ends_the_instance() {
             client.send(Request::get("/").bytes()).await?;
             let line = runtime.logged("Timeout").await?;
             ensure!(line["message"].to_string().contains("200 ms"), "{line}");
+            // Where it spins, if it does.
+            let spins = code.contains("for (;;)") || code.contains("while True");
+            ensure!(!spins || line["stack"].to_string().contains(kind.file()), "{line}");
             let (tmp, status) = (runtime.tmp(), runtime.process.wait(LIMIT)?);
             ensure!(status.signal() == Some(9), "{status}");
             ensure!(std::fs::read_dir(tmp)?.count() == 0, "its code is left");

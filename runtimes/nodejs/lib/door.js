@@ -9,6 +9,8 @@ const { BadLoad, fromLoad } = require('./spec')
 
 // 256 KiB of files are 350 KiB of base64, and environment variables may be as long again.
 const MAX_BODY = 1 << 20
+// One caller loads, and few ask whether they may.
+const MAX_CONNECTIONS = 64
 // A load comes from the same cluster: 1 MiB in 5 s is what the slowest link would do.
 const BODY_MS = 5000
 
@@ -63,6 +65,7 @@ class Door {
     // The response that the accepted load waits for.
     this.waiting = undefined
     this.server = http.createServer((request, response) => void this.serve(request, response))
+    this.server.maxConnections = MAX_CONNECTIONS
   }
 
   async serve(request, response) {

@@ -7,6 +7,7 @@ const { OLDEST, WATCHED, second } = require('./calls')
 const { Door } = require('./door')
 const log = require('./log')
 const rehearse = require('./rehearse')
+const { whereMainIs } = require('./where')
 
 const LOOK_MS = 100
 // An activator gives up at timeoutMs and needs a moment to take the instance out of routing: this is for what is left.
@@ -23,13 +24,16 @@ let limits
 let initEnds
 let looking
 let idle = 0
+// The end is decided: whatever the main thread says comes too late.
+let isOver = false
 
 const inMain = (message) => parentPort.postMessage(message)
 
 // Ends the process, whose main thread may never look again.
-function kill(code, message) {
+async function kill(code, message) {
+  isOver = true
   clearInterval(looking)
-  log.emit('error', message, { error: code })
+  log.emit('error', message, { error: code, stack: await whereMainIs() })
   const end = () => {
     // Only a loaded folder is ours to remove.
     if (folder !== undefined) rmSync(folder, { recursive: true, force: true })
@@ -42,17 +46,17 @@ function kill(code, message) {
 function look() {
   const held = Math.ceil(process.memoryUsage.rss() / MIB)
   if (held > limits.memoryMiB) {
-    kill('OutOfMemory', `the process holds ${held} MiB; the function's memory is ${limits.memoryMiB} MiB`)
+    void kill('OutOfMemory', `the process holds ${held} MiB; the function's memory is ${limits.memoryMiB} MiB`)
     return
   }
   if (initEnds !== undefined) {
-    if (performance.now() > initEnds) kill('InitTimeout', `the module was not imported within ${limits.initTimeoutMs} ms`)
+    if (performance.now() > initEnds) void kill('InitTimeout', `the module was not imported within ${limits.initTimeoutMs} ms`)
     return
   }
   const oldest = Atomics.load(shared, OLDEST)
   const allowed = Math.ceil(limits.timeoutMs / 1000) + GRACE_S
   if (oldest !== 0 && second() - oldest > allowed) {
-    kill('Timeout', `a call runs ${GRACE_S} s longer than its ${limits.timeoutMs} ms: the instance ends`)
+    void kill('Timeout', `a call runs ${GRACE_S} s longer than its ${limits.timeoutMs} ms: the instance ends`)
     return
   }
   idle = oldest === 0 ? idle + 1 : 0
@@ -81,10 +85,12 @@ const hears = {
     watch()
   },
   initialised({ initMs }) {
+    if (isOver) return
     initEnds = undefined
     door?.answer(200, { initMs })
   },
   failed({ code, message }) {
+    if (isOver) return
     // An exiting main thread waits for this: nobody else can answer for it.
     const told = () => {
       Atomics.store(shared, WATCHED, -1)

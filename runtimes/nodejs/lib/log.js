@@ -57,12 +57,8 @@ function failure(code, error, more) {
 const formatted = (args) => formatWithOptions({ colors: false }, ...args)
 
 // For user code: a message and fields.
-const logger = Object.freeze({
-  debug: (message, fields) => emit('debug', message, fields),
-  info: (message, fields) => emit('info', message, fields),
-  warn: (message, fields) => emit('warn', message, fields),
-  error: (message, fields) => emit('error', message, fields),
-})
+const said = (level) => (message, fields) => emit(level, formatted([message]), fields)
+const logger = Object.freeze({ debug: said('debug'), info: said('info'), warn: said('warn'), error: said('error') })
 
 // Texts without their line's end yet, of each call or of nobody.
 const partials = new WeakMap()

@@ -11,6 +11,8 @@ const log = require('./log')
 const { Traffic } = require('./server')
 
 const LOOPBACK = '127.0.0.1'
+// Longest time for a step, each of which takes milliseconds.
+const LIMIT_MS = 5000
 const POD = 'rehearsal'
 const CODE = {
   'plain.js': 'exports.handler = async (event) => ({ statusCode: 200, headers: { a: "b" }, body: event.body })',
@@ -20,9 +22,10 @@ const SPEC = { function: { uid: 'r', namespace: 'r', name: 'r' }, revision: 'r',
 
 function ask(port, method, path, headers, body) {
   return new Promise((resolve, reject) => {
-    const request = http.request({ host: LOOPBACK, port, method, path, headers, agent: false }, (response) => {
+    const request = http.request({ host: LOOPBACK, port, method, path, headers, agent: false, timeout: LIMIT_MS }, (response) => {
       response.resume().on('end', resolve)
     })
+    request.on('timeout', () => request.destroy(new Error('it takes too long')))
     request.on('error', reject).end(body)
   })
 }

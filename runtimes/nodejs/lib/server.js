@@ -120,9 +120,17 @@ class Traffic {
   }
 }
 
-// Node takes HTTP/0.9, and in some versions a request without a Host or with two.
-const isRequest = ({ httpVersion, rawHeaders }) =>
-  httpVersion === '1.0' || (httpVersion === '1.1' && rawHeaders.filter((text, i) => i % 2 === 0 && /^host$/i.test(text)).length === 1)
+const TOKEN = /^[!#$%&'*+\-.^_`|~0-9A-Za-z]+$/
+
+// Node takes HTTP/0.9, some versions a space in a header's name, and a request without a Host or with two.
+function isRequest({ httpVersion, rawHeaders }) {
+  let hosts = 0
+  for (let i = 0; i < rawHeaders.length; i += 2) {
+    if (!TOKEN.test(rawHeaders[i])) return false
+    if (/^host$/i.test(rawHeaders[i])) hosts += 1
+  }
+  return httpVersion === '1.0' || (httpVersion === '1.1' && hosts === 1)
+}
 
 const refusal = (message) => `${JSON.stringify({ error: 'BadRequest', message })}\n`
 

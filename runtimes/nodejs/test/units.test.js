@@ -1,6 +1,7 @@
 'use strict'
 // What of the runtime is a rule: data in, expected out. The whole is held to its contract by tests/suite_runtimes.
 const assert = require('node:assert/strict')
+const { spawnSync } = require('node:child_process')
 const { generateKeyPairSync, sign } = require('node:crypto')
 const test = require('node:test')
 const { decoded } = require('../lib/base64')
@@ -92,4 +93,15 @@ test('a load and the environment give the same', () => {
   booted.function.uid = 'u'
   assert.deepEqual(loaded, booted)
   assert.throws(() => fromEnv({ DORMOUSE_HANDLER: 'a.b', DORMOUSE_TIMEOUT_MS: '1s' }), /DORMOUSE_TIMEOUT_MS: timeoutMs must be/)
+})
+
+test('a logger says what it is given', () => {
+  const script = `const { logger } = require(${JSON.stringify(require.resolve('../lib/log'))})
+    logger.info('100%'); logger.warn({ a: 1 }, { user: 1n }); logger.error('x', { time: 'mine', own: 1 }); logger.debug(null)`
+  const { stdout } = spawnSync(process.execPath, ['-e', script], { encoding: 'utf8' })
+  const lines = stdout.trim().split('\n').map((line) => JSON.parse(line))
+  assert.deepEqual(lines.map(({ level, message }) => [level, message]), [['info', '100%'], ['warn', '{ a: 1 }'], ['error', 'x'], ['debug', 'null']])
+  assert.match(lines[1].fields, /BigInt/)
+  assert.equal(lines[2].own, 1)
+  assert.notEqual(lines[2].time, 'mine')
 })

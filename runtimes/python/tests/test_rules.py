@@ -1,7 +1,9 @@
 """What of the runtime is a rule: data in, expected out."""
 import json
 import unittest
+from unittest import mock
 
+from dormouse.runtime import log
 from dormouse.runtime.event import BadEvent, event_of
 from dormouse.runtime.http1 import Request
 from dormouse.runtime.result import InvalidResult, answer_of
@@ -41,6 +43,22 @@ class Rules(unittest.TestCase):
                 answer_of(bad)
         self.assertEqual(answer_of((1, "a")).body, b'[1,"a"]')
         self.assertEqual(answer_of({1: None}).body, b'{"1":null}')
+
+    def test_a_line_of_the_log_is_json_whatever_its_fields_are(self):
+        loop: dict = {}
+        loop["self"] = loop
+        for fields in ({"a": float("nan")}, {"a": loop}, {"a": {1, 2}}, {"a": b"x"}, {"time": "mine"}):
+            line = json.loads(log._written({"time": "now", "message": "m"}, fields), parse_constant=self.fail)
+            self.assertEqual((line["time"], line["message"]), ("now", "m"), fields)
+
+    def test_a_logger_says_what_it_is_given(self):
+        lines = []
+        with mock.patch.object(log, "emit", lambda *said: lines.append(said)):
+            logger = log.Logger()
+            logger.info("100%")
+            logger.warn("%d of %s", 1, "two", x=3)
+            logger.error("%d", "no number")
+        self.assertEqual(lines, [("info", "100%", {}), ("warn", "1 of two", {"x": 3}), ("error", "%d ('no number',)", {})])
 
     def test_truth_is_no_status(self):
         with self.assertRaises(InvalidResult):

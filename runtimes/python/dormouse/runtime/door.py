@@ -15,6 +15,8 @@ from .spec import BadLoad, Spec, from_load
 MAX_BODY = 1 << 20
 #: A load comes from the same cluster: 1 MiB in 5 s is what the slowest link would do.
 BODY_S = 5
+#: One caller loads, and few ask whether they may.
+MAX_CONNECTIONS = 64
 
 
 def write(files: dict[str, bytes]) -> str:
@@ -45,7 +47,7 @@ class Door:
         self._key, self._pod, self._loaded = key, pod, loaded
         self._holder: dict | None = None
         self._outcome: asyncio.Future | None = None
-        self.server = Server(self._serve, Limits(MAX_BODY, BODY_S))
+        self.server = Server(self._serve, Limits(MAX_BODY, BODY_S, MAX_CONNECTIONS))
 
     async def _serve(self, request: Request, response: Response) -> None:
         try:

@@ -52,10 +52,12 @@ class Request:
 
 @dataclass
 class Limits:
-    """What a server takes: bytes of a body, and seconds for it (none: whoever forwards counts the time)."""
+    """What a server takes: bytes of a body, seconds for it (none: whoever forwards counts the time), and connections at
+    once (none: whoever forwards counts them)."""
 
     body: int
     body_s: float | None = None
+    connections: int | None = None
 
 
 class Response:
@@ -176,7 +178,10 @@ class Connection(asyncio.Protocol):
         name = transport.get_extra_info("peername")
         # A socket for both families writes IPv4 so.
         self._peer = name[0].removeprefix("::ffff:") if name else ""
-        self._await_request()
+        if self.server.limits.connections is not None and len(self.server.connections) > self.server.limits.connections:
+            self.abort()
+        else:
+            self._await_request()
 
     def connection_lost(self, error):
         self.is_closed = True

@@ -50,9 +50,15 @@ def emit(level: str, message: object, fields: dict | None = None) -> None:
     call = current.get()
     if call is not None:
         line["requestId"] = call.id
-    if fields:
-        line = {**line, **fields, **line}
-    _put(json.dumps(line, ensure_ascii=False, separators=(",", ":"), default=repr) + "\n")
+    _put(_written(line, fields or {}) + "\n")
+
+
+def _written(line: dict, fields: dict) -> str:
+    try:
+        # What JSON has no word for is written as Python shows it.
+        return json.dumps({**line, **fields, **line}, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=repr)
+    except (TypeError, ValueError, RecursionError):
+        return json.dumps({**line, "fields": cut(repr(fields))}, ensure_ascii=False, separators=(",", ":"))
 
 
 def stack_of(error: BaseException) -> str:
@@ -76,7 +82,12 @@ class Logger:
     """For user code: a message, what % puts into it, and fields."""
 
     def _say(self, level: str, message: object, args: tuple, fields: dict) -> None:
-        emit(level, str(message) % args if args else message, fields)
+        try:
+            text = str(message) % args if args else str(message)
+        except (TypeError, ValueError):
+            # A format that does not fit must not fail the call.
+            text = f"{message} {args}"
+        emit(level, text, fields)
 
     def debug(self, message, /, *args, **fields):
         self._say("debug", message, args, fields)

@@ -75,9 +75,11 @@ class Runtime:
         self.loop.call_soon_threadsafe(code, *args)
 
     def _broken(self, _loop, said: dict) -> None:
-        """An error of the second thread: nothing can be relied on."""
-        log.failure("GuardFailed", said.get("exception") or said["message"])
-        self.leave(1)
+        """An error of the second thread: nothing can be relied on, but where it was the system that refused something."""
+        error = said.get("exception") or said["message"]
+        log.failure("GuardFailed", error)
+        if not isinstance(error, OSError):
+            self.leave(1)
 
     def park(self) -> tuple[Spec, str]:
         """Opens the load port and waits for a load."""
