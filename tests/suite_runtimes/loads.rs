@@ -318,8 +318,10 @@ async fn an_image_with_code_boots_with_it() {
     .await;
 }
 
-/// Variables that are wrong, and what the last line says.
-const WRONG_STARTS: &[(&[(&str, &str)], &str, &str)] = &[
+/// Variables that are wrong, the code of the last line and a part of its words.
+type WrongStart = (&'static [(&'static str, &'static str)], &'static str, &'static str);
+
+const WRONG_STARTS: &[WrongStart] = &[
     (&[("DORMOUSE_HANDLER", "index")], "BadSetting", "MODULE.EXPORT"),
     (
         &[("DORMOUSE_HANDLER", "index.handler"), ("DORMOUSE_CODE_DIR", "/no/such/folder")],
