@@ -26,9 +26,9 @@ REASONS = {status.value: status.phrase for status in HTTPStatus}
 class Malformed(Exception):
     """Bytes that are no request; the connection ends with the answer."""
 
-    def __init__(self, message: str, status: int = 400):
+    def __init__(self, message: str, status: int = 400, code: str = "BadRequest"):
         super().__init__(message)
-        self.status = status
+        self.status, self.code = status, code
 
 
 @dataclass
@@ -236,9 +236,9 @@ class Connection(asyncio.Protocol):
 
     def _refuse(self, bad: Malformed) -> None:
         self.keeps_alive, self.is_busy = False, True
-        body = json.dumps({"error": "BadRequest", "message": str(bad)}).encode() + b"\n"
+        body = json.dumps({"error": bad.code, "message": str(bad)}).encode() + b"\n"
         response = Response(self, Request("GET", "/", [], b"", False, False, True, self._peer))
-        response.whole(bad.status, [("content-type", "application/json"), ("dormouse-error", "BadRequest")], body)
+        response.whole(bad.status, [("content-type", "application/json"), ("dormouse-error", bad.code)], body)
         self.close()
 
     def _take_head(self) -> bool:
@@ -281,7 +281,7 @@ class Connection(asyncio.Protocol):
 
     def _slow(self) -> None:
         if not self.is_busy:
-            self._refuse(Malformed("the body did not come in time", 408))
+            self._refuse(Malformed(f"the body did not come within {self.server.limits.body_s} s", 408, "RequestTimeout"))
 
     def _take_body(self) -> bool:
         """True when it is there."""
