@@ -38,6 +38,7 @@ function startGuard(door, address) {
   guard = new Worker(path.join(__dirname, 'lib/guard.js'), { workerData: { shared, door }, resourceLimits: limits })
   guard.on('error', (error) => leave(1, 'GuardFailed', error))
   guard.on('message', (message) => {
+    if (message.name === 'rehearse') void rehearse.calls(message.folder).then(() => guard.postMessage({ name: 'rehearsed' }))
     if (message.name === 'load') void load(message.spec, message.folder, address)
     if (message.name === 'told') leave(1)
   })
@@ -97,9 +98,7 @@ function initFailed(error) {
 function park(address) {
   const { DORMOUSE_LOAD_KEY: key, DORMOUSE_POD_UID: pod } = process.env
   const door = { host: address.host, port: port('DORMOUSE_LOAD_PORT', 8081), key: key && keyOf(key), pod }
-  const rehearsed = rehearse.calls()
   startGuard(door, address)
-  guard.once('message', () => void rehearsed.then(() => guard.postMessage({ name: 'park' })))
 }
 
 // The key as it was given, if it is one.

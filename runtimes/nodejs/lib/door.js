@@ -116,4 +116,4 @@ function say(response, status, body, headers = {}) {
   response.end(text)
 }
 
-module.exports = { Door, write }
+module.exports = { Door }

@@ -112,7 +112,6 @@ const hears = {
     else door.answer(422, { error: code, message }, told)
   },
   calling: watch,
-  park,
 }
 
 parentPort.on('message', ({ name, ...rest }) => hears[name](rest))
@@ -127,4 +126,12 @@ function park() {
   door.server.listen({ host: settings.host, port: settings.port })
 }
 
-if (settings !== undefined) void rehearse.load().then(() => inMain({ name: 'rehearsed' }))
+// Has the main thread play with a folder of code; resolves when it has.
+function rehearseInMain(spec, where) {
+  inMain({ name: 'rehearse', spec, folder: where })
+  return new Promise((resolve) => {
+    hears.rehearsed = resolve
+  })
+}
+
+if (settings !== undefined) void rehearse.load(rehearseInMain).then(park)

@@ -5,7 +5,7 @@ const { generateKeyPairSync, sign } = require('node:crypto')
 const http = require('node:http')
 const { rmSync } = require('node:fs')
 const { CELLS, Calls } = require('./calls')
-const { Door, write } = require('./door')
+const { Door } = require('./door')
 const { importHandler } = require('./handler')
 const log = require('./log')
 const { Traffic } = require('./server')
@@ -30,33 +30,29 @@ function ask(port, method, path, headers, body) {
   })
 }
 
-// Main thread: imports of both kinds, and calls.
-async function rehearseCalls() {
-  const folder = write(Object.entries(CODE).map(([name, text]) => [name, Buffer.from(text)]))
-  try {
-    for (const handler of ['plain.handler', 'module.handler']) {
-      const calls = new Calls(new Int32Array(new SharedArrayBuffer(4 * CELLS)), () => {})
-      const traffic = new Traffic(SPEC, await importHandler(folder, handler), calls)
-      await traffic.listen(LOOPBACK, 0)
-      const { port } = traffic.server.address()
-      await ask(port, 'GET', '/?a=b', {})
-      await ask(port, 'POST', '/', { 'content-type': 'application/json' }, '{}')
-      traffic.stop()
-    }
-  } finally {
-    rmSync(folder, { recursive: true, force: true })
+// Main thread: imports of both kinds from a folder that `load` wrote, and calls.
+async function calls(folder) {
+  for (const handler of ['plain.handler', 'module.handler']) {
+    const calls = new Calls(new Int32Array(new SharedArrayBuffer(4 * CELLS)), () => {})
+    const traffic = new Traffic(SPEC, await importHandler(folder, handler), calls)
+    await traffic.listen(LOOPBACK, 0)
+    const { port } = traffic.server.address()
+    await ask(port, 'GET', '/?a=b', {})
+    await ask(port, 'POST', '/', { 'content-type': 'application/json' }, '{}')
+    traffic.stop()
   }
 }
 
-// Second thread: a load.
-async function rehearseLoad() {
+// Second thread: a load, whose code `inMain(spec, folder)` has the main thread play with.
+async function load(inMain) {
   const { publicKey, privateKey } = generateKeyPairSync('ed25519')
   const key = Buffer.from(publicKey.export({ format: 'jwk' }).x, 'base64url').toString('base64')
   const files = Object.fromEntries(Object.entries(CODE).map(([name, text]) => [name, Buffer.from(text).toString('base64')]))
   const body = Buffer.from(JSON.stringify({ pod: POD, ...SPEC, handler: 'plain.handler', files, env: { A: 'b' } }))
-  const door = new Door({ key, pod: POD }, (_spec, folder) => {
+  const door = new Door({ key, pod: POD }, async (spec, folder) => {
+    await inMain(spec, folder)
     rmSync(folder, { recursive: true, force: true })
-    setImmediate(() => door.answer(200, { initMs: 0 }))
+    door.answer(200, { initMs: 0 })
   })
   await new Promise((resolve) => door.server.listen({ host: LOOPBACK, port: 0 }, resolve))
   const signature = sign(null, body, privateKey).toString('base64')
@@ -65,6 +61,6 @@ async function rehearseLoad() {
 }
 
 // A rehearsal that fails costs the first call some time, and nothing else.
-const rehearsed = (play) => play().catch((error) => log.emit('warn', `the rehearsal failed: ${error.message}`))
+const rehearsed = (play) => (of) => play(of).catch((error) => log.emit('warn', `the rehearsal failed: ${error.message}`))
 
-module.exports = { calls: () => rehearsed(rehearseCalls), load: () => rehearsed(rehearseLoad) }
+module.exports = { calls: rehearsed(calls), load: rehearsed(load) }
