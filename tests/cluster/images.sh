@@ -3,6 +3,7 @@
 #   images.sh base               pause (every pod needs it) and, where busybox-static is installed, localhost/busybox:1
 #   images.sh build FOLDER [OUT] archives of our own images from FOLDER/{dormouse,dormouse-controller,dormouse-activator,dormouse-parker}
 #                                (DORMOUSE_BIN_DIR of ./test); also for `kind load image-archive FILE`
+#                                and of the language runtimes (runtimes/), from Debian's nodejs and python3 where they are installed
 #   images.sh load [OUT]         imports those into the running cluster
 set -euo pipefail
 HERE=$(cd "$(dirname "$0")" && pwd)
@@ -32,6 +33,33 @@ ours() {
   rm -r "$root"
 }
 
+# runtime OUT.tar NAME:TAG PROGRAM LANGUAGE SUFFIX: an image of a language runtime: the interpreter that is installed here,
+# its libraries, and runtimes/LANGUAGE, which starts with main.SUFFIX.
+runtime() {
+  local out=$1 name=$2 program folder=$HERE/../../runtimes/$4 root library needed
+  program=$(readlink -f "$3")
+  [ -x "$program" ] || { say "no image $name: $3 is not installed"; rm -f "$out"; return 0; }
+  root=$(mktemp -d)
+  "$HERE/../../scripts/image-root.sh" "$program" "$root"
+  mkdir -p "$root"/{app,opt/dormouse,tmp}
+  chmod 1777 "$root/tmp"
+  cp -r "$folder"/{main.*,lib,dormouse,package.json} "$root/opt/dormouse/" 2>/dev/null || true # what there is of them
+  # Python's own modules, and what those in C are linked with.
+  library=$("$program" -c 'import sysconfig; print(sysconfig.get_path("stdlib"))' 2>/dev/null) || library=''
+  if [ -d "$library" ]; then
+    mkdir -p "$root$library"
+    tar -C "$library" --exclude=./test --exclude='./config-*' --exclude=./idlelib -cf - . | tar -C "$root$library" -xf -
+    ldd "$library"/lib-dynload/*.so | awk '/=> \// { print $3 }' | sort -u | while read -r needed; do
+      mkdir -p "$root$(dirname "$needed")"
+      cp -L "$needed" "$root$needed"
+    done
+  fi
+  # Debian's Node reads some of its own modules from here.
+  [ ! -d /usr/share/nodejs ] || [ "$4" != nodejs ] || { mkdir -p "$root/usr/share"; cp -rL /usr/share/nodejs "$root/usr/share/"; }
+  python3 "$HERE/oci.py" "$out" "$name" "$root" "$NOBODY" "/$(basename "$program")" "/opt/dormouse/main.$5"
+  rm -r "$root"
+}
+
 base() {
   image "$DIR/pause.tar" localhost/pause:1 "$KIT/pause" /pause "$NOBODY" /pause
   import "$DIR/pause.tar"
@@ -48,13 +76,19 @@ build() {
   ours "$out/sample.tar" "dormouse/sample:$VERSION" "$from/dormouse" sample
   # Static: it uses less than a shared C library takes to load (programs.sh).
   image "$out/parker.tar" "dormouse/parker:$VERSION" "$from/dormouse-parker" /dormouse-parker "$NOBODY" /dormouse-parker
+  runtime "$out/runtime-nodejs.tar" "dormouse/runtime-nodejs:$VERSION" /usr/bin/node nodejs js
+  runtime "$out/runtime-python.tar" "dormouse/runtime-python:$VERSION" /usr/bin/python3 python py
 }
 
-load() { local name; for name in controller activator sample parker; do import "$1/$name.tar"; done; }
+load() {
+  local name
+  for name in controller activator sample parker; do import "$1/$name.tar"; done
+  for name in runtime-nodejs runtime-python; do [ ! -f "$1/$name.tar" ] || import "$1/$name.tar"; done
+}
 
 case ${1:-} in
   base) base ;;
   build) build "${2:?folder of the programs}" "${3:-$CACHE/images}" ;;
   load) load "${2:-$CACHE/images}" ;;
-  *) sed -n '2,6s/^# //p' "$0" >&2; exit 2 ;;
+  *) sed -n '2,7s/^# //p' "$0" >&2; exit 2 ;;
 esac

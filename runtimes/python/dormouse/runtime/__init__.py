@@ -1,0 +1,1 @@
+"""The runtime itself: nothing of it is for handlers."""
