@@ -52,7 +52,10 @@ fn parts_are_in_the_units_that_calls_are_counted_in() {
     let mut usage = UsageSum::default();
     usage.add(&call, (512, 100), &[plan.metering()]);
     assert_eq!((money.counted(&usage, &plan), memory.counted(&usage, &plan)), (1_700_000_000, 51_200));
-    assert_eq!((money.shown(10u128.pow(15) * 5 / 2, &plan).to_string(), money.unit(&plan)), ("2.50".into(), "CNY"));
+    assert_eq!(
+        (money.shown(10u128.pow(15) * 5 / 2, &plan).to_string(), money.unit(&plan)),
+        ("2.5000000".into(), "CNY")
+    );
     assert_eq!((memory.shown(51_200, &plan).to_string(), memory.unit(&plan)), ("0.050".into(), "GB-second"));
     for free in [Outcome::PlatformError, Outcome::Aborted] {
         let call = record(free, 100_000);
