@@ -24,11 +24,17 @@ pub async fn a_frame_is_applied_once_and_a_gap_not_at_all(place: &Place) {
     assert_eq!(ledger.append(frame(1, 12..20)).await, told(10, AppendOutcome::Gap));
     assert_eq!(ledger.append(frame(1, 5..21)).await, told(20, AppendOutcome::Applied));
     assert_eq!(ledger.append(frame(2, 2..3)).await, told(0, AppendOutcome::Gap));
+    // One that is to be unseen is applied whole or not at all.
+    let unseen = |seqs| Frame { unseen: true, ..frame(1, seqs) };
+    assert_eq!(ledger.append(unseen(20..23)).await, told(20, AppendOutcome::Gap));
+    assert_eq!(ledger.append(unseen(1..11)).await, told(20, AppendOutcome::Gap));
+    assert_eq!(ledger.append(unseen(22..23)).await, told(20, AppendOutcome::Gap));
+    assert_eq!(ledger.append(unseen(21..23)).await, told(22, AppendOutcome::Applied));
     let other_epoch = Frame { epoch: 2, ..frame(1, 1..4) };
     assert_eq!(ledger.append(other_epoch).await, told(3, AppendOutcome::Applied));
     let check = ledger.verify().await.unwrap();
     assert!(check.holds(), "{check:?}");
-    assert_eq!((check.by_record, check.epochs), (23, 2));
+    assert_eq!((check.by_record, check.epochs), (25, 2));
 }
 
 pub async fn a_damaged_frame_is_refused_and_changes_nothing(place: &Place) {

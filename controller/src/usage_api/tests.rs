@@ -63,7 +63,7 @@ pub(super) async fn fixture(token: Option<&str>) -> Fixture {
     let records = packer.finish();
     let crc32c = crc32c::crc32c(&records);
     let subjects = vec![subject("cart"), subject("pay")];
-    let frame = Frame { activator: 7, epoch: 1, first_seq: 1, count: 100, subjects, records, crc32c };
+    let frame = Frame { activator: 7, epoch: 1, first_seq: 1, count: 100, subjects, records, crc32c, unseen: false };
     ledger.append(frame).await.unwrap();
     let guard = token.and_then(Token::new).map_or_else(Guard::open, Guard::token);
     Fixture { router: router(door.clone(), guard, Tenants::of_themselves()), door, _dir: dir }

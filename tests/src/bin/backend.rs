@@ -112,7 +112,7 @@ async fn answer(request: Request<Incoming>, log: Arc<Log>) -> Result<Response<Bo
     let ms = Duration::from_millis(number_of(&query, "ms"));
     let mut response = match request.uri().path() {
         // A task of its own: the work goes on when the client, and with it this future, has gone.
-        "/" | "/work" => match tokio::spawn(work(call, ms)).await {
+        "/" | "/work" | "/delay" => match tokio::spawn(work(call, ms)).await {
             Ok(()) => text(StatusCode::OK, format!("{number}\n")),
             Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
         },
