@@ -15,6 +15,7 @@ mod params;
 mod payers;
 mod period;
 mod requests;
+mod reversals;
 pub mod reviews;
 mod times;
 mod views;
@@ -70,6 +71,7 @@ fn guarded() -> Vec<(&'static str, MethodRouter<Api>)> {
     vec![
         ("/v1/usage", get(usage)),
         ("/v1/records", get(records)),
+        ("/v1/reversals", get(reversals::list).post(reversals::reverse).layer(reversals::bounded())),
         ("/v1/statements/{tenant}/{period}", get(statement)),
         ("/v1/statements/{tenant}/{period}/focus", get(focus::focus)),
         ("/v1/prices", get(prices)),
@@ -185,7 +187,8 @@ async fn records(State(api): State<Api>, uri: Uri, headers: HeaderMap, pairs: Pa
     let through = api.through();
     let page = ledger.records(&query).await?;
     let next = page.next.as_ref().map(|key| cursor.records(key));
-    let view = RecordsView::new(&times_us, plan, &page.rows, next, through.text());
+    let reversed = ledger.reversed_among(&page.rows).await?;
+    let view = RecordsView::new(&times_us, plan, (&page.rows, &reversed), next, through.text());
     Ok(through.on(answer::answer(format, &view, &uri)?))
 }
 

@@ -2,6 +2,7 @@
 
 mod access;
 pub(super) mod formats;
+mod reversals;
 
 use super::*;
 use crate::ledger::{Frame, Place, Plans};
@@ -427,6 +428,7 @@ async fn the_file_and_the_routes_say_the_same() {
         ("/v1/usage", format!("/v1/usage?{NOVEMBER}&granularity=P1D&time_zone=Asia/Shanghai")),
         ("/v1/usage", format!("/v1/usage?{NOVEMBER}")),
         ("/v1/records", format!("/v1/records?{NOVEMBER}&limit=1")),
+        ("/v1/reversals", format!("/v1/reversals?{NOVEMBER}&limit=1")),
         ("/v1/statements/{tenant}/{period}", "/v1/statements/acme/2026-11?fixed_server=350".to_owned()),
         ("/v1/statements/{tenant}/{period}", "/v1/statements/acme/2026-11".to_owned()),
         ("/v1/prices", "/v1/prices".to_owned()),
@@ -443,6 +445,7 @@ async fn the_file_and_the_routes_say_the_same() {
     for (path, known) in [
         ("/v1/usage", &params::USAGE[..]),
         ("/v1/records", &params::RECORDS),
+        ("/v1/reversals", &params::REVERSALS),
         ("/v1/statements/{tenant}/{period}", &params::STATEMENT),
         ("/v1/statements/{tenant}/{period}/focus", &params::FOCUS),
         ("/v1/prices", &params::PRICES),
