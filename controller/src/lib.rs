@@ -9,6 +9,7 @@ pub mod labels;
 pub mod ledger;
 pub mod metrics;
 pub mod office;
+pub mod parking;
 pub mod pools;
 pub mod reconcile;
 pub mod routes;
@@ -25,6 +26,7 @@ use fleet::Fleet;
 use ledger::LedgerDoor;
 use metrics::Metrics;
 use office::{Office, Parts};
+use parking::Parking;
 use prometheus_client::registry::Registry;
 use reconcile::plan::Urls;
 use routes::Routes;
@@ -70,6 +72,7 @@ pub struct Controller<F> {
     post: tokio::sync::mpsc::Sender<office::Mail>,
     routes: Routes,
     warm_meter: WarmMeter,
+    parking: Parking,
     grpc: TcpListener,
     usage: TcpListener,
     requests: Requests,
@@ -112,6 +115,8 @@ impl<F: Fleet> Controller<F> {
         config.ledger.register(registry);
         let warm_meter = WarmMeter::default();
         let tenants = fleet.tenants();
+        let metrics = Metrics::register(registry);
+        let parking = metrics.parking.clone();
         let (office, post) = Office::new(Parts {
             fleet,
             events,
@@ -119,12 +124,12 @@ impl<F: Fleet> Controller<F> {
             urls: config.urls.clone(),
             durability: config.ledger.plan().durability,
             health: config.health.clone(),
-            metrics: Metrics::register(registry),
+            metrics,
             warm_meter: warm_meter.clone(),
             through: config.ledger.through().clone(),
         });
         let requests = Requests::register(registry);
-        Ok(Self { office, post, routes, warm_meter, grpc, usage, requests, tenants, config })
+        Ok(Self { office, post, routes, warm_meter, parking, grpc, usage, requests, tenants, config })
     }
 
     /// Where activators call.
@@ -148,7 +153,7 @@ impl<F: Fleet> Controller<F> {
     /// # Errors
     /// When a server breaks or the fleet ends.
     pub async fn run(self, stop: CancellationToken) -> Result<(), ControllerError> {
-        let Self { office, post, routes, warm_meter, grpc, usage, requests, tenants, config } = self;
+        let Self { office, post, routes, warm_meter, parking, grpc, usage, requests, tenants, config } = self;
         let Config { token, usage_guard, beside_usage, ledger, health, .. } = config;
         let all = stop.child_token();
         let keeper = tokio::spawn(ledger.clone().keep_open(all.clone()));
@@ -158,7 +163,8 @@ impl<F: Fleet> Controller<F> {
         let mut office = tokio::spawn(office.run(all.clone()));
         let doors = Doors { token, routes, post, ledger: ledger.clone(), stop: all.clone() };
         let doors = doors::serve(grpc, doors);
-        let api = usage_api::with(usage_api::router(ledger, usage_guard.clone(), tenants), beside_usage, usage_guard);
+        let beside = beside_usage.unwrap_or_default().merge(parking.router());
+        let api = usage_api::with(usage_api::router(ledger, usage_guard.clone(), tenants), Some(beside), usage_guard);
         let api = axum::serve(usage, requests.counting(api)).with_graceful_shutdown(all.clone().cancelled_owned());
         let result = tokio::select! {
             biased;
