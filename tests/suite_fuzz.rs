@@ -94,7 +94,9 @@ async fn filled(folder: &std::path::Path) -> Result<LedgerDoor> {
     let records = packer.finish();
     let crc32c = crc32c::crc32c(&records);
     let subjects = (0..6).map(subject).collect();
-    ledger.append(Frame { activator: 7, epoch: 1, first_seq: 1, count: 2_000, subjects, records, crc32c, unseen: false }).await?;
+    ledger
+        .append(Frame { activator: 7, epoch: 1, first_seq: 1, count: 2_000, subjects, records, crc32c, unseen: false })
+        .await?;
     let span = WarmSpan { subject: subject(0), resumes: false, open: false, from_us: now_us - HOUR_US, to_us: now_us };
     ledger.keep_warm(vec![span]).await?;
     door.through().say(&Process { name: "fuzzed".into(), activator: 7, epoch: 1 }, now_us, false);

@@ -6,6 +6,9 @@
 
 #![expect(clippy::print_stdout, reason = "a suite tells its seed and what it counted")]
 
+#[path = "suite_kill/reconcile.rs"]
+mod reconcile;
+
 use anyhow::{Context, Result};
 use dormouse_tests::agree::{Agreed, LIMIT, Load, agree};
 use dormouse_tests::calls::{Bound, Calls};

@@ -97,7 +97,7 @@ impl World {
             durability,
             ..Ground::of(folder)
         };
-        let pair = Pair::start_on(&ground, &programs(env)?, patient(), &[SPOOL])?;
+        let pair = Pair::start_on(&ground, &programs(env)?, patient(), &[SPOOL, "--every-intent"])?;
         Ok(Self { pair, database, spool, ledger, durability })
     }
 
