@@ -80,6 +80,12 @@ impl Parking {
         Router::new().route(ROUTE, get(usage)).with_state(self.clone())
     }
 
+    /// How many pods of a pool count now.
+    #[cfg(test)]
+    pub(crate) fn pods(&self, pool: &PoolKey) -> u64 {
+        self.pools.lock().get(pool).map_or(0, |parked| parked.pods)
+    }
+
     fn now(&self) -> Duration {
         self.began.elapsed()
     }

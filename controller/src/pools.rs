@@ -443,6 +443,24 @@ mod tests {
     }
 
     #[test]
+    fn what_is_parked_is_metered_and_what_is_claimed_is_not() {
+        let (mut pools, _answers) = pools(json!({"size": {"min": 2, "max": 2}}));
+        let metered = |pools: &Pools| pools.parking.pods(&key());
+        pools.parked(pod(1), S(1));
+        pools.parked(pod(2), S(1));
+        pools.parked(pod(2), S(2));
+        assert_eq!(metered(&pools), 2);
+        pools.claimed(&pod(1), S(3));
+        assert_eq!(metered(&pools), 1);
+        pools.give_back(pod(1));
+        assert_eq!(metered(&pools), 2);
+        pools.unparked(&pod(2).id);
+        assert_eq!(metered(&pools), 1);
+        pools.gone(&key(), "u");
+        assert_eq!(metered(&pools), 0);
+    }
+
+    #[test]
     fn who_fits() {
         let fits = |pool: Value, function: Value| {
             let (mut pools, _answers) = pools(pool);
@@ -548,7 +566,7 @@ mod tests {
         let mut object = (*object(json!({"size": {"min": 1, "max": 9}}))).clone();
         object.status = Some(WarmPoolStatus { wanted: 6, ..WarmPoolStatus::default() });
         let (answer, _answers) = mpsc::channel(8);
-        let mut pools = Pools::new(answer);
+        let mut pools = Pools::new(answer, Parking::default());
         pools.object(Arc::new(object.clone()), S(0));
         let mut wanted = |now| pools.pools.get_mut(&key()).unwrap().size(&object, now).wanted;
         assert_eq!((wanted(S(10)), wanted(S(3600))), (6, 1));
