@@ -67,7 +67,7 @@ pub(crate) enum LedgerCommand {
     #[command(flatten)]
     Move(dormouse_controller::ledger::transfer::Command),
     /// Take calls back, so that they are not billed: in their month, or where that is closed by a correction
-    Reverse(ReverseArgs),
+    Reverse(Box<ReverseArgs>),
 }
 
 #[derive(Args, Debug)]

@@ -163,7 +163,7 @@ impl<F: Fleet> Controller<F> {
         let mut office = tokio::spawn(office.run(all.clone()));
         let doors = Doors { token, routes, post, ledger: ledger.clone(), stop: all.clone() };
         let doors = doors::serve(grpc, doors);
-        let beside = beside_usage.unwrap_or_default().merge(parking.router());
+        let beside = beside_usage.unwrap_or_default().merge(usage_api::pools(parking));
         let api = usage_api::with(usage_api::router(ledger, usage_guard.clone(), tenants), Some(beside), usage_guard);
         let api = axum::serve(usage, requests.counting(api)).with_graceful_shutdown(all.clone().cancelled_owned());
         let result = tokio::select! {

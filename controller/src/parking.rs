@@ -5,23 +5,16 @@
 //! controller's start on, as its other numbers do.
 
 use crate::fleet::PoolKey;
-use axum::extract::State;
-use axum::routing::get;
-use axum::{Json, Router};
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::registry::Unit;
-use serde::Serialize;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
-
-/// Where it is told to readers of the whole cluster.
-pub const ROUTE: &str = "/v1/pools/usage";
 
 /// The meter; clones share it.
 #[derive(Clone, Debug)]
@@ -29,6 +22,17 @@ pub struct Parking {
     since: Timestamp,
     began: Instant,
     pools: Arc<Mutex<BTreeMap<PoolKey, Parked>>>,
+}
+
+/// What was kept of one pool, in whole units, rounded down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// Pods that are parked now.
+    pub parked: u64,
+    /// MiB x seconds.
+    pub mib_seconds: u64,
+    /// vCPU x milliseconds.
+    pub vcpu_milliseconds: u64,
 }
 
 /// The pods of one pool.
@@ -75,9 +79,21 @@ impl Parking {
         self.pools.lock().remove(pool);
     }
 
-    /// The route that tells it. Who may ask is seen to in front of it.
-    pub fn router(&self) -> Router {
-        Router::new().route(ROUTE, get(usage)).with_state(self.clone())
+    /// When it began to count.
+    #[must_use]
+    pub fn since(&self) -> Timestamp {
+        self.since
+    }
+
+    /// What was counted up to now, by pool.
+    #[must_use]
+    pub fn told(&self) -> Vec<(PoolKey, Kept)> {
+        let kept = |parked: Parked| Kept {
+            parked: parked.pods,
+            mib_seconds: whole(parked.mib_us, 1_000_000),
+            vcpu_milliseconds: whole(parked.mcpu_us, 1_000_000),
+        };
+        self.counted().into_iter().map(|(key, parked)| (key, kept(parked))).collect()
     }
 
     /// How many pods of a pool count now.
@@ -95,37 +111,6 @@ impl Parking {
         pools.values_mut().for_each(|parked| parked.count(now));
         pools.clone()
     }
-}
-
-/// Answer of [`ROUTE`].
-#[derive(Serialize)]
-struct Usage {
-    /// When this controller began to count, RFC 3339.
-    since: String,
-    pools: Vec<PoolUsage>,
-}
-
-/// One pool; whole units, rounded down.
-#[derive(Serialize)]
-struct PoolUsage {
-    namespace: String,
-    pool: String,
-    /// Pods that are parked now.
-    parked: u64,
-    mib_seconds: u64,
-    vcpu_milliseconds: u64,
-}
-
-async fn usage(State(parking): State<Parking>) -> Json<Usage> {
-    let row = |(key, parked): (PoolKey, Parked)| PoolUsage {
-        namespace: key.namespace,
-        pool: key.name,
-        parked: parked.pods,
-        mib_seconds: whole(parked.mib_us, 1_000_000),
-        vcpu_milliseconds: whole(parked.mcpu_us, 1_000_000),
-    };
-    let pools = parking.counted().into_iter().map(row).collect();
-    Json(Usage { since: parking.since.to_string(), pools })
 }
 
 fn whole(sum: u128, unit: u128) -> u64 {
@@ -170,22 +155,9 @@ mod tests {
         PoolKey { namespace: "shop".into(), name: name.into() }
     }
 
-    #[tokio::test]
-    async fn it_is_told_as_it_is_described() {
-        let parking = Parking::default();
-        parking.see(&key("small"), [(256, 100)].into_iter());
-        let Json(told) = usage(State(parking)).await;
-        let file: serde_json::Value = serde_saphyr::from_str(include_str!("../openapi.yaml")).unwrap();
-        let told = serde_json::to_value(told).unwrap();
-        for (schema, value) in [("Pools", &told), ("Pool", &told["pools"][0])] {
-            let said = file["components"]["schemas"][schema]["properties"].as_object().unwrap();
-            assert!(said.keys().eq(value.as_object().unwrap().keys()), "{schema}");
-        }
-    }
-
-    async fn told(parking: &Parking) -> Vec<(String, u64, u64, u64)> {
-        let Json(Usage { pools, .. }) = usage(State(parking.clone())).await;
-        pools.into_iter().map(|p| (p.pool, p.parked, p.mib_seconds, p.vcpu_milliseconds)).collect()
+    fn told(parking: &Parking) -> Vec<(String, u64, u64, u64)> {
+        let row = |(key, kept): (PoolKey, Kept)| (key.name, kept.parked, kept.mib_seconds, kept.vcpu_milliseconds);
+        parking.told().into_iter().map(row).collect()
     }
 
     #[tokio::test(start_paused = true)]
@@ -198,11 +170,11 @@ mod tests {
         parking.see(&key("large"), [(1024, 1000)].into_iter());
         advance(Duration::from_millis(1_500)).await;
         let expected = [("large".to_owned(), 1, 1_536, 1_500), ("small".to_owned(), 1, 20 * 256 + 384, 2_000 + 150)];
-        assert_eq!(told(&parking).await, expected);
-        assert_eq!(told(&parking).await, expected, "asked twice it is counted once");
+        assert_eq!(told(&parking), expected);
+        assert_eq!(told(&parking), expected, "asked twice it is counted once");
         parking.see(&key("small"), std::iter::empty());
         advance(Duration::from_secs(100)).await;
-        assert_eq!(told(&parking).await[1], ("small".to_owned(), 0, 5_504, 2_150));
+        assert_eq!(told(&parking)[1], ("small".to_owned(), 0, 5_504, 2_150));
         let (mut registry, mut text) = (Registry::default(), String::new());
         registry.sub_registry_with_prefix("dormouse").register_collector(Box::new(parking.clone()));
         prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
@@ -210,6 +182,6 @@ mod tests {
         series("dormouse_parked_memory_mib_seconds_total{namespace=\"shop\",pool=\"small\"} 5504.0");
         series("dormouse_parked_cpu_vcpu_seconds_total{namespace=\"shop\",pool=\"small\"} 2.15");
         parking.forget(&key("small"));
-        assert_eq!(told(&parking).await.len(), 1);
+        assert_eq!(told(&parking).len(), 1);
     }
 }

@@ -14,6 +14,7 @@ mod guard;
 mod params;
 mod payers;
 mod period;
+mod pools;
 mod requests;
 mod reversals;
 pub mod reviews;
@@ -46,6 +47,7 @@ use views::{PricesView, RecordsView, UsageView};
 
 pub use answer::encoded;
 pub use guard::Guard;
+pub use pools::pools;
 pub use requests::Requests;
 
 /// Questions that read the disk at once. Each holds one page in memory: 10,000 rows x about 500 B = 5 MB.

@@ -160,7 +160,7 @@ impl Kind {
 
     /// Warm time is that from each instance's open port to the end; of what wakes there is none.
     fn check_warm(&self, folder: &Path, end: &std::ops::Range<Timestamp>, usage: &UsageSum) -> Result<()> {
-        anyhow::ensure!(usage.warm.mib_ms % MIB == 0, "{:?}", usage.warm);
+        anyhow::ensure!(usage.warm.mib_ms.is_multiple_of(MIB), "{:?}", usage.warm);
         let metered = Duration::from_millis(u64::try_from(usage.warm.mib_ms / MIB)?);
         let opened = std::fs::read_to_string(self.opened(folder))?;
         let opened = opened.lines().map(|line| Ok(Timestamp::from_microsecond(line.parse()?)?));

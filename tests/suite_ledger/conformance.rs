@@ -498,6 +498,13 @@ fn same(found: &[String], expected: &[String]) {
     assert!(differ.is_none() && found.len() == expected.len(), "{differ:#?}, {} of {}", found.len(), expected.len());
 }
 
+/// Takes a record of the first activator back.
+async fn take_back(ledger: &Ledger, seq: u64) -> Reversed {
+    let id = RecordId { activator: 1, epoch: 1, seq, received_at_us: record(seq).received_at_us };
+    let at = "2026-12-20T00:00:00Z".parse().unwrap();
+    ledger.reverse(&[id], Order { by: "alice", reason: "ours", at }).await.unwrap()[0]
+}
+
 /// There and back again: every grain, whole and gone records, counted warm time, closed months, and what goes on from them.
 pub async fn a_ledger_moves_whole(place: &Place) {
     let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
@@ -515,11 +522,6 @@ pub async fn a_ledger_moves_whole(place: &Place) {
         to_us: hour + to_h * HOUR_US,
     };
     ledger.keep_warm(vec![span(0, 30)]).await.unwrap();
-    let take_back = async |ledger: &Ledger, seq: u64| {
-        let id = RecordId { activator: 1, epoch: 1, seq, received_at_us: record(seq).received_at_us };
-        let at = "2026-12-20T00:00:00Z".parse().unwrap();
-        ledger.reverse(&[id], Order { by: "alice", reason: "ours", at }).await.unwrap()[0]
-    };
     assert_eq!(take_back(&ledger, 6).await, Reversed::Now);
     ledger.close_months(&by_the_call(), 3, "2026-12-04T00:00:00Z".parse().unwrap()).await.unwrap();
     ledger.append(frame(9, 501..521)).await.unwrap();

@@ -70,7 +70,8 @@ impl Intents {
     /// What was dispatched up to then and is not written: it counts as written from now on.
     fn take_young(&mut self, dispatched_to_us: i64) -> Vec<Word> {
         let mut words = Vec::new();
-        while let Some((_, place, call)) = self.young.pop_front_if(|(at, ..)| *at <= dispatched_to_us) {
+        while let Some(&(_, place, call)) = self.young.front().filter(|(at, ..)| *at <= dispatched_to_us) {
+            self.young.pop_front();
             if let Some(Some(open)) = self.open.get_mut(place.0 as usize)
                 && open.record.call == call
                 && !std::mem::replace(&mut open.written, true)
