@@ -70,7 +70,16 @@ fn frame(activator: u64, numbers: Range<u64>, hours: &Range<u32>, n: u64) -> Fra
     }
     let (count, records) = (packer.count(), packer.finish());
     let crc32c = crc32c::crc32c(&records);
-    Frame { activator, epoch: 1, first_seq: numbers.start, count, subjects: vec![subject()], records, crc32c }
+    Frame {
+        activator,
+        epoch: 1,
+        first_seq: numbers.start,
+        count,
+        subjects: vec![subject()],
+        records,
+        crc32c,
+        unseen: false,
+    }
 }
 
 /// Sends `n` calls from several activators at once and returns how many records a second became durable.

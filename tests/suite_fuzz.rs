@@ -14,9 +14,10 @@ use axum::middleware::Next;
 use axum::response::Response;
 use dormouse_controller::budgets::Budgets;
 use dormouse_controller::ledger::{Frame, LedgerDoor, Place, Plans, WarmSpan};
+use dormouse_controller::parking::Parking;
 use dormouse_controller::shares::Process;
 use dormouse_controller::tenants::Tenants;
-use dormouse_controller::usage_api::{Guard, router};
+use dormouse_controller::usage_api::{Guard, pools, router, with};
 use dormouse_core::price::PricePlan;
 use dormouse_core::record::{CallRecord, Outcome, Packer, Subject};
 use dormouse_daemon::Token;
@@ -95,7 +96,9 @@ async fn filled(folder: &std::path::Path) -> Result<LedgerDoor> {
     let records = packer.finish();
     let crc32c = crc32c::crc32c(&records);
     let subjects = (0..6).map(subject).collect();
-    ledger.append(Frame { activator: 7, epoch: 1, first_seq: 1, count: 2_000, subjects, records, crc32c }).await?;
+    ledger
+        .append(Frame { activator: 7, epoch: 1, first_seq: 1, count: 2_000, subjects, records, crc32c, unseen: false })
+        .await?;
     let span = WarmSpan { subject: subject(0), resumes: false, open: false, from_us: now_us - HOUR_US, to_us: now_us };
     ledger.keep_warm(vec![span]).await?;
     door.through().say(&Process { name: "fuzzed".into(), activator: 7, epoch: 1 }, now_us, false);
@@ -116,7 +119,8 @@ async fn what_the_file_says_is_what_is_answered() -> Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let url = format!("http://{}", listener.local_addr()?);
     let answers = Answers::default();
-    let api = router(door, Budgets::none(), guard, Tenants::of_themselves());
+    let api = router(door, Budgets::none(), guard.clone(), Tenants::of_themselves());
+    let api = with(api, Some(pools(Parking::default())), guard);
     let api = api.layer(axum::middleware::from_fn_with_state(answers.clone(), count));
     let served = tokio::spawn(axum::serve(listener, api).into_future());
     let (examples, seed) = if long() { (EXAMPLES.1, SEED + 1) } else { (EXAMPLES.0, SEED) };

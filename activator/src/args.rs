@@ -41,6 +41,11 @@ pub(crate) struct Args {
     /// Bound of the spool in bytes; over it calls are refused with 503.
     #[arg(long, env = "DORMOUSE_SPOOL_MAX_BYTES", default_value_t = 256 << 20, value_parser = spool_bytes)]
     spool_max_bytes: u64,
+    /// Write a word of each call to the spool before it is dispatched, so that after a kill of the process every call has a
+    /// record, aborted and billed 0 where its end is not known. Without it the same is so of calls that had run for 10 ms
+    /// (and either another call had ended since, or a second was over). Costs each call a write(2).
+    #[arg(long, env = "DORMOUSE_EVERY_INTENT")]
+    every_intent: bool,
     /// Networks of proxies whose Forwarded and X-Forwarded-* headers are kept (CIDR, separated by commas).
     #[arg(long, env = "DORMOUSE_TRUSTED_PROXIES", value_delimiter = ',')]
     trusted_proxies: Vec<Network>,
@@ -124,6 +129,7 @@ impl Args {
         let mut config = Config::new(self.listen, self.controller, token, self.spool_dir);
         config.name = self.name;
         config.spool_max_bytes = self.spool_max_bytes;
+        config.every_intent = self.every_intent;
         config.peer_listen = self.peer_listen;
         config.peer_advertise = self.peer_advertise;
         config.trusted_proxies = self.trusted_proxies;

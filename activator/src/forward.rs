@@ -10,7 +10,7 @@ use crate::{
     grpc,
     handover::{self, Handed, HandedBody},
     headers::{self, Caller},
-    meter::{Meter, Received},
+    meter::{self, Meter, Received},
     metered::{self, Metered, outcome_of},
     metrics::Trouble,
     pool::Lane,
@@ -206,7 +206,7 @@ async fn dispatch(
         if peer.is_gone() {
             return Err(Out::Gone);
         }
-        let reservation = shared.spool.reserve()?;
+        let mut reservation = shared.spool.reserve()?;
         let mut now = shared.clock.now();
         let Some(mut lane) = lane(&seat, shared, &mut now).await else {
             seat = seat.put_back(peer, held).await?;
@@ -216,6 +216,10 @@ async fn dispatch(
         if !lane.is_used() && peer.is_gone() {
             seat.instance().pool.put(lane, seat.instance(), shared.clock, now);
             return Err(Out::Gone);
+        }
+        if let Err(e) = meter::intend(shared, (&received, &seat), now, &mut reservation) {
+            seat.instance().pool.put(lane, seat.instance(), shared.clock, now);
+            return Err(e.into());
         }
         let promise = Promise { durability, until: now + timeout };
         let meter = Meter::start(shared, received, seat, reservation, upload.clone(), (now, promise));
@@ -324,7 +328,7 @@ fn retry(lost: Lost) -> Result<Again, Ended> {
     let (parts, outcome, refusal) = match lost {
         Lost::NotSent(request, parts) => {
             let was_fresh = !parts.lane.is_used();
-            let (received, seat, _) = parts.meter.undo().ok_or((Out::Gone, None))?;
+            let (received, seat) = parts.meter.undo().ok_or((Out::Gone, None))?;
             return Ok(Again { request, received, seat, was_fresh });
         }
         Lost::Died(parts) => {

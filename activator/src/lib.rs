@@ -94,6 +94,9 @@ pub struct Config {
     pub spool_max_bytes: u64,
     /// What makes the spool's records durable: fdatasync(2) unless something else is said.
     pub syncer: Arc<dyn Syncer>,
+    /// The spool has a word of each call before it is dispatched, so that every call has a record after any end of the
+    /// process; else of those that have run for a while. Costs a write(2) a call.
+    pub every_intent: bool,
     /// Where other activators hand calls over; `None`: they do not.
     pub peer_listen: Option<SocketAddr>,
     /// Where they reach that port: an address with or without a port. `None`: at the address it is bound to.
@@ -135,6 +138,7 @@ impl Config {
             spool_dir,
             spool_max_bytes: 256 << 20,
             syncer: Arc::new(Fdatasync),
+            every_intent: false,
             peer_listen: None,
             peer_advertise: None,
             limits: Limits::default(),
@@ -253,7 +257,11 @@ impl Activator {
         let link = link::Link::new(&config.controller, &config.token)?;
         let mut spool = open_spool(&config).await?;
         spool.syncer = config.syncer.clone();
+        if config.every_intent {
+            spool.intend_each();
+        }
         let metrics = metrics::Metrics::with_syncs(spool.syncs.clone());
+        metrics.records_aborted.inc_by(spool.aborted());
         let (outlets, exporter) = outlets(&config, &metrics)?;
         let me = spool.identity().activator;
         let peers = peer::Peers::new(me, config.token.clone(), peer_address.unwrap_or_default());

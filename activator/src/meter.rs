@@ -116,8 +116,10 @@ impl Meter {
     }
 
     /// The call was not dispatched after all: no byte of it left.
-    pub(crate) fn undo(mut self) -> Option<(Received, Seat, Reservation)> {
-        self.rest.take().map(|rest| (rest.received, rest.seat, rest.reservation))
+    pub(crate) fn undo(mut self) -> Option<(Received, Seat)> {
+        let Rest { received, seat, reservation } = self.rest.take()?;
+        self.shared.spool.withdraw(reservation);
+        Some((received, seat))
     }
 
     /// The head of the response is there: where the call's time went.
@@ -185,22 +187,12 @@ impl Meter {
         let Some(Rest { received, seat, reservation }) = self.rest.take() else { return Ok(None) };
         let before = Before::of(&seat, self.dispatched);
         let record = CallRecord {
-            subject: 0,
-            call: received.call,
-            received_at_us: received.at_us,
-            wait_us: micros(before.wait),
-            claim_us: micros(before.claim),
-            start_us: micros(before.start),
-            connect_us: micros(before.connect),
             run_us: micros(now.saturating_sub(self.dispatched)),
             request_bytes: self.upload.bytes(),
             response_bytes: self.response_bytes,
             status: self.status,
             outcome,
-            cold: !seat.turn.start.is_zero(),
-            first: seat.first && !seat.turn.start.is_zero(),
-            warm_slots: seat.instance().warm_slots.load(Relaxed),
-            key: received.key,
+            ..begun(&received, &seat, before)
         };
         let subject = seat.instance().subject_for(received.tenant.as_deref());
         let written = self.shared.spool.append(&subject, &record, reservation);
@@ -236,6 +228,41 @@ impl Meter {
         }
         written.map(|seq| self.promise.written(seq, seat.func(), now))
     }
+}
+
+/// The record of a call as it stands at its dispatch.
+fn begun(received: &Received, seat: &Seat, before: Before) -> CallRecord {
+    let cold = !seat.turn.start.is_zero();
+    CallRecord {
+        subject: 0,
+        call: received.call,
+        received_at_us: received.at_us,
+        wait_us: micros(before.wait),
+        claim_us: micros(before.claim),
+        start_us: micros(before.start),
+        connect_us: micros(before.connect),
+        run_us: 0,
+        request_bytes: 0,
+        response_bytes: 0,
+        status: 0,
+        outcome: Outcome::Aborted,
+        cold,
+        first: seat.first && cold,
+        warm_slots: seat.instance().warm_slots.load(Relaxed),
+        key: received.key,
+    }
+}
+
+/// A call is about to be dispatched at this time of the clock: the spool is told, so that it has a record even if this
+/// process does not live to write it.
+pub(crate) fn intend(
+    shared: &Shared,
+    (received, seat): (&Received, &Seat),
+    dispatched: Duration,
+    reservation: &mut Reservation,
+) -> Result<(), SpoolError> {
+    let subject = seat.instance().subject_for(received.tenant.as_deref());
+    shared.spool.intend(reservation, &subject, &begun(received, seat, Before::of(seat, dispatched)))
 }
 
 impl Drop for Meter {

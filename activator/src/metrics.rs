@@ -143,6 +143,7 @@ pub(crate) struct Metrics {
     families: Arc<Families>,
     pub(crate) records: Counter,
     pub(crate) records_lost: Counter,
+    pub(crate) records_aborted: Counter,
     pub(crate) records_shipped: Counter,
     pub(crate) spool_bytes: Gauge,
     spool_syncs: Counter,
@@ -183,6 +184,8 @@ impl Metrics {
         r.register("proxy_errors", "Calls and connects that failed between us and an instance", f.errors.clone());
         r.register("metering_records", "Records written to the spool", self.records.clone());
         r.register("metering_records_lost", "Records that could not be written", self.records_lost.clone());
+        let aborted = "Calls that a former life of the process did not end, recorded as aborted";
+        r.register("metering_records_aborted", aborted, self.records_aborted.clone());
         r.register("metering_records_shipped", "Records that the ledger has", self.records_shipped.clone());
         r.register("spool_bytes", "Bytes of the spool on disk", self.spool_bytes.clone());
         r.register("spool_syncs", "Syncs of the spool's disk", self.spool_syncs.clone());

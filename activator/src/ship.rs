@@ -36,7 +36,7 @@ pub(crate) async fn run(shared: Arc<Shared>, link: Link, stop: CancellationToken
         cursor = back;
         shared.metrics.records_lost.inc_by(shared.spool.take_lost());
         match &read {
-            Read::Batch(batch) => shared.metrics.unshipped_since(batch.records.first().map(ended_us)),
+            Read::Batch(batch) => shared.metrics.unshipped_since(batch.records.first().map(CallRecord::ended_at_us)),
             Read::Empty => shared.metrics.unshipped_since(None),
             Read::Failed => {}
         }
@@ -69,13 +69,6 @@ pub(crate) async fn run(shared: Arc<Shared>, link: Link, stop: CancellationToken
             }
         }
     }
-}
-
-/// Wall clock at the end of a call.
-fn ended_us(record: &CallRecord) -> i64 {
-    let CallRecord { wait_us, claim_us, start_us, connect_us, run_us, .. } = *record;
-    let took = [wait_us, claim_us, start_us, connect_us, run_us].into_iter().fold(0, u64::saturating_add);
-    record.received_at_us.saturating_add(i64::try_from(took).unwrap_or(i64::MAX))
 }
 
 /// Waits after a failure. A stop ends a pause, and the ones after it are short.
@@ -142,15 +135,17 @@ async fn send(client: &mut Client, batch: &Batch, cursor: &mut Cursor, shared: &
     let request = tokio::time::timeout(ANSWER_TIMEOUT, client.append(frame(batch, home)));
     let answer = request.await.map_err(|_| ShipError::Silent)??.into_inner();
     let watermark = answer.watermark + home.offset;
-    shared.spool.trim(batch.activator, batch.epoch, watermark);
     let next = watermark + 1;
+    let refused = answer.outcome() == appended::Outcome::Gap;
+    let tail_is_gone = shared.spool.judge_tail(batch, watermark, refused);
+    shared.spool.trim(batch.activator, batch.epoch, watermark);
     match answer.outcome() {
         appended::Outcome::Applied | appended::Outcome::Duplicate if next > batch.last_seq() => {
             shared.metrics.records_shipped.inc_by(batch.records.len() as u64);
         }
         // It has some of them, or less than we thought: it says where to go on.
         appended::Outcome::Applied | appended::Outcome::Duplicate => cursor.seek(batch.activator, batch.epoch, next),
-        appended::Outcome::Gap if cursor.holds(&shared.spool, batch, next) => {
+        appended::Outcome::Gap if tail_is_gone || cursor.holds(&shared.spool, batch, next) => {
             cursor.seek(batch.activator, batch.epoch, next);
         }
         appended::Outcome::Gap => {
@@ -181,6 +176,7 @@ fn frame(batch: &Batch, home: Home) -> v1::Frame {
         subjects: batch.subjects.iter().map(|s| s.as_ref().into()).collect(),
         crc32c: crc32c::crc32c(&records),
         records,
+        unseen: batch.aborted,
     }
 }
 

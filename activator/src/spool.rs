@@ -3,13 +3,17 @@
 //! A record is written with one write(2) before its call ends, so that no kill of the process loses it; a task syncs
 //! every second, so that a power cut loses at most that second. Whoever wants more waits for a sync of the disk or for the
 //! ledger: see [`waits`]. The log has a bound in bytes: over it calls are refused
-//! before they are dispatched; when the disk is full sooner, the same by [`reserve`]. See [`segment`] for the file format, [`identity`] for who writes it.
+//! before they are dispatched; when the disk is full sooner, the same by [`reserve`]. What is known of calls without a
+//! record is in the log as well: see [`intents`]. See [`segment`] for the file format, [`identity`] for who writes it.
 
 mod cursor;
+mod former;
 mod home;
 mod identity;
+mod intents;
 mod reserve;
 mod segment;
+mod tails;
 mod waits;
 
 pub(crate) use cursor::{Batch, Cursor};
@@ -19,11 +23,13 @@ pub(crate) use waits::Told;
 
 use crate::answer::Refusal;
 use dormouse_core::record::{CallRecord, Subject};
+use former::Former;
 use home::Homes;
+use intents::{Intents, Place};
 use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
 use reserve::Reserve;
-use segment::{Header, Writer};
+use segment::{Header, Word, Writer};
 use std::{
     collections::VecDeque,
     fs::{self, File},
@@ -93,19 +99,27 @@ impl From<SpoolError> for Refusal {
 
 /// A place in the spool for one record; given back when dropped.
 #[derive(Debug)]
-pub(crate) struct Reservation(Arc<Room>);
+pub(crate) struct Reservation {
+    room: Arc<Room>,
+    intent: Option<Place>,
+}
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        self.0.reserved.fetch_sub(RESERVED_BYTES, Relaxed);
+        self.room.reserved.fetch_sub(RESERVED_BYTES, Relaxed);
+        if let Some(place) = self.intent.take() {
+            self.room.intents.lock().end(place);
+        }
     }
 }
 
-/// Bytes promised and used.
+/// What is promised: bytes, beside those that are used, and a record of each call that is dispatched.
 #[derive(Debug, Default)]
 struct Room {
     reserved: AtomicU64,
     used: AtomicU64,
+    /// Taken while the log is held, or alone.
+    intents: Mutex<Intents>,
 }
 
 /// A segment file and what is in it.
@@ -159,6 +173,10 @@ pub(crate) struct Spool {
     reserve: Reserve,
     /// Records that could not be read or were not wanted, since this was last asked.
     lost: AtomicU64,
+    /// Calls that former lives had dispatched and not recorded: recorded as aborted now.
+    aborted: u64,
+    /// Each intent is written before its call is dispatched.
+    each: bool,
     /// Held for as long as the folder is ours.
     _lock: File,
 }
@@ -166,6 +184,8 @@ pub(crate) struct Spool {
 #[derive(Debug)]
 struct Log {
     writer: Writer,
+    /// Bytes of intents that the writer's segment began with: they do not fill it.
+    carried: u64,
     /// Oldest first; the last one is the writer's.
     segments: VecDeque<Segment>,
     /// Full segments that are not synced since they were written to.
@@ -195,18 +215,19 @@ struct Begun {
     log: Log,
     homes: Homes,
     lost: u64,
+    aborted: u64,
 }
 
 impl Begun {
     fn in_folder(folder: &Path) -> io::Result<Self> {
-        let (mut segments, lost) = segment::recover(folder)?;
+        let Former { mut segments, lost, aborted } = former::recover(folder)?;
         let identity = Identity::next(folder, segments.iter().map(|s| &s.header))?;
-        let header = Header { activator: identity.activator, epoch: identity.epoch, first_seq: 1 };
+        let header = Header { activator: identity.activator, epoch: identity.epoch, first_seq: 1, aborted: false };
         let (writer, first) = Writer::begin(folder, header)?;
         segment::sync_folder(folder)?;
         segments.push_back(first);
-        let log = Log { writer, segments, full: Vec::new(), begun: false };
-        Ok(Self { identity, log, homes: Homes::open(folder)?, lost })
+        let log = Log { writer, carried: 0, segments, full: Vec::new(), begun: false };
+        Ok(Self { identity, log, homes: Homes::open(folder)?, lost, aborted })
     }
 }
 
@@ -239,7 +260,7 @@ impl Spool {
             Err(e) if reserve::is_full(&e) && reserve.give_up() => Begun::in_folder(folder),
             begun => begun,
         };
-        let Begun { identity, log, homes, lost } = begun.map_err(at)?;
+        let Begun { identity, log, homes, lost, aborted } = begun.map_err(at)?;
         let kept = reserve.keep();
         if let Err(e) = &kept {
             tracing::error!(folder = %folder.display(), "no call is taken: the spool's disk has no room: {e}");
@@ -264,6 +285,8 @@ impl Spool {
             homes,
             reserve,
             lost: AtomicU64::new(lost),
+            aborted,
+            each: false,
             _lock: lock,
         })
     }
@@ -280,15 +303,30 @@ impl Spool {
 
     /// Fails when no record would be taken now.
     pub(crate) fn check(&self) -> Result<(), SpoolError> {
+        if !self.has_room_for(1) || self.failed.load(Relaxed) { Err(SpoolError::Full) } else { Ok(()) }
+    }
+
+    /// Whether there is room for so many more records beside what is promised.
+    fn has_room_for(&self, records: usize) -> bool {
         let promised = self.room.reserved.load(Relaxed) + self.used_bytes();
-        let full = promised + RESERVED_BYTES > self.max_bytes;
-        if full || self.failed.load(Relaxed) { Err(SpoolError::Full) } else { Ok(()) }
+        promised + (records as u64).saturating_mul(RESERVED_BYTES) <= self.max_bytes
+    }
+
+    /// From now on each intent is written before its call is dispatched. A call that comes meanwhile may be of either kind.
+    pub(crate) fn intend_each(&mut self) {
+        self.each = true;
+        self.room.intents.lock().each = true;
+    }
+
+    /// How many calls former lives had dispatched and not recorded, when this one began.
+    pub(crate) fn aborted(&self) -> u64 {
+        self.aborted
     }
 
     /// Makes sure that a call's record will find its place.
     pub(crate) fn reserve(&self) -> Result<Reservation, SpoolError> {
         let reserved = self.room.reserved.fetch_add(RESERVED_BYTES, Relaxed) + RESERVED_BYTES;
-        let reservation = Reservation(self.room.clone());
+        let reservation = Reservation { room: self.room.clone(), intent: None };
         let full = reserved + self.used_bytes() > self.max_bytes;
         if full || self.failed.load(Relaxed) { Err(SpoolError::Full) } else { Ok(reservation) }
     }
@@ -298,14 +336,18 @@ impl Spool {
         &self,
         subject: &Arc<Subject>,
         record: &CallRecord,
-        reservation: Reservation,
+        mut reservation: Reservation,
     ) -> Result<u64, SpoolError> {
+        let word = Word::Record(subject.clone(), *record);
         let mut log = self.log.lock();
-        let mut written = self.write(&mut log, subject, record);
+        if let Some(place) = reservation.intent.take() {
+            self.room.intents.lock().end(place);
+        }
+        let mut written = self.write(&mut log, &word, &self.due(record.ended_at_us()));
         if matches!(&written, Err(e) if reserve::is_full(e)) && self.reserve.give_up() {
             // This call and those that run beside it were promised a place; no further one is.
             self.failed.store(true, Relaxed);
-            written = self.write(&mut log, subject, record);
+            written = self.write(&mut log, &word, &[]);
         }
         let result = written.map(|bytes| (bytes, log.last_seq()));
         drop(log);
@@ -324,12 +366,13 @@ impl Spool {
         }
     }
 
-    fn write(&self, log: &mut Log, subject: &Arc<Subject>, record: &CallRecord) -> io::Result<u64> {
+    /// Writes a record, and with it what is due of others.
+    fn write(&self, log: &mut Log, record: &Word, others: &[Word]) -> io::Result<u64> {
         let mut header_bytes = 0;
-        if log.writer.bytes() >= self.segment_bytes {
+        if log.writer.bytes() - log.carried >= self.segment_bytes {
             header_bytes = self.begin_segment(log)?;
         }
-        let bytes = log.writer.append(subject, record)?;
+        let bytes = log.writer.append(std::iter::once(record).chain(others))?;
         if let Some(current) = log.segments.back_mut() {
             current.count += 1;
             current.bytes += bytes;
@@ -340,8 +383,8 @@ impl Spool {
     /// Starts a new segment; returns the bytes that it takes already.
     fn begin_segment(&self, log: &mut Log) -> io::Result<u64> {
         // What is in the old one is synced by whoever syncs next: here it would hold up every call.
-        let header =
-            Header { activator: self.identity.activator, epoch: self.identity.epoch, first_seq: log.last_seq() + 1 };
+        let Identity { activator, epoch } = self.identity;
+        let header = Header { activator, epoch, first_seq: log.last_seq() + 1, aborted: false };
         let (writer, segment) = Writer::begin(&self.folder, header)?;
         let old = std::mem::replace(&mut log.writer, writer);
         log.full.push(old.finish());
@@ -352,8 +395,9 @@ impl Spool {
         {
             self.room.used.fetch_sub(empty.bytes, Relaxed);
         }
-        let bytes = segment.bytes;
-        log.segments.push_back(segment);
+        log.carried = self.carry(log);
+        let bytes = segment.bytes + log.carried;
+        log.segments.push_back(Segment { bytes, ..segment });
         Ok(bytes)
     }
 
@@ -374,6 +418,7 @@ impl Spool {
 
     /// Syncs what was written. Blocks; call it each second.
     pub(crate) fn sync(&self) {
+        self.note_young();
         let mut disk = self.disk.lock();
         if self.failed.load(Relaxed) {
             self.recover_from_failure(&mut disk);
@@ -523,7 +568,7 @@ impl Spool {
         let records = end.saturating_sub(from);
         self.lost.fetch_add(records, Relaxed);
         tracing::error!(path = %gone.path.display(), records, "a harmed segment is set aside: its records are lost");
-        segment::rename_aside(&gone.path)
+        former::rename_aside(&gone.path)
     }
 
     /// Goes on behind a batch that the ledger will never take: its records are lost to the ledger, and kept in a copy.
@@ -533,7 +578,7 @@ impl Spool {
         let segments = self.segments();
         let first_in = |s: &&Segment| s.header.first_seq <= last && batch.first_seq < s.header.first_seq + s.count;
         for segment in segments.iter().filter(|s| s.of() == of).filter(first_in) {
-            segment::keep_copy(&segment.path)?;
+            former::keep_copy(&segment.path)?;
         }
         let living: Vec<_> = segments.iter().map(Segment::of).collect();
         self.homes.move_on(of, last + 1, &living)?;

@@ -1,10 +1,12 @@
-//! kill -9 of the process, again and again: whatever was answered is recorded, and nothing twice.
+//! kill -9 of the process, again and again: whatever was answered is recorded, and nothing twice; whatever an instance had
+//! is recorded, as aborted where its end is not known.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
 mod common;
 
 use common::{Controller, Origin, client, free_addr, ready, until};
+use dormouse_core::record::{Outcome, key_of};
 use std::{
     collections::HashSet,
     net::SocketAddr,
@@ -19,6 +21,7 @@ use std::{
 
 const ROUNDS: u64 = 5;
 const CALLERS: usize = 4;
+const KEY: &str = "idempotency-key: ";
 
 /// The process, killed when dropped.
 struct Process(Child);
@@ -35,17 +38,18 @@ fn start(listen: SocketAddr, controller: &Controller, spool: &Path) -> Process {
         .args(["--listen", &listen.to_string(), "--admin", "127.0.0.1:0", "--controller", &controller.url()])
         .arg("--spool-dir")
         .arg(spool)
+        .arg("--every-intent")
         .env("DORMOUSE_TOKEN", common::TOKEN)
         .stderr(Stdio::null())
         .spawn();
     Process(child.unwrap())
 }
 
-/// One call; the request id when it was answered whole.
-async fn call(addr: SocketAddr) -> Option<String> {
+/// One call with a key of its own; the request id when it was answered whole.
+async fn call(addr: SocketAddr, key: &str) -> Option<String> {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let mut stream = tokio::net::TcpStream::connect(addr).await.ok()?;
-    let request = client::get("/").replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n");
+    let request = client::get("/").replace("\r\n\r\n", &format!("\r\nConnection: close\r\n{KEY}{key}\r\n\r\n"));
     stream.write_all(request.as_bytes()).await.ok()?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).await.ok()?;
@@ -67,12 +71,15 @@ async fn what_was_answered_is_recorded_once_after_kills() {
         let process = start(listen, &controller, folder.path());
         let stop = Arc::new(AtomicBool::new(false));
         let callers: Vec<_> = (0..CALLERS)
-            .map(|_| {
+            .map(|caller| {
                 let stop = stop.clone();
                 tokio::spawn(async move {
                     let mut ids = Vec::new();
-                    while !stop.load(SeqCst) {
-                        match call(listen).await {
+                    for n in 0.. {
+                        if stop.load(SeqCst) {
+                            break;
+                        }
+                        match call(listen, &format!("{round}-{caller}-{n}")).await {
                             Some(id) => ids.push(id),
                             None => tokio::time::sleep(Duration::from_millis(5)).await,
                         }
@@ -90,16 +97,25 @@ async fn what_was_answered_is_recorded_once_after_kills() {
             answered.extend(caller.await.unwrap());
         }
     }
-    let sent = origin.seen.requests.lock().len();
     let _last = start(listen, &controller, folder.path());
-    until("all that was answered is recorded", || (controller.records().len() >= answered.len()).then_some(())).await;
+    // What an instance had, by the hash of its key.
+    let keys = |head: &String| Some(key_of(head.split(KEY).nth(1)?.split("\r\n").next()?.as_bytes()));
+    let sent: HashSet<u64> = origin.seen.requests.lock().iter().filter_map(keys).collect();
+    until("whatever an instance had is recorded", || {
+        let recorded: HashSet<u64> = controller.records().iter().map(|(_, r)| r.key).collect();
+        sent.is_subset(&recorded).then_some(())
+    })
+    .await;
     tokio::time::sleep(Duration::from_millis(300)).await;
-    let recorded = controller.records().len();
+    let recorded: Vec<_> = controller.records().into_iter().map(|(_, record)| record).collect();
+    let keys: HashSet<u64> = recorded.iter().map(|r| r.key).collect();
+    assert_eq!((keys.len(), sent.len() >= answered.len()), (recorded.len(), true), "each once");
+    let aborted = recorded.iter().filter(|r| r.outcome == Outcome::Aborted).count();
     let in_flight = ROUNDS as usize * CALLERS;
-    assert!(answered.len() <= recorded && recorded <= answered.len() + in_flight, "{} {recorded}", answered.len());
-    assert!(recorded <= sent);
+    assert!(answered.len() + aborted <= recorded.len() && aborted <= in_flight, "{} {aborted}", answered.len());
+    assert!(recorded.len() <= answered.len() + in_flight, "{} {}", answered.len(), recorded.len());
     // Each epoch is whole: numbers from 1 without a gap (the ledger takes no others), each call once.
     let epochs = controller.epochs();
     assert_eq!(epochs.iter().map(|e| e.1).collect::<Vec<_>>(), (1..=ROUNDS as u32).collect::<Vec<_>>());
-    assert_eq!(epochs.iter().map(|e| e.2).sum::<u64>(), recorded as u64);
+    assert_eq!(epochs.iter().map(|e| e.2).sum::<u64>(), recorded.len() as u64);
 }

@@ -41,17 +41,19 @@ pub(crate) enum Command {
     Bill(BillArgs),
     /// Show what tenants may spend in this month, and what they did
     Budgets(BudgetsArgs),
-    /// Move a ledger: into a file, and from there into another folder or a PostgreSQL database
+    /// Move a ledger, into a file and from there into another folder or a PostgreSQL database; take single calls back
     #[command(
         subcommand,
         after_help = "\
-Everything moves: records, sums, what is closed. The file is whole or of no use, and so is the ledger that takes it.
+export and import move everything: records, sums, what is closed. The file is whole or of no use, and so is the ledger that
+takes it. reverse asks the usage API of what runs.
 
 Examples:
   dormouse ledger export --dir .dormouse/ledger ledger.dormouse
-  dormouse ledger import --url-file database-url ledger.dormouse"
+  dormouse ledger import --url-file database-url ledger.dormouse
+  dormouse ledger reverse 3f1c5f0e00004000-1-2a --reason 'our outage of 24 November'"
     )]
-    Ledger(dormouse_controller::ledger::transfer::Command),
+    Ledger(LedgerCommand),
     /// Check an installation in a cluster: one function's whole life, step by step
     Selftest(crate::selftest::SelftestArgs),
     /// Ends what a killed `dev` left running; started by `dev` itself
@@ -60,6 +62,56 @@ Examples:
         /// The mark that the processes carry.
         mark: String,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum LedgerCommand {
+    #[command(flatten)]
+    Move(dormouse_controller::ledger::transfer::Command),
+    /// Take calls back, so that they are not billed: in their month, or where that is closed by a correction
+    Reverse(Box<ReverseArgs>),
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Takes the request ids that callers were given (dormouse-request-id), or with --all every call that the filters match. A
+call is taken back once, and for ever; who did it, when and why stands in /v1/records and /v1/reversals. Needs the operator's
+token, or the right to create functions/usage in all namespaces (ClusterRole dormouse-usage-corrector).
+
+Examples:
+  dormouse ledger reverse 3f1c5f0e00004000-1-2a --reason 'our outage of 24 November'
+  dormouse ledger reverse --all -n shop --function cart --from 2026-11-24T10:00:00Z --to 2026-11-24T11:00:00Z \\
+      --reason 'our outage of 24 November' --dry-run")]
+pub(crate) struct ReverseArgs {
+    /// Calls by their request ids
+    #[arg(value_name = "REQUEST-ID", required_unless_present = "all", conflicts_with = "all")]
+    pub(crate) request_ids: Vec<dormouse_core::RequestId>,
+    /// Why: one line, kept for ever
+    #[arg(long)]
+    pub(crate) reason: String,
+    /// Every call that the filters match
+    #[arg(long, requires = "from")]
+    pub(crate) all: bool,
+    /// From, inclusive: a date or a time, as 2026-11-24 or 2026-11-24T10:00:00Z [default: an hour before --to]
+    #[arg(long)]
+    pub(crate) from: Option<String>,
+    /// To, exclusive [default: now]
+    #[arg(long)]
+    pub(crate) to: Option<String>,
+    /// Only calls that this tenant pays for
+    #[arg(long)]
+    pub(crate) tenant: Option<String>,
+    /// Only this namespace
+    #[arg(short, long)]
+    pub(crate) namespace: Option<String>,
+    /// Only this function
+    #[arg(long)]
+    pub(crate) function: Option<String>,
+    /// Say what would be taken back, and change nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    #[command(flatten)]
+    pub(crate) target: WhereArgs,
 }
 
 #[derive(Args, Debug)]
@@ -385,7 +437,7 @@ pub(crate) struct BillArgs {
     /// Price the same usage by another plan: lambda, alibaba-fc, article, or one of your own
     #[arg(long = "as", value_name = "PLAN")]
     pub(crate) as_plan: Option<String>,
-    /// List the calls behind a line, and check that they add up to it: calls, compute, cpu, ...
+    /// List the calls behind a line, and check that they add up to it: calls, compute, cpu, reversals, ...
     #[arg(long, value_name = "LINE", conflicts_with = "fixed_server")]
     pub(crate) explain: Option<String>,
     /// Output
@@ -451,6 +503,20 @@ mod tests {
     fn usage_groups_by_several() {
         let Command::Usage(args) = parse("dormouse usage --by function,day") else { panic!() };
         assert_eq!(args.by, [By::Function, By::Day]);
+    }
+
+    #[test]
+    fn what_is_taken_back_is_named_or_all() {
+        let id = "3f1c5f0e00004000-1-2a";
+        let line = format!("dormouse ledger reverse {id} --reason ours --tenant acme");
+        let Command::Ledger(LedgerCommand::Reverse(args)) = parse(&line) else { panic!() };
+        assert_eq!((args.request_ids[0].to_string().as_str(), args.tenant.as_deref()), (id, Some("acme")));
+        let Command::Ledger(LedgerCommand::Move(_)) = parse("dormouse ledger export --dir d f") else { panic!() };
+        for wrong in ["", "--all", "3f1c-1-2a", &format!("{id} --all --from 2026-11-01")] {
+            let line = format!("dormouse ledger reverse --reason ours {wrong}");
+            assert!(Cli::try_parse_from(line.split_whitespace()).is_err(), "{line}");
+        }
+        assert!(Cli::try_parse_from(["dormouse", "ledger", "reverse", id]).is_err(), "a reason is a must");
     }
 
     #[test]

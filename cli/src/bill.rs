@@ -30,6 +30,7 @@ pub(crate) struct Statement {
     currency: String,
     calls: u64,
     pub(crate) billed_calls: u64,
+    pub(crate) reversed_calls: u64,
     pub(crate) unmetered_calls: u64,
     pub(crate) lines: Vec<Line>,
     corrections: Vec<Correction>,
@@ -130,7 +131,11 @@ fn page(statement: &Statement) -> String {
         }
         None => {}
     }
-    let _ = writeln!(page, "{calls} calls, {billed_calls} of them billed\n");
+    let reversed = match statement.reversed_calls {
+        0 => String::new(),
+        reversed => format!(", {reversed} of those taken back (--explain reversals)"),
+    };
+    let _ = writeln!(page, "{calls} calls, {billed_calls} of them billed{reversed}\n");
     let (price, amount) = (format!(">PRICE {currency}"), format!(">AMOUNT {currency}"));
     let mut rows = table(&["ITEM", ">QUANTITY", "UNIT", &price, &amount]);
     for line in &statement.lines {
@@ -234,6 +239,7 @@ mod tests {
             to: "2026-12-01T00:00:00Z".into(),
             calls: 15_000_000,
             billed_calls: 15_000_000,
+            reversed_calls: 0,
             unmetered_calls: 0,
             lines: [
                 ("calls", "15000000", "call", "0.0000002", "3.00"),

@@ -9,6 +9,7 @@ mod exit;
 mod invoke;
 mod list;
 mod manifest;
+mod reverse;
 mod sample;
 mod say;
 mod selftest;
@@ -17,7 +18,7 @@ mod target;
 mod usage;
 mod view;
 
-use args::Command;
+use args::{Command, LedgerCommand};
 use exit::{Failure, Outcome};
 use std::process::ExitCode;
 use tokio::runtime::{Builder, Runtime};
@@ -51,7 +52,8 @@ fn run(command: Command) -> Outcome {
         Command::Usage(args) => small()?.block_on(usage::run(&args)),
         Command::Budgets(args) => small()?.block_on(budgets::run(&args)),
         Command::Bill(args) => small()?.block_on(bill::run(&args)),
-        Command::Ledger(command) => {
+        Command::Ledger(LedgerCommand::Reverse(args)) => small()?.block_on(reverse::run(&args)),
+        Command::Ledger(LedgerCommand::Move(command)) => {
             dormouse_daemon::install_tls_provider();
             let moved = large()?.block_on(dormouse_controller::ledger::transfer::run(&command));
             say::note(moved.map_err(Failure::failed)?);

@@ -17,6 +17,7 @@ mod plans;
 mod postgres;
 mod records;
 mod retention;
+pub mod reversals;
 mod rpc;
 mod sled;
 pub mod statements;
@@ -48,8 +49,10 @@ use dormouse_core::price::{PricePlan, TooLarge};
 use dormouse_core::usage::UsageSum;
 use jiff::Timestamp;
 use retention::Bounds;
+use reversals::{Order, RecordId, Reversal, ReverseError, Reversed};
 use statements::CloseError;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use store::{Marks, Store};
@@ -260,6 +263,37 @@ impl Ledger {
     /// When the store cannot be read.
     pub async fn records(&self, query: &RecordsQuery) -> Result<Page<RecordRow, RecordKey>, ReadError> {
         records::query(&*self.store, query).await
+    }
+
+    /// Takes records back: what they are billed is billed no longer, in their month, or where that is closed by a correction.
+    /// Answers what became of each; returns when that is durable.
+    ///
+    /// # Errors
+    /// When the order cannot be taken, or the ledger failed.
+    pub async fn reverse(&self, ids: &[RecordId], order: Order<'_>) -> Result<Vec<Reversed>, ReverseError> {
+        reversals::reverse(&*self.store, ids, order).await
+    }
+
+    /// What was taken back of calls that came in a period, microseconds since 1970 UTC: at most `limit` behind `after`, and
+    /// whether there is more.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn reversals(
+        &self,
+        filter: &Filter,
+        times_us: &Range<i64>,
+        (after, limit): (Option<RecordId>, usize),
+    ) -> Result<(Vec<Reversal>, bool), ReadError> {
+        reversals::of(&*self.store, filter, times_us, (after, limit)).await
+    }
+
+    /// What was taken back among these records.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn reversed_among(&self, rows: &[RecordRow]) -> Result<HashMap<RecordId, Reversal>, ReadError> {
+        reversals::among(&*self.store, rows).await
     }
 
     /// The namespaces of all functions that a tenant ever paid for.

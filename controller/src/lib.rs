@@ -10,6 +10,7 @@ pub mod labels;
 pub mod ledger;
 pub mod metrics;
 pub mod office;
+pub mod parking;
 pub mod pools;
 pub mod reconcile;
 pub mod routes;
@@ -27,6 +28,7 @@ use fleet::Fleet;
 use ledger::LedgerDoor;
 use metrics::Metrics;
 use office::{Office, Parts};
+use parking::Parking;
 use prometheus_client::registry::Registry;
 use reconcile::plan::Urls;
 use routes::Routes;
@@ -72,6 +74,7 @@ pub struct Controller<F> {
     post: tokio::sync::mpsc::Sender<office::Mail>,
     routes: Routes,
     warm_meter: WarmMeter,
+    parking: Parking,
     grpc: TcpListener,
     usage: TcpListener,
     requests: Requests,
@@ -117,6 +120,8 @@ impl<F: Fleet> Controller<F> {
         let warm_meter = WarmMeter::default();
         let tenants = fleet.tenants();
         let treasury = fleet.clone();
+        let metrics = Metrics::register(registry);
+        let parking = metrics.parking.clone();
         let (mut office, post) = Office::new(Parts {
             fleet,
             events,
@@ -124,7 +129,7 @@ impl<F: Fleet> Controller<F> {
             urls: config.urls.clone(),
             durability: config.ledger.plan().durability,
             health: config.health.clone(),
-            metrics: Metrics::register(registry),
+            metrics,
             warm_meter: warm_meter.clone(),
             through: config.ledger.through().clone(),
         });
@@ -133,7 +138,20 @@ impl<F: Fleet> Controller<F> {
         budgets.register(registry);
         office.tell_of_ends(budgets.clone());
         let requests = Requests::register(registry);
-        Ok(Self { office, post, routes, warm_meter, grpc, usage, requests, tenants, treasurer, budgets, config })
+        Ok(Self {
+            office,
+            post,
+            routes,
+            warm_meter,
+            parking,
+            grpc,
+            usage,
+            requests,
+            tenants,
+            treasurer,
+            budgets,
+            config,
+        })
     }
 
     /// Where activators call.
@@ -157,8 +175,8 @@ impl<F: Fleet> Controller<F> {
     /// # Errors
     /// When a server breaks or the fleet ends.
     pub async fn run(self, stop: CancellationToken) -> Result<(), ControllerError> {
-        let Self { office, post, routes, warm_meter, grpc, usage, requests, tenants, treasurer, budgets, config } =
-            self;
+        let Self { office, post, routes, warm_meter, parking, grpc, usage, requests, tenants, .. } = self;
+        let (treasurer, budgets, config) = (self.treasurer, self.budgets, self.config);
         let Config { token, usage_guard, beside_usage, ledger, health, .. } = config;
         let all = stop.child_token();
         let keeper = tokio::spawn(ledger.clone().keep_open(all.clone()));
@@ -169,11 +187,9 @@ impl<F: Fleet> Controller<F> {
         let treasurer = tokio::spawn(treasurer.run(all.clone()));
         let doors = Doors { token, routes, post, ledger: ledger.clone(), budgets: budgets.clone(), stop: all.clone() };
         let doors = doors::serve(grpc, doors);
-        let api = usage_api::with(
-            usage_api::router(ledger, budgets, usage_guard.clone(), tenants),
-            beside_usage,
-            usage_guard,
-        );
+        let beside = beside_usage.unwrap_or_default().merge(usage_api::pools(parking));
+        let api = usage_api::router(ledger, budgets, usage_guard.clone(), tenants);
+        let api = usage_api::with(api, Some(beside), usage_guard);
         let api = axum::serve(usage, requests.counting(api)).with_graceful_shutdown(all.clone().cancelled_owned());
         let result = tokio::select! {
             biased;

@@ -5,6 +5,7 @@ mod replicas;
 pub use replicas::Replicas;
 
 use crate::fleet::{FleetError, PoolKey};
+use crate::parking::Parking;
 use crate::reconcile::apply::Applied;
 use crate::reconcile::observe::Lane;
 use dormouse_daemon::Histogram;
@@ -22,6 +23,8 @@ pub struct Metrics {
     scales: Counter,
     claims: Counter,
     parked: Family<OfPool, Gauge>,
+    /// What is kept parked, by pool.
+    pub parking: Parking,
     errors: Family<Failure, Counter>,
     replicas: Family<OfState, Gauge>,
     starts: Family<OfPhase, Histogram, fn() -> Histogram>,
@@ -34,6 +37,7 @@ impl Default for Metrics {
             scales: Counter::default(),
             claims: Counter::default(),
             parked: Family::default(),
+            parking: Parking::default(),
             errors: Family::default(),
             replicas: Family::default(),
             starts: Family::new_with_constructor(Histogram::of_starts),
@@ -81,6 +85,7 @@ impl Metrics {
         r.register("scales", "Numbers of instances written", m.scales.clone());
         r.register("claims", "Parked pods claimed for a function", m.claims.clone());
         r.register("parked", "Pods of a warm pool that can be claimed", m.parked.clone());
+        r.register_collector(Box::new(m.parking.clone()));
         r.register("replicas", "Instances by what they are at", m.replicas.clone());
         r.register(
             "cold_start_duration_seconds",

@@ -180,6 +180,7 @@ impl<F: Fleet> Office<F> {
         let (answer, answers) = mpsc::channel(MAX_MAIL);
         let (pool_answer, pool_answers) = mpsc::channel(MAX_MAIL);
         let Parts { fleet, events, routes, urls, durability, health, metrics, warm_meter, through } = parts;
+        let parking = metrics.parking.clone();
         health.expect(CHECK);
         let office = Self {
             tenants: fleet.tenants(),
@@ -199,7 +200,7 @@ impl<F: Fleet> Office<F> {
             unacknowledged: BTreeSet::new(),
             timers: BTreeSet::new(),
             due: HashMap::new(),
-            pools: Pools::new(pool_answer),
+            pools: Pools::new(pool_answer, parking),
             pool_answers,
             pools_due: HashMap::new(),
             claims: 0,

@@ -5,6 +5,7 @@
 
 use crate::backoff;
 use crate::fleet::{Fleet, FleetError, InstanceId, Parked, PoolKey, Trouble, Victim};
+use crate::parking::Parking;
 use crate::reconcile::observe::{Moment, Number};
 use crate::reconcile::report::{Says, condition};
 use dormouse_core::pool::{Claims, Sized, Why};
@@ -40,6 +41,7 @@ pub struct Pools {
     /// Which pool a parked pod is of.
     parked: HashMap<InstanceId, PoolKey>,
     answer: mpsc::Sender<Answer>,
+    parking: Parking,
 }
 
 /// The outcome of a write.
@@ -87,10 +89,17 @@ struct Pool {
 }
 
 impl Pools {
-    /// No pools yet, and where outcomes come in.
+    /// No pools yet, where outcomes come in, and who counts what is parked.
     #[must_use]
-    pub fn new(answer: mpsc::Sender<Answer>) -> Self {
-        Self { pools: BTreeMap::new(), parked: HashMap::new(), answer }
+    pub fn new(answer: mpsc::Sender<Answer>, parking: Parking) -> Self {
+        Self { pools: BTreeMap::new(), parked: HashMap::new(), answer, parking }
+    }
+
+    /// What is parked of a pool has changed.
+    fn meter(&self, key: &PoolKey) {
+        if let Some(pool) = self.pools.get(key) {
+            self.parking.see(key, pool.parked.values().map(|pod| pod.size));
+        }
     }
 
     /// All of them.
@@ -125,6 +134,7 @@ impl Pools {
             return false;
         }
         self.pools.remove(key);
+        self.parking.forget(key);
         self.parked.retain(|_, of| of != key);
         true
     }
@@ -161,6 +171,7 @@ impl Pools {
             pool.refills.push_back(now.saturating_sub(left).min(LONGEST_REFILL));
         }
         self.parked.insert(parked.id, key.clone());
+        self.meter(&key);
         key
     }
 
@@ -170,6 +181,7 @@ impl Pools {
         let pool = self.pools.get_mut(&key)?;
         pool.parked.remove(id);
         pool.ending.remove(id);
+        self.meter(&key);
         Some(key)
     }
 
@@ -185,8 +197,10 @@ impl Pools {
     pub fn give_back(&mut self, parked: Parked) {
         if let Some(pool) = self.pools.get_mut(&parked.pool) {
             pool.unowned.remove(&parked.id);
-            self.parked.insert(parked.id.clone(), parked.pool.clone());
+            let key = parked.pool.clone();
+            self.parked.insert(parked.id.clone(), key.clone());
             pool.parked.insert(parked.id.clone(), parked);
+            self.meter(&key);
         }
     }
 
@@ -246,6 +260,7 @@ impl Pools {
                 pool.ending.insert(id, parked);
             }
             pool.refilling.clear();
+            self.meter(key);
         }
         let (fleet, answer, key) = (fleet.clone(), self.answer.clone(), key.clone());
         tokio::spawn(async move {
@@ -294,6 +309,7 @@ impl Pools {
                     }
                     _ => {}
                 }
+                self.meter(&key);
             }
         }
         Some(key)
@@ -395,7 +411,7 @@ mod tests {
 
     fn pools(spec: Value) -> (Pools, mpsc::Receiver<Answer>) {
         let (answer, answers) = mpsc::channel(8);
-        let mut pools = Pools::new(answer);
+        let mut pools = Pools::new(answer, Parking::default());
         pools.object(object(spec), S(0));
         (pools, answers)
     }
@@ -424,6 +440,24 @@ mod tests {
         let object = pool.object.clone().unwrap();
         let sized = pool.size(&object, now);
         pool.next(&object, sized, now, Timestamp::UNIX_EPOCH)
+    }
+
+    #[test]
+    fn what_is_parked_is_metered_and_what_is_claimed_is_not() {
+        let (mut pools, _answers) = pools(json!({"size": {"min": 2, "max": 2}}));
+        let metered = |pools: &Pools| pools.parking.pods(&key());
+        pools.parked(pod(1), S(1));
+        pools.parked(pod(2), S(1));
+        pools.parked(pod(2), S(2));
+        assert_eq!(metered(&pools), 2);
+        pools.claimed(&pod(1), S(3));
+        assert_eq!(metered(&pools), 1);
+        pools.give_back(pod(1));
+        assert_eq!(metered(&pools), 2);
+        pools.unparked(&pod(2).id);
+        assert_eq!(metered(&pools), 1);
+        pools.gone(&key(), "u");
+        assert_eq!(metered(&pools), 0);
     }
 
     #[test]
@@ -532,7 +566,7 @@ mod tests {
         let mut object = (*object(json!({"size": {"min": 1, "max": 9}}))).clone();
         object.status = Some(WarmPoolStatus { wanted: 6, ..WarmPoolStatus::default() });
         let (answer, _answers) = mpsc::channel(8);
-        let mut pools = Pools::new(answer);
+        let mut pools = Pools::new(answer, Parking::default());
         pools.object(Arc::new(object.clone()), S(0));
         let mut wanted = |now| pools.pools.get_mut(&key()).unwrap().size(&object, now).wanted;
         assert_eq!((wanted(S(10)), wanted(S(3600))), (6, 1));

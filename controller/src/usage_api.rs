@@ -15,7 +15,9 @@ mod guard;
 mod params;
 mod payers;
 mod period;
+mod pools;
 mod requests;
+mod reversals;
 pub mod reviews;
 mod times;
 mod views;
@@ -47,6 +49,7 @@ use views::{PricesView, RecordsView, UsageView};
 
 pub use answer::encoded;
 pub use guard::Guard;
+pub use pools::pools;
 pub use requests::Requests;
 
 /// Questions that read the disk at once. Each holds one page in memory: 10,000 rows x about 500 B = 5 MB.
@@ -73,6 +76,7 @@ fn guarded() -> Vec<(&'static str, MethodRouter<Api>)> {
     vec![
         ("/v1/usage", get(usage)),
         ("/v1/records", get(records)),
+        ("/v1/reversals", get(reversals::list).post(reversals::reverse).layer(reversals::bounded())),
         ("/v1/statements/{tenant}/{period}", get(statement)),
         ("/v1/statements/{tenant}/{period}/focus", get(focus::focus)),
         ("/v1/budgets", get(budgets::budgets)),
@@ -189,7 +193,8 @@ async fn records(State(api): State<Api>, uri: Uri, headers: HeaderMap, pairs: Pa
     let through = api.through();
     let page = ledger.records(&query).await?;
     let next = page.next.as_ref().map(|key| cursor.records(key));
-    let view = RecordsView::new(&times_us, plan, &page.rows, next, through.text());
+    let reversed = ledger.reversed_among(&page.rows).await?;
+    let view = RecordsView::new(&times_us, plan, (&page.rows, &reversed), next, through.text());
     Ok(through.on(answer::answer(format, &view, &uri)?))
 }
 

@@ -101,6 +101,22 @@ pub struct CallRecord {
     pub key: u64,
 }
 
+impl CallRecord {
+    /// Wall clock at its dispatch, microseconds since 1970 UTC.
+    #[must_use]
+    pub fn dispatched_at_us(&self) -> i64 {
+        let Self { wait_us, claim_us, start_us, connect_us, .. } = *self;
+        let waited = [wait_us, claim_us, start_us, connect_us].into_iter().fold(0, u64::saturating_add);
+        self.received_at_us.saturating_add(i64::try_from(waited).unwrap_or(i64::MAX))
+    }
+
+    /// Wall clock at its end, microseconds since 1970 UTC.
+    #[must_use]
+    pub fn ended_at_us(&self) -> i64 {
+        self.dispatched_at_us().saturating_add(i64::try_from(self.run_us).unwrap_or(i64::MAX))
+    }
+}
+
 /// Packed bytes that are no records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PackedError {

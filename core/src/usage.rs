@@ -101,6 +101,14 @@ impl Time {
         Self { calls: 1, ms, mib_ms: ms * u128::from(memory_mib), mcpu_ms: ms * u128::from(cpu_millis) }
     }
 
+    /// Takes a part of it back.
+    fn take_back(&mut self, part: &Self) {
+        self.calls = self.calls.saturating_sub(part.calls);
+        self.ms = self.ms.saturating_sub(part.ms);
+        self.mib_ms = self.mib_ms.saturating_sub(part.mib_ms);
+        self.mcpu_ms = self.mcpu_ms.saturating_sub(part.mcpu_ms);
+    }
+
     /// Adds another. Saturates: 2^128 MiB-milliseconds are out of reach.
     pub fn merge(&mut self, other: &Self) {
         self.calls = self.calls.saturating_add(other.calls);
@@ -232,6 +240,22 @@ impl UsageSum {
         self.request_bytes = self.request_bytes.saturating_add(*request_bytes);
         self.response_bytes = self.response_bytes.saturating_add(*response_bytes);
         self.warm.merge(warm);
+    }
+
+    /// Takes calls back that are in it: their number and their time, each by the rules that it was counted by. What they
+    /// waited and moved stays, and so does what was kept warm: that it was there for them is true all the same.
+    pub fn take_back(&mut self, calls: &Self) {
+        for theirs in &calls.classes {
+            let Ok(at) = self.classes.binary_search_by_key(&theirs.class, |sum| sum.class) else { continue };
+            let mine = &mut self.classes[at];
+            mine.calls = mine.calls.saturating_sub(theirs.calls);
+            for (rule, time) in &theirs.times {
+                if let Some((_, mine)) = mine.times.iter_mut().find(|(known, _)| known == rule) {
+                    mine.take_back(time);
+                }
+            }
+        }
+        self.classes.retain(|sum| sum.calls > 0);
     }
 
     /// Every call, billed or not.
@@ -377,6 +401,16 @@ mod tests {
             prop_assert_eq!(merged(&a, &b), merged(&b, &a));
             prop_assert_eq!(merged(&merged(&a, &b), &c), merged(&a, &merged(&b, &c)));
             prop_assert_eq!(merged(&a, &UsageSum::default()), a);
+        }
+
+        #[test]
+        fn what_is_taken_back_is_as_if_it_had_not_come(a in any_sum(), b in any_sum()) {
+            let (mut left, plan) = (merged(&a, &b), PricePlan::default());
+            left.take_back(&b);
+            prop_assert_eq!(left.billed(&plan), a.billed(&plan));
+            prop_assert_eq!((left.calls(), left.warm), (a.calls(), merged(&a, &b).warm));
+            left.take_back(&merged(&a, &b));
+            prop_assert_eq!(left.classes, vec![]);
         }
 
         #[test]

@@ -7,7 +7,7 @@ use crate::load::{Report, open};
 use crate::pair::Pair;
 use crate::wait::until;
 use anyhow::{Context, Result};
-use dormouse_controller::ledger::{Conservation, Filter, Ledger, RecordsQuery};
+use dormouse_controller::ledger::{Conservation, Filter, Ledger, RecordRow, RecordsQuery};
 use dormouse_core::price::PricePlan;
 use std::path::Path;
 use std::sync::Arc;
@@ -47,7 +47,7 @@ impl Load {
         })
         .await?;
         let stop = CancellationToken::new();
-        let running = tokio::spawn(steadily(pair.target("/delay?ms=20"), rate, stop.clone(), journal.clone()));
+        let running = tokio::spawn(steadily(pair.target("/delay?ms=20").keyed(), rate, stop.clone(), journal.clone()));
         Ok(Self { journal, stop, running })
     }
 
@@ -105,12 +105,23 @@ async fn steadily(target: Target, rate: u32, stop: CancellationToken, journal: A
     open(&target, rate, stop, journal).await
 }
 
+/// What client and ledger agree about.
+#[derive(Debug)]
+pub struct Agreed {
+    /// The comparison.
+    pub verdict: Verdict,
+    /// What the ledger says of itself.
+    pub conservation: Conservation,
+    /// Every record.
+    pub records: Vec<RecordRow>,
+}
+
 /// Waits until the ledger agrees with the journal, ends the pair so that everything is handed over, and looks whether the
 /// ledger still does, and agrees with itself.
 ///
 /// # Errors
 /// What is wrong.
-pub async fn agree(pair: &mut Pair, entries: &[Entry]) -> Result<(Verdict, Conservation)> {
+pub async fn agree(pair: &mut Pair, entries: &[Entry]) -> Result<Agreed> {
     let verdict = until("the ledger agrees with the client", LIMIT, || async {
         let verdict = Verdict::of(entries, &pair.recorded().await?);
         anyhow::ensure!(verdict.good(), "{verdict}");
@@ -129,5 +140,5 @@ pub async fn agree(pair: &mut Pair, entries: &[Entry]) -> Result<(Verdict, Conse
     let ids: Vec<String> = page.rows.iter().map(|r| r.request_id.to_string()).collect();
     let verdict = Verdict::of(entries, &ids);
     anyhow::ensure!(verdict.good(), "after both ended: {verdict}");
-    Ok((verdict, conservation))
+    Ok(Agreed { verdict, conservation, records: page.rows })
 }

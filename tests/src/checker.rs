@@ -1,12 +1,33 @@
 //! Holds a ledger's records against a client's journal: `answered <= recorded <= answered + in flight at a kill`, every
 //! call at most once, every answered call exactly once.
 
+use crate::client::key;
 use crate::journal::{Entry, Fate};
-use std::collections::HashMap;
+use dormouse_controller::ledger::RecordRow;
+use dormouse_core::record::{Outcome, key_of};
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 
 /// Faults of one kind that are kept as text.
 const KEPT: usize = 10;
+
+/// Calls of a function whose instances say which they had, held against its records: each that began has exactly one
+/// record, and one that was answered is not recorded as aborted. Says how many are.
+///
+/// # Errors
+/// What is wrong.
+pub fn dispatched(begun: &HashSet<u64>, entries: &[Entry], records: &[RecordRow]) -> anyhow::Result<u64> {
+    let mut by_key: HashMap<u64, u32> = HashMap::with_capacity(records.len());
+    records.iter().for_each(|r| *by_key.entry(r.record.key).or_default() += 1);
+    let of = |number: u64| by_key.get(&key_of(key(number).as_bytes())).copied().unwrap_or(0);
+    let wrong: Vec<(u64, u32)> = begun.iter().map(|n| (*n, of(*n))).filter(|(_, records)| *records != 1).collect();
+    anyhow::ensure!(wrong.is_empty(), "calls that an instance had, and how many records each has: {wrong:?}");
+    let aborted = records.iter().filter(|r| r.record.outcome == Outcome::Aborted);
+    let aborted: HashSet<String> = aborted.map(|r| r.request_id.to_string()).collect();
+    let answered = entries.iter().find(|e| e.must_be_recorded() && aborted.contains(&e.request_id));
+    anyhow::ensure!(answered.is_none(), "answered and recorded as aborted: {answered:?}");
+    Ok(count(aborted.len()))
+}
 
 /// What the comparison found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -29,18 +29,32 @@ pub struct Target {
     pub host: String,
     /// Path and query.
     pub path: String,
+    /// Each call carries a key of its own: see [`key`].
+    pub keyed: bool,
+}
+
+/// The `Idempotency-Key` of a caller's call of that number, by which its record can be found: records carry its hash.
+#[must_use]
+pub fn key(number: u64) -> String {
+    format!("call-{number}")
 }
 
 impl Target {
     /// A target by address, Host header and path.
     pub fn new(addr: SocketAddr, host: impl Into<String>, path: impl Into<String>) -> Self {
-        Self { addr, host: host.into(), path: path.into() }
+        Self { addr, host: host.into(), path: path.into(), keyed: false }
     }
 
     /// The same place with another path.
     #[must_use]
     pub fn at(&self, path: impl Into<String>) -> Self {
         Self { path: path.into(), ..self.clone() }
+    }
+
+    /// The same place, called with keys.
+    #[must_use]
+    pub fn keyed(self) -> Self {
+        Self { keyed: true, ..self }
     }
 
     /// A GET without body that carries the caller's number.
@@ -51,6 +65,11 @@ impl Target {
         let headers = request.headers_mut();
         headers.insert(HOST, HeaderValue::from_str(&self.host).unwrap_or(HeaderValue::from_static("invalid")));
         headers.insert(NUMBER, HeaderValue::from(number));
+        if self.keyed
+            && let Ok(key) = HeaderValue::from_str(&key(number))
+        {
+            headers.insert("idempotency-key", key);
+        }
         request
     }
 

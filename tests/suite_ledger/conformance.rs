@@ -3,6 +3,7 @@
 use crate::data::{
     HOUR_US, NOVEMBER, all_hours, all_records, expected, found, frame, frame_of, open, record, subjects,
 };
+use dormouse_controller::ledger::reversals::{Order, RecordId, Reversed};
 use dormouse_controller::ledger::statements::{State, Statement};
 use dormouse_controller::ledger::transfer::TransferError;
 use dormouse_controller::ledger::{
@@ -16,6 +17,11 @@ use parquet::file::reader::{FileReader, SerializedFileReader};
 use proptest::prelude::*;
 use rust_decimal::Decimal;
 
+pub use crate::reversals::{
+    a_record_is_found_among_many, a_record_is_taken_back_once, a_rule_that_was_not_in_use_loses_nothing,
+    what_is_taken_back_costs_as_if_it_had_not_come, what_is_taken_back_of_a_closed_month_is_a_correction,
+};
+
 pub async fn a_frame_is_applied_once_and_a_gap_not_at_all(place: &Place) {
     let ledger = open(place).await;
     let told = |watermark, outcome| Ok(Appended { watermark, outcome });
@@ -24,11 +30,17 @@ pub async fn a_frame_is_applied_once_and_a_gap_not_at_all(place: &Place) {
     assert_eq!(ledger.append(frame(1, 12..20)).await, told(10, AppendOutcome::Gap));
     assert_eq!(ledger.append(frame(1, 5..21)).await, told(20, AppendOutcome::Applied));
     assert_eq!(ledger.append(frame(2, 2..3)).await, told(0, AppendOutcome::Gap));
+    // One that is to be unseen is applied whole or not at all.
+    let unseen = |seqs| Frame { unseen: true, ..frame(1, seqs) };
+    assert_eq!(ledger.append(unseen(20..23)).await, told(20, AppendOutcome::Gap));
+    assert_eq!(ledger.append(unseen(1..11)).await, told(20, AppendOutcome::Gap));
+    assert_eq!(ledger.append(unseen(22..23)).await, told(20, AppendOutcome::Gap));
+    assert_eq!(ledger.append(unseen(21..23)).await, told(22, AppendOutcome::Applied));
     let other_epoch = Frame { epoch: 2, ..frame(1, 1..4) };
     assert_eq!(ledger.append(other_epoch).await, told(3, AppendOutcome::Applied));
     let check = ledger.verify().await.unwrap();
     assert!(check.holds(), "{check:?}");
-    assert_eq!((check.by_record, check.epochs), (23, 2));
+    assert_eq!((check.by_record, check.epochs), (25, 2));
 }
 
 pub async fn a_damaged_frame_is_refused_and_changes_nothing(place: &Place) {
@@ -337,12 +349,12 @@ pub async fn records_that_go_are_archived(place: &Place) {
 }
 
 /// One for each billed call and nothing else, so that a statement counts.
-fn by_the_call() -> Plans {
+pub fn by_the_call() -> Plans {
     let per_gb_second = Tiers::flat(Decimal::ZERO);
     Plans::from(PricePlan { per_call: Tiers::flat(Decimal::ONE), per_gb_second, ..PricePlan::default() })
 }
 
-async fn statement_of(ledger: &Ledger, tenant: &str, month: &str) -> (Statement, Option<String>) {
+pub async fn statement_of(ledger: &Ledger, tenant: &str, month: &str) -> (Statement, Option<String>) {
     let now = "2027-06-01T00:00:00Z".parse().unwrap();
     let answer = ledger.statement(tenant, month.parse().unwrap(), &by_the_call(), None, now).await.unwrap();
     (answer.statement, answer.text)
@@ -475,6 +487,8 @@ async fn everything(ledger: &Ledger) -> Vec<String> {
     let mut records: Vec<_> = records.map(|row| (row.request_id, row.subject, row.record)).collect();
     records.sort_by_key(|(id, ..)| *id);
     let lines = rows.iter().map(|row| format!("{row:?}")).chain(records.iter().map(|record| format!("{record:?}")));
+    let reversals = ledger.reversals(&Filter::default(), &(0..i64::MAX), (None, 1_000)).await.unwrap();
+    let lines = lines.chain([format!("{reversals:?}")]);
     let last = [format!("{:?}", statement_of(ledger, "shop", "2026-11").await), format!("{:?}", ledger.kept_from())];
     lines.chain(last).collect()
 }
@@ -482,6 +496,13 @@ async fn everything(ledger: &Ledger) -> Vec<String> {
 fn same(found: &[String], expected: &[String]) {
     let differ = found.iter().zip(expected).find(|(found, expected)| found != expected);
     assert!(differ.is_none() && found.len() == expected.len(), "{differ:#?}, {} of {}", found.len(), expected.len());
+}
+
+/// Takes a record of the first activator back.
+async fn take_back(ledger: &Ledger, seq: u64) -> Reversed {
+    let id = RecordId { activator: 1, epoch: 1, seq, received_at_us: record(seq).received_at_us };
+    let at = "2026-12-20T00:00:00Z".parse().unwrap();
+    ledger.reverse(&[id], Order { by: "alice", reason: "ours", at }).await.unwrap()[0]
 }
 
 /// There and back again: every grain, whole and gone records, counted warm time, closed months, and what goes on from them.
@@ -501,8 +522,10 @@ pub async fn a_ledger_moves_whole(place: &Place) {
         to_us: hour + to_h * HOUR_US,
     };
     ledger.keep_warm(vec![span(0, 30)]).await.unwrap();
+    assert_eq!(take_back(&ledger, 6).await, Reversed::Now);
     ledger.close_months(&by_the_call(), 3, "2026-12-04T00:00:00Z".parse().unwrap()).await.unwrap();
     ledger.append(frame(9, 501..521)).await.unwrap();
+    assert_eq!(take_back(&ledger, 1_992).await, Reversed::Now);
     let keep = Retention { hour_days: 1, record_days: 1, ..Retention::default() };
     ledger.tidy(keep, NOVEMBER + 2 * 24 + 5).await.unwrap();
     let before = everything(&ledger).await;
@@ -513,7 +536,7 @@ pub async fn a_ledger_moves_whole(place: &Place) {
         Ledger::import(place.clone(), std::fs::File::open(file).unwrap()).await
     };
     let summary = export(&ledger, &files[0]).await;
-    assert_eq!((summary.functions, summary.statements), (2, 2));
+    assert_eq!((summary.functions, summary.statements, summary.reversals), (2, 2, 2));
     assert_eq!(import(place, &files[0]).await.unwrap(), summary);
     let moved = open(place).await;
     same(&everything(&moved).await, &before);
@@ -532,6 +555,7 @@ pub async fn a_ledger_moves_whole(place: &Place) {
         assert_eq!((appended.watermark, appended.outcome), (2_010, AppendOutcome::Applied));
         assert_eq!(ledger.append(frame(9, 1..521)).await.unwrap().outcome, AppendOutcome::Duplicate);
         ledger.keep_warm(vec![span(20, 31)]).await.unwrap();
+        assert_eq!(take_back(&ledger, 1_992).await, Reversed::Before);
         assert!(ledger.verify().await.unwrap().holds());
         let next = statement_of(&ledger, "shop", "2026-12").await.0;
         assert_eq!(next.corrections.len(), 1, "{next:?}");
@@ -711,6 +735,11 @@ macro_rules! conformance {
             warm_time_is_counted_once
             many_at_once_are_all_applied
             small_frames_share_blocks_and_no_page_loses_one
+            a_record_is_taken_back_once
+            what_is_taken_back_of_a_closed_month_is_a_correction
+            what_is_taken_back_costs_as_if_it_had_not_come
+            a_rule_that_was_not_in_use_loses_nothing
+            a_record_is_found_among_many
         }
 
         proptest::proptest! {

@@ -58,7 +58,7 @@ pub fn frame_of(activator: u64, first_seq: u64, records: &[CallRecord], subjects
     }
     let (count, records) = (packer.count(), packer.finish());
     let crc32c = crc32c::crc32c(&records);
-    Frame { activator, epoch: 1, first_seq, count, subjects, records, crc32c }
+    Frame { activator, epoch: 1, first_seq, count, subjects, records, crc32c, unseen: false }
 }
 
 pub fn frame(activator: u64, seqs: Range<u64>) -> Frame {

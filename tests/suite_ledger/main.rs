@@ -5,4 +5,5 @@ mod conformance;
 mod data;
 #[cfg(feature = "suites")]
 mod postgres;
+mod reversals;
 mod sled;

@@ -4,7 +4,7 @@
 use crate::{ROOMY, in_folder, patient, programs, seeded};
 use anyhow::{Context, Result};
 use dormouse_core::price::Durability;
-use dormouse_tests::agree::{Load, agree};
+use dormouse_tests::agree::{Agreed, Load, agree};
 use dormouse_tests::env::Env;
 use dormouse_tests::ground::Ground;
 use dormouse_tests::pair::Pair;
@@ -73,7 +73,7 @@ async fn survives(folder: &Path, durability: Durability, store: Store) -> Result
     let (report, entries) = load.end().await?;
     result.with_context(|| format!("{report}"))?;
     println!("{durability:?}, {store:?}: {cuts} cuts under {RATE} calls/s: {report}");
-    let (verdict, conservation) = agree(&mut world.pair, &entries).await?;
+    let Agreed { verdict, conservation, .. } = agree(&mut world.pair, &entries).await?;
     println!("{verdict}\n{conservation:?}");
     Ok(())
 }
@@ -97,7 +97,7 @@ impl World {
             durability,
             ..Ground::of(folder)
         };
-        let pair = Pair::start_on(&ground, &programs(env)?, patient(), &[SPOOL])?;
+        let pair = Pair::start_on(&ground, &programs(env)?, patient(), &[SPOOL, "--every-intent"])?;
         Ok(Self { pair, database, spool, ledger, durability })
     }
 

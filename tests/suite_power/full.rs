@@ -4,7 +4,7 @@
 use crate::{ROOMY, in_folder, patient, programs};
 use anyhow::{Context, Result};
 use dormouse_core::price::Durability;
-use dormouse_tests::agree::{LIMIT, Load, agree};
+use dormouse_tests::agree::{Agreed, LIMIT, Load, agree};
 use dormouse_tests::checker::Verdict;
 use dormouse_tests::client::Answer;
 use dormouse_tests::env::Env;
@@ -72,7 +72,7 @@ async fn full_spool(folder: &Path, durability: Durability) -> Result<()> {
     load.goes_on("there is room again").await?;
     let (report, entries) = load.end().await?;
     println!("{durability:?}: {report}");
-    let (verdict, conservation) = agree(&mut pair, &entries).await?;
+    let Agreed { verdict, conservation, .. } = agree(&mut pair, &entries).await?;
     println!("{verdict}\n{conservation:?}");
     Ok(())
 }
@@ -135,7 +135,7 @@ impl World {
         load.goes_on("the ledger is open again").await?;
         let (report, entries) = load.end().await?;
         println!("{report}");
-        let (verdict, conservation) = agree(&mut pair, &entries).await?;
+        let Agreed { verdict, conservation, .. } = agree(&mut pair, &entries).await?;
         println!("{verdict}\n{conservation:?}");
         drop(disk);
         Ok(())

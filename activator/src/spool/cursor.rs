@@ -23,6 +23,8 @@ pub(crate) struct Batch {
     pub(crate) activator: u64,
     pub(crate) epoch: u32,
     pub(crate) first_seq: u64,
+    /// They are what became of intents: see [`super::tails`].
+    pub(crate) aborted: bool,
     /// What the records' subject numbers mean.
     pub(crate) subjects: Vec<Arc<Subject>>,
     pub(crate) records: Vec<CallRecord>,
@@ -113,8 +115,8 @@ impl Cursor {
         loop {
             let (records, subjects, first_seq) = open.records(segment, from)?;
             if !records.is_empty() {
-                let (activator, epoch) = (segment.header.activator, segment.header.epoch);
-                return Ok(Some(Batch { activator, epoch, first_seq, subjects, records }));
+                let segment::Header { activator, epoch, aborted, .. } = segment.header;
+                return Ok(Some(Batch { activator, epoch, first_seq, aborted, subjects, records }));
             }
             if open.position >= segment.bytes {
                 return Ok(None);
@@ -157,6 +159,8 @@ impl Open {
                 Entry::Subject(number, subject) => {
                     self.subjects.insert(number, Arc::new(subject));
                 }
+                // Numbers are of records.
+                Entry::Intent(_) | Entry::Void(_) => {}
                 Entry::Record(record) => {
                     self.next_seq += 1;
                     if self.next_seq > from {

@@ -1,17 +1,20 @@
 //! A segment file: a header, then entries, each with its length and CRC-32C.
 //!
 //! ```text
-//! header  "DMSPOOL2" activator:u64 epoch:u32 first_seq:u64 reserved:u32 crc32c:u32     36 bytes, little endian
+//! header  "DMSPOOL2" activator:u64 epoch:u32 first_seq:u64 kind:u32 crc32c:u32         36 bytes, little endian
+//! kind    0 what a life wrote              1 what a later one made of its intents
 //! entry   len:u32 crc32c:u32 payload[len]
 //! payload 1 number:u32 JSON                a subject, before the first record that names it
 //!         2 packed record                  as dormouse_core::record packs a single one; its number is its place
+//!         3 packed record                  an intent: what the record is if nothing more is heard of the call; no number
+//!         4 call:u64                       the intent of this call is void: it was not dispatched
 //! ```
 
 use super::Segment;
 use dormouse_core::record::{self, CallRecord, Packer, Subject};
 use std::{
-    collections::{HashMap, VecDeque},
-    fs::{self, File, OpenOptions},
+    collections::HashMap,
+    fs::{File, OpenOptions},
     io::{self, Write},
     path::{Path, PathBuf},
     sync::Arc,
@@ -19,16 +22,16 @@ use std::{
 
 const MAGIC: &[u8; 8] = b"DMSPOOL2";
 pub(super) const HEADER_LEN: usize = 36;
-const ENTRY_HEAD: usize = 8;
+pub(super) const ENTRY_HEAD: usize = 8;
 /// Longest payload: a subject (see [`super::RESERVED_BYTES`]).
-const MAX_PAYLOAD: usize = 2048;
+pub(super) const MAX_PAYLOAD: usize = 2048;
 const SUBJECT: u8 = 1;
-const RECORD: u8 = 2;
-const EXTENSION: &str = "seg";
-/// Extension of what was set aside; nobody reads or deletes it but people.
-const ASIDE: &str = "bad";
-/// Most that copies take: four of the largest segments.
-const KEPT_BYTES: u64 = 4 * super::MAX_SEGMENT;
+pub(super) const RECORD: u8 = 2;
+const INTENT: u8 = 3;
+const VOID: u8 = 4;
+pub(super) const EXTENSION: &str = "seg";
+/// Memory that is kept between two writes: a record and some intents.
+const MAX_BUFFER: usize = 4 << 10;
 
 /// Whose records a segment holds, and where they begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,35 +39,39 @@ pub(super) struct Header {
     pub(super) activator: u64,
     pub(super) epoch: u32,
     pub(super) first_seq: u64,
+    /// Its records are what became of intents: the epoch's last numbers.
+    pub(super) aborted: bool,
 }
 
 impl Header {
-    fn bytes(self) -> [u8; HEADER_LEN] {
+    pub(super) fn bytes(self) -> [u8; HEADER_LEN] {
         let mut out = [0; HEADER_LEN];
         out[..8].copy_from_slice(MAGIC);
         out[8..16].copy_from_slice(&self.activator.to_le_bytes());
         out[16..20].copy_from_slice(&self.epoch.to_le_bytes());
         out[20..28].copy_from_slice(&self.first_seq.to_le_bytes());
+        out[28..32].copy_from_slice(&u32::from(self.aborted).to_le_bytes());
         let sum = crc32c::crc32c(&out[..32]);
         out[32..].copy_from_slice(&sum.to_le_bytes());
         out
     }
 
-    fn read(bytes: &[u8]) -> Option<Self> {
+    pub(super) fn read(bytes: &[u8]) -> Option<Self> {
         let bytes = bytes.get(..HEADER_LEN)?;
         if &bytes[..8] != MAGIC || crc32c::crc32c(&bytes[..32]) != u32_at(bytes, 32)? {
             return None;
         }
-        Some(Self { activator: u64_at(bytes, 8)?, epoch: u32_at(bytes, 16)?, first_seq: u64_at(bytes, 20)? })
+        let (activator, epoch, first_seq) = (u64_at(bytes, 8)?, u32_at(bytes, 16)?, u64_at(bytes, 20)?);
+        Some(Self { activator, epoch, first_seq, aborted: u32_at(bytes, 28)? == 1 })
     }
 
-    fn path(self, folder: &Path) -> PathBuf {
-        let Self { activator, epoch, first_seq } = self;
+    pub(super) fn path(self, folder: &Path) -> PathBuf {
+        let Self { activator, epoch, first_seq, .. } = self;
         folder.join(format!("{activator:016x}-{epoch:08x}-{first_seq:016x}.{EXTENSION}"))
     }
 }
 
-fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+pub(super) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
 }
 
@@ -85,7 +92,11 @@ pub(super) struct Writer {
 impl Writer {
     /// Makes the file with its header. Its name is durable once the folder is synced: see [`super::Spool::sync`].
     pub(super) fn begin(folder: &Path, header: Header) -> io::Result<(Self, Segment)> {
-        let path = header.path(folder);
+        Self::begin_at(header.path(folder), header)
+    }
+
+    /// The same under another name.
+    pub(super) fn begin_at(path: PathBuf, header: Header) -> io::Result<(Self, Segment)> {
         // Left over by a failure before its first record: a file with records is never begun again.
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).open(&path)?;
         file.write_all(&header.bytes())?;
@@ -98,35 +109,53 @@ impl Writer {
         self.bytes
     }
 
-    /// Writes a record, and its subject when it is new here, with one write(2). After an error nothing of it remains.
-    pub(super) fn append(&mut self, subject: &Arc<Subject>, record: &CallRecord) -> io::Result<u64> {
+    /// Writes words, and subjects that are new here, with one write(2); says how many bytes that took. After an error
+    /// nothing of them remains.
+    pub(super) fn append<'a>(&mut self, words: impl IntoIterator<Item = &'a Word>) -> io::Result<u64> {
         self.buffer.clear();
+        self.buffer.shrink_to(MAX_BUFFER);
+        let mut fresh = Vec::new();
+        let put = words.into_iter().try_for_each(|word| self.put(word, &mut fresh));
+        if let Err(e) = put.and_then(|()| self.write()) {
+            fresh.iter().for_each(|place| drop(self.subjects.remove(place)));
+            return Err(e);
+        }
+        let written = self.buffer.len() as u64;
+        self.bytes += written;
+        Ok(written)
+    }
+
+    fn put(&mut self, word: &Word, fresh: &mut Vec<usize>) -> io::Result<()> {
+        let (kind, subject, record) = match word {
+            Word::Record(subject, record) => (RECORD, subject, record),
+            Word::Intent(subject, record) => (INTENT, subject, record),
+            Word::Void(call) => return put_entry(&mut self.buffer, &[&[VOID], &call.to_le_bytes()]),
+        };
         let place = Arc::as_ptr(subject) as usize;
-        let known = self.subjects.get(&place).map(|(_, number)| *number);
-        let number = match known {
-            Some(number) => number,
+        let number = match self.subjects.get(&place) {
+            Some((_, number)) => *number,
             None => {
                 let number = u32::try_from(self.subjects.len()).map_err(io::Error::other)?;
                 let json = serde_json::to_vec(subject.as_ref())?;
                 put_entry(&mut self.buffer, &[&[SUBJECT], &number.to_le_bytes(), &json])?;
+                self.subjects.insert(place, (subject.clone(), number));
+                fresh.push(place);
                 number
             }
         };
         let mut packer = Packer::default();
         packer.push(&CallRecord { subject: number, ..*record });
-        put_entry(&mut self.buffer, &[&[RECORD], &packer.finish()])?;
-        if let Err(e) = self.file.write_all(&self.buffer) {
+        put_entry(&mut self.buffer, &[&[kind], &packer.finish()])
+    }
+
+    fn write(&mut self) -> io::Result<()> {
+        let written = self.file.write_all(&self.buffer);
+        if written.is_err() {
             // Half an entry would hide whatever follows it.
             self.file.set_len(self.bytes)?;
             io::Seek::seek(&mut self.file, io::SeekFrom::Start(self.bytes))?;
-            return Err(e);
         }
-        if known.is_none() {
-            self.subjects.insert(place, (subject.clone(), number));
-        }
-        let written = self.buffer.len() as u64;
-        self.bytes += written;
-        Ok(written)
+        written
     }
 
     /// A second handle, to sync while others write.
@@ -139,6 +168,16 @@ impl Writer {
     pub(super) fn finish(self) -> File {
         self.file
     }
+}
+
+/// What is written of a call.
+#[derive(Debug)]
+pub(super) enum Word {
+    Record(Arc<Subject>, CallRecord),
+    /// Its record, if nothing more is heard of it.
+    Intent(Arc<Subject>, CallRecord),
+    /// The intent of this call is void.
+    Void(u64),
 }
 
 fn put_entry(out: &mut Vec<u8>, parts: &[&[u8]]) -> io::Result<()> {
@@ -158,6 +197,8 @@ fn put_entry(out: &mut Vec<u8>, parts: &[&[u8]]) -> io::Result<()> {
 pub(super) enum Entry {
     Subject(u32, Subject),
     Record(CallRecord),
+    Intent(CallRecord),
+    Void(u64),
 }
 
 /// The entry at the beginning of `bytes` and its whole length; `None` when there is no whole, unharmed one.
@@ -174,110 +215,11 @@ pub(super) fn read_entry(bytes: &[u8]) -> Option<(Entry, usize)> {
     let entry = match kind {
         SUBJECT => Entry::Subject(u32_at(rest, 0)?, serde_json::from_slice(rest.get(4..)?).ok()?),
         RECORD => Entry::Record(*record::unpack(rest, 1).ok()?.first()?),
+        INTENT => Entry::Intent(*record::unpack(rest, 1).ok()?.first()?),
+        VOID => Entry::Void(u64_at(rest, 0)?),
         _ => return None,
     };
     Some((entry, ENTRY_HEAD + len))
-}
-
-/// Finds the segments of former lives, oldest first; what follows the last whole entry is cut off, and kept in a copy
-/// when it is more than a torn write. Files without a record are deleted, such whose header is harmed are set aside.
-/// Says also how many records were lost.
-pub(super) fn recover(folder: &Path) -> io::Result<(VecDeque<Segment>, u64)> {
-    let mut paths: Vec<PathBuf> = fs::read_dir(folder)?
-        .filter_map(|entry| entry.map(|e| e.path()).ok())
-        .filter(|path| path.extension().is_some_and(|e| e == EXTENSION))
-        .collect();
-    paths.sort();
-    let (mut segments, mut lost) = (VecDeque::new(), 0);
-    for path in paths {
-        let bytes = fs::read(&path)?;
-        let Some(header) = Header::read(&bytes) else {
-            lost += bytes.get(HEADER_LEN..).map_or(0, records_in);
-            set_aside(&path, bytes.len())?;
-            continue;
-        };
-        let (count, end) = scan(&bytes);
-        let rest = &bytes[end..];
-        if !is_torn(rest) {
-            let records = records_in(rest);
-            lost += records;
-            tracing::error!(path = %path.display(), records, bytes = rest.len(), "harmed within: what follows is lost");
-            keep_copy(&path)?;
-        }
-        if count == 0 {
-            fs::remove_file(&path)?;
-            continue;
-        }
-        if end < bytes.len() {
-            tracing::warn!(path = %path.display(), "cut {} bytes after the last whole record", rest.len());
-            OpenOptions::new().write(true).open(&path)?.set_len(end as u64)?;
-        }
-        segments.push_back(Segment { path, header, count, bytes: end as u64 });
-    }
-    Ok((segments, lost))
-}
-
-/// Whether what follows the last whole entry is nothing, or the beginning of one entry: the end of the process or of the
-/// power came within its write. Anything else was whole once, and harmed since.
-fn is_torn(rest: &[u8]) -> bool {
-    match u32_at(rest, 0).map(|len| len as usize) {
-        Some(0) => rest.iter().all(|byte| *byte == 0),
-        Some(len) if rest.len() >= ENTRY_HEAD => len <= MAX_PAYLOAD && ENTRY_HEAD + len >= rest.len(),
-        _ => true,
-    }
-}
-
-/// Records among entries that are harmed, as far as their lengths lead.
-fn records_in(entries: &[u8]) -> u64 {
-    let (mut at, mut count) = (0, 0);
-    while let Some(len) = u32_at(entries, at).map(|len| len as usize).filter(|len| (1..=MAX_PAYLOAD).contains(len))
-        && let Some(kind) = entries.get(at + ENTRY_HEAD)
-    {
-        count += u64::from(*kind == RECORD);
-        at += ENTRY_HEAD + len;
-    }
-    count
-}
-
-/// Keeps what a segment holds for people to look at; not more than [`KEPT_BYTES`] in all.
-pub(super) fn keep_copy(path: &Path) -> io::Result<()> {
-    let kept = path.with_extension(ASIDE);
-    let others = fs::read_dir(path.parent().unwrap_or(path))?.flatten().map(|e| e.path());
-    let others = others.filter(|p| *p != kept && p.extension().is_some_and(|e| e == ASIDE));
-    let used: u64 = others.filter_map(|p| fs::metadata(p).ok()).map(|m| m.len()).sum();
-    if used + fs::metadata(path)?.len() > KEPT_BYTES {
-        tracing::error!(path = %path.display(), "no copy is kept: there are {used} bytes of *.{ASIDE} already");
-        return Ok(());
-    }
-    fs::copy(path, kept).map(drop)
-}
-
-/// Puts a segment where it is not read any more.
-pub(super) fn rename_aside(path: &Path) -> io::Result<()> {
-    match fs::rename(path, path.with_extension(ASIDE)) {
-        // Whoever took it away took what was in it.
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-        result => result,
-    }
-}
-
-/// A file shorter than a header was begun and never written to; a longer one is kept for people to look at.
-fn set_aside(path: &Path, len: usize) -> io::Result<()> {
-    if len <= HEADER_LEN {
-        return fs::remove_file(path);
-    }
-    tracing::error!(path = %path.display(), "not a spool segment: set aside");
-    rename_aside(path)
-}
-
-/// Whole records in a segment, and where the last whole entry ends.
-fn scan(bytes: &[u8]) -> (u64, usize) {
-    let (mut at, mut count) = (HEADER_LEN, 0);
-    while let Some((entry, len)) = bytes.get(at..).and_then(read_entry) {
-        at += len;
-        count += u64::from(matches!(entry, Entry::Record(_)));
-    }
-    (count, at)
 }
 
 /// Makes the names in a folder durable.

@@ -1,6 +1,7 @@
 //! The spool across ends of its process, torn tails and its bound.
 
 mod commit;
+mod intents;
 
 use super::*;
 use dormouse_core::record::Outcome;

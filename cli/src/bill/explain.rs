@@ -13,19 +13,25 @@ use serde_json::{Map, Value};
 use std::fmt::Write as _;
 
 /// Lines that are about single calls, and what of a call they count.
-const OF_CALLS: [(&str, Part); 5] = [
+const OF_CALLS: [(&str, Part); 6] = [
     ("calls", Part::Call),
     ("compute", Part::Memory),
     ("cpu", Part::Cpu),
     ("warm_calls_compute", Part::Memory),
     ("warm_calls_cpu", Part::Cpu),
+    (REVERSALS, Part::Reversed),
 ];
+
+/// The line of what is taken back.
+const REVERSALS: &str = "reversals";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Part {
     Call,
     Memory,
     Cpu,
+    /// One that is taken back.
+    Reversed,
 }
 
 #[derive(Debug, Deserialize)]
@@ -56,7 +62,7 @@ pub(super) async fn run(door: &Door, statement: &Statement, line: &str, args: &B
     let wanted = |row: &Map<String, Value>| {
         let is_in = |field: &str| row.get(field).and_then(Value::as_str) == Some(line);
         let of_line = match part {
-            Part::Call => true,
+            Part::Call | Part::Reversed => true,
             Part::Memory => is_in("compute_line"),
             Part::Cpu => is_in("cpu_line"),
         };
@@ -64,7 +70,7 @@ pub(super) async fn run(door: &Door, statement: &Statement, line: &str, args: &B
     };
     let (mut sum, mut cursor, mut first) = (Sum::default(), String::new(), true);
     loop {
-        let page: Page = read(&door.get(&question(statement, &cursor)).await?)?;
+        let page: Page = read(&door.get(&question(statement, part, &cursor)).await?)?;
         if page.rows.first().is_some_and(|row| !row.contains_key("compute_line")) {
             return Err(Failure::failed("the answer is of another version: it does not say which line a call is in"));
         }
@@ -78,10 +84,11 @@ pub(super) async fn run(door: &Door, statement: &Statement, line: &str, args: &B
     check(statement, line, part, &sum)
 }
 
-fn question(statement: &Statement, cursor: &str) -> String {
+fn question(statement: &Statement, part: Part, cursor: &str) -> String {
+    let list = if part == Part::Reversed { REVERSALS } else { "records" };
     let Statement { tenant, from, to, plan, .. } = statement;
     let [tenant, from, to, plan] = [tenant, from, to, plan].map(|text| encoded(text));
-    format!("/v1/records?limit=10000&tenant={tenant}&from={from}&to={to}&as={plan}{cursor}")
+    format!("/v1/{list}?limit=10000&tenant={tenant}&from={from}&to={to}&as={plan}{cursor}")
 }
 
 impl Sum {
@@ -141,14 +148,19 @@ fn check(statement: &Statement, line: &str, part: Part, sum: &Sum) -> Outcome {
     let unit = of_line.clone().next().map_or("", |l| l.unit.as_str());
     let quantities = of_line.map(|l| l.quantity.parse::<Decimal>().ok());
     let quantity = quantities.into_iter().try_fold(Decimal::ZERO, |all, one| all.checked_add(one?));
+    // That line counts one adjustment: its calls are told beside.
+    let (quantity, unit) = match part {
+        Part::Reversed => (Some(Decimal::from(statement.reversed_calls)), "call"),
+        _ => (quantity, unit),
+    };
     let found = match part {
-        Part::Call => Some(Decimal::from(sum.calls)),
+        Part::Call | Part::Reversed => Some(Decimal::from(sum.calls)),
         Part::Memory => of(sum.mib_ms, unit),
         Part::Cpu => of(sum.mcpu_ms, unit),
     };
     let mut told = format!("{} billed calls", sum.calls);
     match part {
-        Part::Call => {}
+        Part::Call | Part::Reversed => {}
         Part::Memory => drop(write!(told, ", {} MiB-ms", sum.mib_ms)),
         Part::Cpu => drop(write!(told, ", {} mCPU-ms", sum.mcpu_ms)),
     }
@@ -162,7 +174,7 @@ fn check(statement: &Statement, line: &str, part: Part, sum: &Sum) -> Outcome {
         _ if statement.state == State::Closed => {
             "what came to the month since it was closed is corrected by a later statement".to_owned()
         }
-        _ if part == Part::Call => "calls have come in between: ask again".to_owned(),
+        _ if matches!(part, Part::Call | Part::Reversed) => "calls have come in between: ask again".to_owned(),
         0 => "calls have come in between: ask again".to_owned(),
         unmetered => format!("the time of {unmetered} calls is in no line, see the statement"),
     };

@@ -4,7 +4,7 @@
 use super::cluster::words;
 use crate::exit::{Failure, Outcome};
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, HOST};
+use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Body, Incoming};
@@ -158,12 +158,24 @@ impl Door {
 
     /// Asks the usage API without a body.
     pub(crate) async fn ask(&self, method: Method, path: &str) -> Result<Bytes, Failure> {
-        let request = self.request(method, path)?;
+        self.answer(self.request(method, path)?).await
+    }
+
+    /// Posts JSON to the usage API.
+    pub(crate) async fn post(&self, path: &str, body: Vec<u8>) -> Result<Bytes, Failure> {
+        let mut request = self.request(Method::POST, path)?;
+        request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        *request.body_mut() = Full::new(body.into());
+        self.answer(request).await
+    }
+
+    async fn answer(&self, request: Request<Full<Bytes>>) -> Result<Bytes, Failure> {
         in_time(async {
             let (status, body) = match &self.place {
                 Place::Client(client) => {
-                    let (head, _) = request.into_parts();
-                    let request = Request::from_parts(head, kube::client::Body::empty());
+                    let (head, body) = request.into_parts();
+                    let body = body.collect().await.map(|body| body.to_bytes().to_vec()).unwrap_or_default();
+                    let request = Request::from_parts(head, kube::client::Body::from(body));
                     whole(client.send(request).await.map_err(unreached)?).await?
                 }
                 _ => whole(self.send(request).await?).await?,

@@ -29,6 +29,8 @@ pub struct Frame {
     pub records: Vec<u8>,
     /// CRC-32C of `records`.
     pub crc32c: u32,
+    /// It is applied only where the ledger has none of its numbers: else nothing is, as in a gap.
+    pub unseen: bool,
 }
 
 /// A frame that was found whole.
@@ -39,6 +41,8 @@ pub(super) struct Checked {
     pub(super) first_seq: u64,
     pub(super) subjects: Vec<Subject>,
     pub(super) records: Vec<CallRecord>,
+    /// See [`Frame::unseen`].
+    pub(super) unseen: bool,
     /// The room that it takes among frames that wait.
     pub(super) room: Option<OwnedSemaphorePermit>,
 }
@@ -51,6 +55,9 @@ impl Checked {
 
     /// What is new of it behind the watermark of its epoch; else why nothing is.
     pub(super) fn behind(&self, watermark: u64) -> Result<&[CallRecord], Appended> {
+        if self.unseen && self.first_seq <= watermark {
+            return Err(Appended { watermark, outcome: AppendOutcome::Gap });
+        }
         if self.last() <= watermark {
             return Err(Appended { watermark, outcome: AppendOutcome::Duplicate });
         }
@@ -71,9 +78,9 @@ impl TryFrom<v1::Frame> for Frame {
     type Error = WireError;
 
     fn try_from(frame: v1::Frame) -> Result<Self, WireError> {
-        let v1::Frame { activator, epoch, first_seq, count, subjects, records, crc32c } = frame;
+        let v1::Frame { activator, epoch, first_seq, count, subjects, records, crc32c, unseen } = frame;
         let subjects = subjects.into_iter().map(Subject::try_from).collect::<Result<_, _>>()?;
-        Ok(Self { activator, epoch, first_seq, count, subjects, records: records.into(), crc32c })
+        Ok(Self { activator, epoch, first_seq, count, subjects, records: records.into(), crc32c, unseen })
     }
 }
 
@@ -113,8 +120,8 @@ impl Frame {
                 return Err(AppendError::BadFrame(format!("a subject has a text not of 1 to {MAX_TEXT} bytes")));
             }
         }
-        let Self { activator, epoch, first_seq, subjects, .. } = self;
-        Ok(Checked { activator, epoch, first_seq, subjects, records, room: None })
+        let Self { activator, epoch, first_seq, subjects, unseen, .. } = self;
+        Ok(Checked { activator, epoch, first_seq, subjects, records, unseen, room: None })
     }
 }
 
@@ -141,7 +148,7 @@ mod tests {
     /// A frame whose checksum is right, whatever else is wrong.
     fn frame(records: Vec<u8>, count: u32, subjects: Vec<v1::Subject>, first_seq: u64) -> v1::Frame {
         let crc32c = crc32c::crc32c(&records);
-        v1::Frame { activator: 1, epoch: 1, first_seq, count, subjects, records: records.into(), crc32c }
+        v1::Frame { activator: 1, epoch: 1, first_seq, count, subjects, records: records.into(), crc32c, unseen: false }
     }
 
     fn packed(calls: u32) -> Vec<u8> {

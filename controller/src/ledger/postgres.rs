@@ -19,6 +19,7 @@ pub use connect::PostgresError;
 use super::fold::Fold;
 use super::frame::Checked;
 use super::retention::Bounds;
+use super::reversals::Entry;
 use super::store::{Closed, Marks, Scan, Store};
 use super::transfer::Item;
 use super::{
@@ -210,6 +211,14 @@ impl Store for PostgresStore {
 
     async fn late(&self) -> Result<Vec<(u32, Month)>, ReadError> {
         read(closed::late(&self.pool).await)
+    }
+
+    async fn reverse(&self, entries: Vec<Entry>) -> Result<Vec<bool>, AppendError> {
+        written(closed::reverse(&self.pool, &entries).await)
+    }
+
+    async fn reversals(&self, functions: Vec<u32>, hours: Range<u32>) -> Result<Vec<Entry>, ReadError> {
+        read(closed::reversals(&self.pool, &functions, &hours).await)
     }
 
     async fn keep_document(&self, tenant: &str, month: Month, document: Vec<u8>) -> Result<(), AppendError> {

@@ -27,6 +27,7 @@ use super::codec::{self, CorruptValue};
 use super::fold::Fold;
 use super::frame::Checked;
 use super::retention::Bounds;
+use super::reversals::Entry;
 use super::store::{Closed, Marks, Scan, Store};
 use super::transfer::Item;
 use super::{
@@ -151,6 +152,14 @@ impl Store for SledStore {
 
     async fn late(&self) -> Result<Vec<(u32, Month)>, ReadError> {
         self.ask(closed::late).await
+    }
+
+    async fn reverse(&self, entries: Vec<Entry>) -> Result<Vec<bool>, AppendError> {
+        self.tell(|done| Command::Reverse { entries, done }).await.map_err(AppendError::Closed)
+    }
+
+    async fn reversals(&self, functions: Vec<u32>, hours: Range<u32>) -> Result<Vec<Entry>, ReadError> {
+        self.ask(move |folder| closed::reversals(folder, &functions, &hours)).await
     }
 
     async fn keep_document(&self, tenant: &str, month: Month, document: Vec<u8>) -> Result<(), AppendError> {

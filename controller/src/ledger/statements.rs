@@ -3,8 +3,8 @@
 //! that it was priced by, and what that gives above or below what was billed for it is a correction.
 
 use super::store::{Closed, Store};
-use super::{AppendError, Month, Plans, ReadError, usage};
-use dormouse_core::price::{Line, PricePlan, TooLarge};
+use super::{AppendError, Month, Plans, ReadError, reversals, usage};
+use dormouse_core::price::{Item, Line, PricePlan, TooLarge};
 use dormouse_core::usage::UsageSum;
 use jiff::{Timestamp, ToSpan};
 use rust_decimal::Decimal;
@@ -39,7 +39,9 @@ pub struct Statement {
     pub calls: u64,
     /// Billed ones.
     pub billed_calls: u64,
-    /// Of those, calls whose time is in no line: see [`dormouse_core::price::Statement::unmetered`].
+    /// Of those, calls whose records are taken back: what they cost is in the line [`REVERSALS`].
+    pub reversed_calls: u64,
+    /// Of the billed ones, calls whose time is in no line: see [`dormouse_core::price::Statement::unmetered`].
     pub unmetered_calls: u64,
     /// What the month cost.
     pub lines: Vec<StatementLine>,
@@ -50,6 +52,9 @@ pub struct Statement {
     /// Beside a fixed price.
     pub comparison: Option<Comparison>,
 }
+
+/// The item of the line that takes back what reversed records cost in the other lines.
+pub const REVERSALS: &str = "reversals";
 
 /// Whether anything of a statement can change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -149,8 +154,16 @@ impl<'a> Account<'a> {
 
     /// Prices a month that is not closed.
     async fn price(&self, month: Month, plan: &PricePlan, now: Timestamp) -> Result<Statement, ReadError> {
+        let used = self.used(month).await?;
+        Ok(priced(self.tenant, month, plan, &used, now)?)
+    }
+
+    /// What was used in a month, and what of it is taken back.
+    async fn used(&self, month: Month) -> Result<Used, ReadError> {
         let usage = usage::of_tenant(self.store, self.tenant, month.hours()).await?;
-        Ok(priced(self.tenant, month, plan, &usage, now)?)
+        let (functions, _) = usage::functions_of(self.store, self.tenant).await?;
+        let reversed = reversals::sum(self.store, functions, month.hours()).await?;
+        Ok(Used { usage, reversed })
     }
 
     /// What was billed for a month so far: by its own statement, and by the corrections in others.
@@ -182,7 +195,7 @@ impl<'a> Account<'a> {
             if by.currency != plan.currency {
                 continue;
             }
-            let usage = usage::of_tenant(self.store, self.tenant, month.hours()).await?;
+            let usage = self.used(month).await?.left();
             let (billed, priced) = (self.billed(month)?, by.statement(&usage)?);
             let (restated, unmetered_calls) = (priced.total, priced.unmetered);
             let amount = restated.checked_sub(billed).ok_or(TooLarge)?;
@@ -213,7 +226,7 @@ impl<'a> Account<'a> {
         // Of whom nothing was known when a month was closed, nothing was owed for it: what came late is corrected.
         for month in self.late(closed).await? {
             if !self.told.contains_key(&month) {
-                let nothing = priced(self.tenant, month, plan, &UsageSum::default(), now).map_err(ReadError::from)?;
+                let nothing = priced(self.tenant, month, plan, &Used::default(), now).map_err(ReadError::from)?;
                 self.keep(month, nothing, plan, now).await?;
             }
         }
@@ -295,14 +308,41 @@ impl Statement {
     }
 }
 
-fn priced(
-    tenant: &str,
-    month: Month,
-    plan: &PricePlan,
-    usage: &UsageSum,
-    now: Timestamp,
-) -> Result<Statement, TooLarge> {
+/// What was used in a time.
+#[derive(Default)]
+struct Used {
+    /// Everything.
+    usage: UsageSum,
+    /// What of it is taken back.
+    reversed: UsageSum,
+}
+
+impl Used {
+    /// The rest.
+    fn left(mut self) -> UsageSum {
+        self.usage.take_back(&self.reversed);
+        self.usage
+    }
+}
+
+/// The line that takes back what reversed records cost: by the tiers of the month, that is what the statement costs less
+/// without them. It counts one adjustment, as the line of rounding does.
+fn taken_back(plan: &PricePlan, used: &Used, total: Decimal) -> Result<Option<StatementLine>, TooLarge> {
+    if used.reversed.calls() == 0 {
+        return Ok(None);
+    }
+    let left = Used { usage: used.usage.clone(), reversed: used.reversed.clone() }.left();
+    let amount = plan.statement(&left)?.total.checked_sub(total).ok_or(TooLarge)?;
+    let unit = Item::Rounding.unit(plan.memory_unit).to_owned();
+    let (item, quantity) = (REVERSALS.to_owned(), "1".to_owned());
+    Ok(Some(StatementLine { item, tier: 1, quantity, unit, unit_price: amount, amount }))
+}
+
+fn priced(tenant: &str, month: Month, plan: &PricePlan, used: &Used, now: Timestamp) -> Result<Statement, TooLarge> {
+    let usage = &used.usage;
     let priced = plan.statement(usage)?;
+    let taken_back = taken_back(plan, used, priced.total)?;
+    let total = sum(priced.total, taken_back.iter().map(|line| line.amount))?;
     let moment = |hour: u32| Timestamp::from_second(i64::from(hour) * 3600).unwrap_or(Timestamp::MAX);
     let line = |line: &Line| StatementLine {
         item: line.item.name().to_owned(),
@@ -326,10 +366,11 @@ fn priced(
         currency: plan.currency.clone(),
         calls: usage.calls(),
         billed_calls: usage.billed(plan).calls,
+        reversed_calls: used.reversed.billed(plan).calls,
         unmetered_calls: priced.unmetered,
-        lines: priced.lines.iter().map(line).collect(),
+        lines: priced.lines.iter().map(line).chain(taken_back).collect(),
         corrections: Vec::new(),
-        total: priced.total,
+        total,
         comparison: None,
     })
 }
@@ -345,7 +386,8 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// What the lines add up to, where that is fixed: without corrections, and whatever came late.
+    /// What the lines of usage add up to, where that is fixed: without corrections, what is taken back, and whatever came
+    /// late.
     ///
     /// # Errors
     /// When it has more than 28 digits.
@@ -353,7 +395,14 @@ impl Answer {
         if self.statement.state != State::Closed {
             return Ok(None);
         }
-        self.statement.of_usage().map(Some)
+        self.statement.of_usage()?.checked_sub(self.taken_back()).ok_or(TooLarge).map(Some)
+    }
+
+    /// What reversed records take off: zero or less.
+    #[must_use]
+    pub fn taken_back(&self) -> Decimal {
+        let lines = self.statement.lines.iter().find(|line| line.item == REVERSALS);
+        lines.map_or(Decimal::ZERO, |line| line.amount)
     }
 }
 
@@ -379,7 +428,7 @@ pub(super) async fn of(
     let mut statement = account.of_open(month, plan, closed, now).await?;
     if month.hours().end <= closed.told_before {
         // Nothing was used in it as far as was known when it was closed. What came late is corrected.
-        statement = Statement { state: State::Closed, ..priced(tenant, month, plan, &UsageSum::default(), now)? };
+        statement = Statement { state: State::Closed, ..priced(tenant, month, plan, &Used::default(), now)? };
     }
     Ok(Answer { statement, text: None, plan: plan.clone() })
 }

@@ -3,6 +3,7 @@
 use super::fold::Fold;
 use super::frame::Checked;
 use super::retention::Bounds;
+use super::reversals::Entry;
 use super::transfer::Item;
 use super::{
     AppendError, Appended, Conservation, FunctionId, Health, Level, Month, Page, ReadError, RecordKey, RecordRow,
@@ -69,6 +70,13 @@ pub(super) trait Store: Send + Sync {
 
     /// Functions, by the store's number, and months to which something late was added.
     async fn late(&self) -> Result<Vec<(u32, Month)>, ReadError>;
+
+    /// Keeps what says that records are taken back, in one step, with a note where that comes to a closed month; of each
+    /// record the first. Says of each whether it was new; returns when that is durable.
+    async fn reverse(&self, entries: Vec<Entry>) -> Result<Vec<bool>, AppendError>;
+
+    /// What was kept of these functions in a period, hours since 1970 UTC, in order.
+    async fn reversals(&self, functions: Vec<u32>, hours: Range<u32>) -> Result<Vec<Entry>, ReadError>;
 
     /// Keeps a tenant's document of a month for ever. One that is there stays as it is.
     async fn keep_document(&self, tenant: &str, month: Month, document: Vec<u8>) -> Result<(), AppendError>;

@@ -41,6 +41,8 @@ pub struct Summary {
     pub sums_crc32c: u32,
     /// Statements of closed months.
     pub statements: u64,
+    /// Records that are taken back.
+    pub reversals: u64,
 }
 
 /// Why a ledger was not moved.
@@ -88,6 +90,7 @@ impl Summary {
                 self.sums_crc32c = crc32c::crc32c_append(with_key, &encode_sum(sum));
             }
             Item::Document { .. } => self.statements += 1,
+            Item::Reversal(_) => self.reversals += 1,
             Item::State { .. } | Item::Epoch { .. } | Item::Late { .. } | Item::End => {}
         }
     }

@@ -1,6 +1,7 @@
 //! Whose usage a question is about. Pure, and the only place that knows: what is not known here needs the right to see
 //! everything.
 
+use axum::http::Method;
 use std::collections::BTreeSet;
 
 /// Most namespaces that are asked about one by one; as many as a filter may have values.
@@ -21,18 +22,29 @@ pub(super) enum Need {
     Tenants(BTreeSet<String>),
     /// The usage of all namespaces.
     Everything,
+    /// To take records back, whosever they are.
+    Correcting,
+}
+
+/// What a request needs: a question by [`need`]; of what changes something only what is known here.
+pub(super) fn needed(method: &Method, path: &str, tenant: Option<&str>, parameters: &[(String, String)]) -> Need {
+    match (method, path) {
+        (&Method::GET | &Method::HEAD, _) => need(path, tenant, parameters),
+        (&Method::POST, "/v1/reversals") => Need::Correcting,
+        _ => Need::Everything,
+    }
 }
 
 /// What a question needs: by its path, the tenant that the path names, and its parameters as they were sent.
 ///
 /// Filters of different kinds narrow each other, so one that pins the namespaces is enough, whatever else is asked. One
 /// that does not (a uid, a name without a namespace) could match anywhere: it pins nothing.
-pub(super) fn need(path: &str, tenant: Option<&str>, parameters: &[(String, String)]) -> Need {
+fn need(path: &str, tenant: Option<&str>, parameters: &[(String, String)]) -> Need {
     match (path, tenant) {
         ("/v1/prices", _) => Need::Nothing,
         ("/v1/usage", _) => filtered(parameters, ["filter[namespace]", "filter[tenant]", "filter[function]"]),
         ("/v1/budgets", _) => filtered(parameters, ["", "filter[tenant]", ""]),
-        ("/v1/records", _) => filtered(parameters, ["namespace", "tenant", "function"]),
+        ("/v1/records" | "/v1/reversals", _) => filtered(parameters, ["namespace", "tenant", "function"]),
         (path, Some(tenant)) if path.starts_with("/v1/statements/") => paid([tenant.to_owned()]),
         _ => Need::Everything,
     }
@@ -169,6 +181,19 @@ mod tests {
         assert_eq!(need("/v1/functions/a/x", Some("a"), &[]), Need::Everything);
     }
 
+    #[test]
+    fn what_changes_something_is_known_or_needs_everything() {
+        let of = |method, path| needed(&method, path, None, &pairs("namespace=a&filter[namespace]=a"));
+        assert_eq!(of(Method::GET, "/v1/reversals"), only(["a"]));
+        assert_eq!(of(Method::HEAD, "/v1/usage"), only(["a"]));
+        assert_eq!(of(Method::POST, "/v1/reversals"), Need::Correcting);
+        for (method, path) in
+            [(Method::POST, "/v1/usage"), (Method::DELETE, "/v1/reversals"), (Method::PUT, "/v1/prices")]
+        {
+            assert_eq!(of(method, path), Need::Everything);
+        }
+    }
+
     fn parameter() -> impl Strategy<Value = (String, String)> {
         let name = prop_oneof![
             prop::sample::select(vec![
@@ -194,7 +219,7 @@ mod tests {
             let (namespaces, tenants) = match need(path, None, &sent) {
                 Need::Namespaces(namespaces) => (namespaces, BTreeSet::new()),
                 Need::Tenants(tenants) => (BTreeSet::new(), tenants),
-                Need::Nothing | Need::Everything => return Ok(()),
+                Need::Nothing | Need::Everything | Need::Correcting => return Ok(()),
             };
             for (namespace, name) in [("a", "x"), ("b", "x"), ("c", "y"), ("b", "y"), ("x", "a")] {
                 for tenant in ["a", "b", "c", "x"] {

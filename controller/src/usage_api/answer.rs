@@ -186,6 +186,14 @@ impl Cell for Option<String> {
     }
 }
 
+impl Cell for Option<Moment> {
+    const KIND: Kind = Kind::Time;
+    const NULLABLE: bool = true;
+    fn value(&self) -> Value<'_> {
+        self.map_or(Value::Null, |moment| Value::Time(moment.0))
+    }
+}
+
 /// Declares a row: the same fields in JSON and, in the same order, as columns.
 macro_rules! row {
     ($(#[$meta:meta])* $name:ident { $($field:ident: $kind:ty,)* }) => {

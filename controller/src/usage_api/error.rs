@@ -1,6 +1,7 @@
 //! Errors become answers here, and only here.
 
 use crate::ledger::ReadError;
+use crate::ledger::reversals::ReverseError;
 use crate::table::WriteError;
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
@@ -23,6 +24,8 @@ pub(super) enum Place {
     Tenant(String),
     /// In all namespaces.
     Everywhere,
+    /// To take records back.
+    Correcting,
 }
 
 /// Why there is no answer.
@@ -73,6 +76,16 @@ impl From<ReadError> for ApiError {
     }
 }
 
+impl From<ReverseError> for ApiError {
+    fn from(error: ReverseError) -> Self {
+        match error {
+            ReverseError::Refused(problem) => Self::BadRequest(vec![Fault { parameter: "body".to_owned(), problem }]),
+            ReverseError::Read(error) => error.into(),
+            ReverseError::Write(error) => Self::Unavailable(error.to_string()),
+        }
+    }
+}
+
 impl From<WriteError> for ApiError {
     fn from(error: WriteError) -> Self {
         match error {
@@ -93,6 +106,10 @@ fn forbidden(user: &str, place: Place) -> String {
         Place::Tenant(tenant) => format!(
             "{user} lacks {right} in every namespace that tenant {tenant} pays for or has paid for: ask somebody who \
              may see all namespaces, or name those that you may see (/v1/usage?filter[namespace]=NAME)"
+        ),
+        Place::Correcting => format!(
+            "{user} lacks the right to create functions/usage (API group dormouse.dev) in all namespaces, which taking \
+             records back needs: the ClusterRole dormouse-usage-corrector has it"
         ),
         Place::Everywhere => format!(
             "{user} lacks {right} in all namespaces, which this question is about: name namespaces that you may see \
@@ -127,7 +144,9 @@ impl IntoResponse for ApiError {
                 (StatusCode::SERVICE_UNAVAILABLE, "AuthorizationUnavailable", message.to_owned())
             }
             Self::NotFound(message) => (StatusCode::NOT_FOUND, "NotFound", message),
-            Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", "only GET".to_owned()),
+            Self::MethodNotAllowed => {
+                (StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", "only GET, and POST of /v1/reversals".to_owned())
+            }
             Self::NotAcceptable(offered) => {
                 let message = format!("the Accept header takes none of what is written here: {offered}");
                 (StatusCode::NOT_ACCEPTABLE, "NotAcceptable", message)

@@ -101,7 +101,7 @@ fn told(answer: &Answer) -> Result<Told, ApiError> {
         Ok((month.hours(), correction.amount))
     });
     let usage = answer.fixed().map_err(|_| ApiError::TooLarge)?;
-    Ok(Told { usage, corrections: corrections.collect::<Result<_, ApiError>>()? })
+    Ok(Told { usage, reversed: answer.taken_back(), corrections: corrections.collect::<Result<_, ApiError>>()? })
 }
 
 fn version(params: &mut Params) -> Version {

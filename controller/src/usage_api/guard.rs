@@ -3,10 +3,10 @@
 //!
 //! A question is refused before anything is looked up for it, so that a refusal says nothing about what there is.
 
-use super::access::{Need, need};
+use super::access::{Need, needed};
 use super::error::{ApiError, Place};
 use super::payers::{Paid, Payers};
-use super::reviews::{Reviewer, Reviews, Unasked, User};
+use super::reviews::{Act, Reviewer, Reviews, Unasked, User};
 use axum::extract::rejection::RawPathParamsRejection;
 use axum::extract::{Query, RawPathParams, Request, State};
 use axum::http::HeaderValue;
@@ -51,29 +51,39 @@ impl Guard {
         Self { payers: Some(payers), ..self }
     }
 
-    async fn admits(&self, shown: Option<&HeaderValue>, need: Need) -> Result<(), ApiError> {
+    /// Says who asks, if he may.
+    async fn admits(&self, shown: Option<&HeaderValue>, need: Need) -> Result<Asker, ApiError> {
         if self.operator.is_none() && self.reviews.is_none() {
-            return Ok(());
+            return Ok(Asker("anyone".to_owned()));
         }
         let shown = shown.ok_or(ApiError::Unauthorized)?.as_bytes();
         if self.operator.as_ref().is_some_and(|operator| operator.opens(shown)) {
-            return Ok(());
+            return Ok(Asker("the operator's token".to_owned()));
         }
         let reviews = self.reviews.as_ref().ok_or(ApiError::Unauthorized)?;
         let token = bearer(shown).ok_or(ApiError::Unauthorized)?;
         let user = reviews.who(token).await?.ok_or(ApiError::Unauthorized)?;
+        self.admits_user(reviews, &user, need).await?;
+        Ok(Asker(user.name.clone()))
+    }
+
+    async fn admits_user(&self, reviews: &Reviews, user: &Arc<User>, need: Need) -> Result<(), ApiError> {
         match need {
             Need::Nothing => Ok(()),
-            Need::Everything => sees(reviews, &user, None, || Place::Everywhere).await,
+            Need::Correcting => match reviews.may_do(user, Act::Correct, None).await? {
+                true => Ok(()),
+                false => Err(ApiError::Forbidden { user: user.name.clone(), place: Place::Correcting }),
+            },
+            Need::Everything => sees(reviews, user, None, || Place::Everywhere).await,
             Need::Namespaces(namespaces) => {
                 for namespace in &namespaces {
-                    sees(reviews, &user, Some(namespace), || Place::Namespace(namespace.clone())).await?;
+                    sees(reviews, user, Some(namespace), || Place::Namespace(namespace.clone())).await?;
                 }
                 Ok(())
             }
             Need::Tenants(tenants) => {
                 for tenant in &tenants {
-                    self.admits_to(tenant, reviews, &user).await?;
+                    self.admits_to(tenant, reviews, user).await?;
                 }
                 Ok(())
             }
@@ -103,6 +113,10 @@ impl Guard {
         }
     }
 }
+
+/// Who asks, as it is told and kept where something is changed.
+#[derive(Clone, Debug)]
+pub(super) struct Asker(pub(super) String);
 
 async fn sees(
     reviews: &Reviews,
@@ -134,15 +148,16 @@ fn bearer(header: &[u8]) -> Option<&str> {
 pub(super) async fn check(
     State(guard): State<Guard>,
     in_path: Result<RawPathParams, RawPathParamsRejection>,
-    request: Request,
+    mut request: Request,
     next: Next,
 ) -> Result<Response, ApiError> {
     let tenant = in_path.iter().flatten().find_map(|(name, value)| (name == "tenant").then_some(value));
     let need = match Query::<Vec<(String, String)>>::try_from_uri(request.uri()) {
-        Ok(Query(parameters)) => need(request.uri().path(), tenant, &parameters),
+        Ok(Query(parameters)) => needed(request.method(), request.uri().path(), tenant, &parameters),
         Err(_) => Need::Everything,
     };
-    guard.admits(request.headers().get(AUTHORIZATION), need).await?;
+    let asker = guard.admits(request.headers().get(AUTHORIZATION), need).await?;
+    request.extensions_mut().insert(asker);
     Ok(next.run(request).await)
 }
 

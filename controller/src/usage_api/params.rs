@@ -32,6 +32,8 @@ pub(super) const USAGE: [&str; 13] = [
 /// What `/v1/records` knows.
 pub(super) const RECORDS: [&str; 9] =
     ["from", "to", "tenant", "namespace", "function", "cursor", "limit", "format", "as"];
+/// What `/v1/reversals` knows; so much is asked of it as of records.
+pub(super) const REVERSALS: [&str; 9] = RECORDS;
 /// What `/v1/statements` knows.
 pub(super) const STATEMENT: [&str; 3] = ["fixed_server", "format", "as"];
 /// What `/v1/statements/…/focus` knows.

@@ -58,6 +58,26 @@ pub struct User {
 #[error("{0}")]
 pub struct Unasked(pub String);
 
+/// What is done with usage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Act {
+    /// It is seen.
+    See,
+    /// It is corrected: records are taken back.
+    Correct,
+}
+
+impl Act {
+    /// Kubernetes' word for it.
+    #[must_use]
+    pub fn verb(self) -> &'static str {
+        match self {
+            Self::See => "get",
+            Self::Correct => "create",
+        }
+    }
+}
+
 /// Who knows tokens and rights.
 pub trait Reviewer: Debug + Send + Sync {
     /// Whose token this is; `None`: nobody's, or it is not meant for us.
@@ -66,11 +86,16 @@ pub trait Reviewer: Debug + Send + Sync {
     /// When that could not be found out.
     fn identify<'a>(&'a self, token: &'a str) -> BoxFuture<'a, Result<Option<User>, Unasked>>;
 
-    /// Whether a user may see the usage of a namespace; `None`: of all.
+    /// Whether a user may do this with the usage of a namespace; `None`: of all.
     ///
     /// # Errors
     /// When that could not be found out.
-    fn allows<'a>(&'a self, user: &'a User, namespace: Option<&'a str>) -> BoxFuture<'a, Result<bool, Unasked>>;
+    fn allows<'a>(
+        &'a self,
+        user: &'a User,
+        act: Act,
+        namespace: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<bool, Unasked>>;
 }
 
 /// A reviewer with a memory. For each token, and for each user and namespace, one question is asked at a time.
@@ -83,7 +108,7 @@ pub(super) struct Reviews {
     /// By the checksum of the token, so that no token is kept.
     users: Cache<[u8; 32], Option<Arc<User>>>,
     /// By the whole user: one who left a group is another one.
-    rights: Cache<(Arc<User>, Option<String>), bool>,
+    rights: Cache<(Arc<User>, Act, Option<String>), bool>,
 }
 
 impl Reviews {
@@ -109,15 +134,20 @@ impl Reviews {
 
     /// Whether a user may see the usage of a namespace, or of all.
     pub(super) async fn may(&self, user: &Arc<User>, namespace: Option<&str>) -> Result<bool, Unasked> {
-        let place = namespace.unwrap_or("all namespaces");
+        self.may_do(user, Act::See, namespace).await
+    }
+
+    /// Whether a user may do this there.
+    pub(super) async fn may_do(&self, user: &Arc<User>, act: Act, namespace: Option<&str>) -> Result<bool, Unasked> {
+        let (place, verb) = (namespace.unwrap_or("all namespaces"), act.verb());
         let ask = async {
-            let allowed = self.asked(self.reviewer.allows(user, namespace)).await;
+            let allowed = self.asked(self.reviewer.allows(user, act, namespace)).await;
             if allowed == Ok(false) {
-                tracing::info!(user = user.name, place, "refused: may not get functions/usage there");
+                tracing::info!(user = user.name, place, "refused: may not {verb} functions/usage there");
             }
             allowed
         };
-        self.rights.get((Arc::clone(user), namespace.map(str::to_owned)), |allowed| *allowed, ask).await
+        self.rights.get((Arc::clone(user), act, namespace.map(str::to_owned)), |allowed| *allowed, ask).await
     }
 
     async fn asked<T>(&self, review: BoxFuture<'_, Result<T, Unasked>>) -> Result<T, Unasked> {

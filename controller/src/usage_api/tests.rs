@@ -2,6 +2,7 @@
 
 mod access;
 pub(super) mod formats;
+mod reversals;
 
 use super::*;
 use crate::ledger::{Frame, Place, Plans};
@@ -63,7 +64,7 @@ pub(super) async fn fixture(token: Option<&str>) -> Fixture {
     let records = packer.finish();
     let crc32c = crc32c::crc32c(&records);
     let subjects = vec![subject("cart"), subject("pay")];
-    let frame = Frame { activator: 7, epoch: 1, first_seq: 1, count: 100, subjects, records, crc32c };
+    let frame = Frame { activator: 7, epoch: 1, first_seq: 1, count: 100, subjects, records, crc32c, unseen: false };
     ledger.append(frame).await.unwrap();
     let guard = token.and_then(Token::new).map_or_else(Guard::open, Guard::token);
     Fixture { router: router(door.clone(), Budgets::none(), guard, Tenants::of_themselves()), door, _dir: dir }
@@ -420,13 +421,16 @@ async fn the_file_and_the_routes_say_the_same() {
     assert_eq!(headers[header::CONTENT_TYPE], "application/yaml");
     let file = File(serde_saphyr::from_str(&text).unwrap());
     let said: BTreeSet<_> = file.0["paths"].as_object().unwrap().keys().map(String::as_str).collect();
-    let routes: BTreeSet<_> = guarded().iter().map(|r| r.0).chain(open().iter().map(|r| r.0)).collect();
+    let (guarded, open) = (guarded(), open());
+    let routes = guarded.iter().map(|r| r.0).chain(open.iter().map(|r| r.0));
+    let routes: BTreeSet<_> = routes.chain([pools::ROUTE]).collect();
     assert_eq!(said, routes);
     let questions = [
         ("/v1/usage", format!("/v1/usage?{NOVEMBER}&limit=1&granularity=PT1H&group_by=tenant,function,function_uid")),
         ("/v1/usage", format!("/v1/usage?{NOVEMBER}&granularity=P1D&time_zone=Asia/Shanghai")),
         ("/v1/usage", format!("/v1/usage?{NOVEMBER}")),
         ("/v1/records", format!("/v1/records?{NOVEMBER}&limit=1")),
+        ("/v1/reversals", format!("/v1/reversals?{NOVEMBER}&limit=1")),
         ("/v1/statements/{tenant}/{period}", "/v1/statements/acme/2026-11?fixed_server=350".to_owned()),
         ("/v1/statements/{tenant}/{period}", "/v1/statements/acme/2026-11".to_owned()),
         ("/v1/budgets", "/v1/budgets".to_owned()),
@@ -444,6 +448,7 @@ async fn the_file_and_the_routes_say_the_same() {
     for (path, known) in [
         ("/v1/usage", &params::USAGE[..]),
         ("/v1/records", &params::RECORDS),
+        ("/v1/reversals", &params::REVERSALS),
         ("/v1/statements/{tenant}/{period}", &params::STATEMENT),
         ("/v1/statements/{tenant}/{period}/focus", &params::FOCUS),
         ("/v1/budgets", &params::BUDGETS),

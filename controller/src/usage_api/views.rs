@@ -3,6 +3,7 @@
 use super::answer::{Cell, DECIMAL, Moment, Rows, Table, row};
 use super::period::Period;
 use super::times::second_text;
+use crate::ledger::reversals::{RecordId, Reversal};
 use crate::ledger::statements::{Correction, Statement, StatementLine};
 use crate::ledger::{Granularity, RecordRow, UsageRow};
 use crate::table::moment;
@@ -12,6 +13,7 @@ use dormouse_core::table::{Column, Kind, Value};
 use dormouse_core::usage::Class;
 use rust_decimal::Decimal;
 use serde::Serialize;
+use std::collections::HashMap;
 use std::ops::Range;
 
 /// What all answers say beside their rows.
@@ -197,11 +199,14 @@ row! {
         cpu_line: &'static str,
         billed_ms: u64,
         cost: Exact,
+        reversed_at: Option<Moment>,
+        reversed_by: Option<String>,
+        reversed_reason: Option<String>,
     }
 }
 
 impl RecordView {
-    fn new(row: &RecordRow, plan: &PricePlan) -> Self {
+    fn new(row: &RecordRow, reversal: Option<&Reversal>, plan: &PricePlan) -> Self {
         let RecordRow { key, request_id, subject, record } = row;
         let billed = plan.bills(Class::of(record));
         let warm = record.warm_slots != 0;
@@ -237,11 +242,14 @@ impl RecordView {
             cpu_line: plan.cpu_item(warm).name(),
             billed_ms: if billed { plan.metering().billed_ms(record) } else { 0 },
             cost: plan.cost_of(record, (subject.memory_mib, subject.cpu_millis)),
+            reversed_at: reversal.map(|reversal| Moment::micros(reversal.at_us)),
+            reversed_by: reversal.map(|reversal| reversal.by.clone()),
+            reversed_reason: reversal.map(|reversal| reversal.reason.clone()),
         }
     }
 }
 
-/// Answer of `/v1/records`.
+/// Answer of `/v1/records`, and of `/v1/reversals`.
 #[derive(Serialize)]
 pub(super) struct RecordsView {
     from: String,
@@ -257,7 +265,7 @@ impl RecordsView {
     pub(super) fn new(
         times_us: &Range<i64>,
         plan: &PricePlan,
-        rows: &[RecordRow],
+        (rows, reversed): (&[RecordRow], &HashMap<RecordId, Reversal>),
         next_cursor: Option<String>,
         complete_through: Option<String>,
     ) -> Self {
@@ -267,7 +275,7 @@ impl RecordsView {
             complete_through,
             plan: plan.name.clone(),
             currency: plan.currency.clone(),
-            rows: rows.iter().map(|row| RecordView::new(row, plan)).collect(),
+            rows: rows.iter().map(|row| RecordView::new(row, reversed.get(&RecordId::of(row)), plan)).collect(),
             next_cursor,
         }
     }

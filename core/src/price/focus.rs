@@ -3,7 +3,7 @@
 //!
 //! What is free is told as usage at its price and, beside it, as a credit of the same amount; what rounding the total
 //! adds or takes is an adjustment. Where the statement is closed, what came to its month later is taken off by another
-//! one, and where it corrects earlier months, each of them is a correction. These are the last rows. Tiers are those of
+//! one; what it takes back of single records is a third; and where it corrects earlier months, each of them is a correction. These are the last rows. Tiers are those of
 //! the whole tenant's month, taken in the order of time: hours come in order, and within an hour functions do.
 
 mod columns;
@@ -74,6 +74,8 @@ enum RowCharge {
     Rounding,
     /// What came after the month was closed: a later statement has it.
     Late,
+    /// What records cost that are taken back.
+    Reversal,
     /// What an earlier month cost more, or less, than was billed for it.
     Correction,
 }
@@ -83,6 +85,8 @@ enum RowCharge {
 pub struct Told {
     /// What it bills for usage, where that is fixed whatever came later.
     pub usage: Option<Decimal>,
+    /// What of it is taken back: zero or less.
+    pub reversed: Decimal,
     /// Earlier months, as hours since 1970 UTC, and what they cost more than was billed for them.
     pub corrections: Vec<(Range<u32>, Decimal)>,
 }
@@ -157,6 +161,7 @@ impl Export {
         let last = [
             (RowCharge::Rounding, month, Signed::difference(Exact::of(rounded), self.billed)),
             (RowCharge::Late, month, Signed::of(late)),
+            (RowCharge::Reversal, month, Signed::of(told.reversed)),
         ];
         let corrections = told.corrections.iter();
         let corrections = corrections.map(|(hours, amount)| (RowCharge::Correction, hours, Signed::of(*amount)));
@@ -166,7 +171,8 @@ impl Export {
             .collect();
         self.rows = self.rows.saturating_add(rows.len() as u64);
         let mut amounts = told.corrections.iter().map(|(_, amount)| *amount);
-        let amount = amounts.try_fold(usage, Decimal::checked_add).ok_or(TooLarge)?;
+        let used = usage.checked_add(told.reversed).ok_or(TooLarge)?;
+        let amount = amounts.try_fold(used, Decimal::checked_add).ok_or(TooLarge)?;
         Ok((rows, Total { rows: self.rows, amount }))
     }
 }

@@ -35,6 +35,9 @@ struct Args {
     /// The file that calls are logged in; without one they are not.
     #[arg(long, env = "CALLS_LOG")]
     log: Option<PathBuf>,
+    /// A file to which each instance adds a line as its port opens: when, in microseconds since 1970.
+    #[arg(long)]
+    opened: Option<PathBuf>,
     /// The port opens that late, as of a function that takes its time to start.
     #[arg(long, env = "START_AFTER_MS", default_value_t = 0)]
     start_after_ms: u64,
@@ -54,6 +57,10 @@ async fn main() -> Result<()> {
     let log = Arc::new(Log { file, instance: format!("{}-{:08x}", std::process::id(), rand::random::<u32>()) });
     tokio::time::sleep(Duration::from_millis(args.start_after_ms)).await;
     let listener = TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, args.port))).await?;
+    if let Some(path) = &args.opened {
+        let mut file = File::options().create(true).append(true).open(path)?;
+        file.write_all(format!("{}\n", jiff::Timestamp::now().as_microsecond()).as_bytes())?;
+    }
     loop {
         if let Ok((stream, _)) = listener.accept().await {
             tokio::spawn(serve(stream, log.clone()));
@@ -112,7 +119,7 @@ async fn answer(request: Request<Incoming>, log: Arc<Log>) -> Result<Response<Bo
     let ms = Duration::from_millis(number_of(&query, "ms"));
     let mut response = match request.uri().path() {
         // A task of its own: the work goes on when the client, and with it this future, has gone.
-        "/" | "/work" => match tokio::spawn(work(call, ms)).await {
+        "/" | "/work" | "/delay" => match tokio::spawn(work(call, ms)).await {
             Ok(()) => text(StatusCode::OK, format!("{number}\n")),
             Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
         },

@@ -1,11 +1,13 @@
 //! Closed months: what was told of them, and what came to them late.
 
-use super::Trouble;
 use super::connect::Pool;
+use super::{Trouble, signed, unsigned};
 use crate::ledger::Month;
+use crate::ledger::reversals::Entry;
 use crate::ledger::store::Closed;
 use deadpool_postgres::Transaction;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
+use std::ops::Range;
 use tokio_postgres::{Client, Row};
 
 /// Held, shared, by who applies something, and alone by who closes months: "closed" as a number. What is applied before
@@ -70,6 +72,59 @@ pub(super) async fn late(pool: &Pool) -> Result<Vec<(u32, Month)>, Trouble> {
 pub(super) fn month(row: &Row, at: usize) -> Result<Month, Trouble> {
     let number = u32::try_from(row.get::<_, i64>(at)).ok();
     number.and_then(Month::numbered).ok_or(Trouble::Corrupt("month"))
+}
+
+const REVERSE: &str = "INSERT INTO reversal \
+    SELECT * FROM unnest($1::int4[], $2::int8[], $3::int8[], $4::int8[], $5::int8[], $6::bytea[]) \
+    ON CONFLICT DO NOTHING RETURNING function, hour, activator, epoch, seq";
+
+/// Keeps what says that records are taken back, of each the first.
+pub(super) async fn reverse(pool: &Pool, entries: &[Entry]) -> Result<Vec<bool>, Trouble> {
+    let mut client = pool.client().await?;
+    let kept = async {
+        let step = client.transaction().await?;
+        step.execute("SELECT pg_advisory_xact_lock_shared($1)", &[&CLOSING]).await?;
+        let closed_before = closed_now(step.client()).await?.before;
+        let of = |number: fn(&Entry) -> i64| entries.iter().map(number).collect::<Vec<i64>>();
+        let functions: Vec<i32> = entries.iter().map(|entry| entry.function.cast_signed()).collect();
+        let (hours, activators) = (of(|e| e.hour.into()), of(|e| signed(e.activator)));
+        let (epochs, seqs) = (of(|e| e.epoch.into()), of(|e| e.seq.cast_signed()));
+        let bodies: Vec<&[u8]> = entries.iter().map(|entry| &*entry.body).collect();
+        let rows = step.query(REVERSE, &[&functions, &hours, &activators, &epochs, &seqs, &bodies]).await?;
+        let mut new = rows.iter().map(|row| entry(row, Vec::new())).collect::<Result<HashSet<_>, _>>()?;
+        let late = new.iter().filter(|entry| entry.hour < closed_before);
+        let late = late.map(|entry| (entry.function.cast_signed(), entry.hour)).collect();
+        note_late(&step, late).await?;
+        step.commit().await?;
+        // One that is named twice is new once.
+        Ok(entries.iter().map(|entry| new.remove(&Entry { body: Vec::new(), ..entry.clone() })).collect())
+    };
+    let kept = kept.await;
+    client.after(kept)
+}
+
+/// What was kept of functions in a period.
+pub(super) async fn reversals(pool: &Pool, functions: &[u32], hours: &Range<u32>) -> Result<Vec<Entry>, Trouble> {
+    let client = pool.client().await?;
+    let of = "SELECT function, hour, activator, epoch, seq, body FROM reversal \
+        WHERE function = ANY ($1) AND hour >= $2 AND hour < $3 ORDER BY function, hour, activator, epoch, seq";
+    let functions: Vec<i32> = functions.iter().map(|function| function.cast_signed()).collect();
+    let rows = client.query(of, &[&functions, &i64::from(hours.start), &i64::from(hours.end)]).await;
+    let rows = client.after(rows.map_err(Trouble::from))?;
+    rows.iter().map(|row| entry(row, row.get(5))).collect()
+}
+
+/// One from the columns of its key.
+pub(super) fn entry(row: &Row, body: Vec<u8>) -> Result<Entry, Trouble> {
+    let small = |at: usize| u32::try_from(row.get::<_, i64>(at)).map_err(|_| Trouble::Corrupt("reversal"));
+    Ok(Entry {
+        function: row.get::<_, i32>(0).cast_unsigned(),
+        hour: small(1)?,
+        activator: unsigned(row.get(2)),
+        epoch: small(3)?,
+        seq: row.get::<_, i64>(4).cast_unsigned(),
+        body,
+    })
 }
 
 /// Keeps a document, if there is none.

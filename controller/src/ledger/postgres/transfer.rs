@@ -7,6 +7,7 @@ use super::rows::{self, Day, Sums};
 use super::{PostgresStore, Trouble, closed, signed, unsigned};
 use crate::ledger::FunctionId;
 use crate::ledger::codec::StoredSubject;
+use crate::ledger::reversals::Entry;
 use crate::ledger::times::day_of;
 use crate::ledger::transfer::{Item, QUEUE, RECORDS, SubjectItem, Summary};
 use crate::ledger::warm::Counted;
@@ -54,7 +55,7 @@ async fn all(step: &Transaction<'_>, items: &mpsc::Sender<Item>) -> Result<(), T
         }
     }
     let plain: [Question; 2] = [(SUBJECTS, subject), (EPOCHS, epoch)];
-    let last: [Question; 2] = [(LATE, late), (DOCUMENTS, document)];
+    let last: [Question; 3] = [(LATE, late), (REVERSALS, reversal), (DOCUMENTS, document)];
     for (question, item) in plain {
         give(step, question, item, items).await?;
     }
@@ -112,6 +113,13 @@ const LATE: &str = "SELECT function, month FROM late ORDER BY function, month";
 
 fn late(row: &Row) -> Result<Item, Trouble> {
     Ok(Item::Late { function: row.get::<_, i32>(0).cast_unsigned(), month: closed::month(row, 1)? })
+}
+
+const REVERSALS: &str = "SELECT function, hour, activator, epoch, seq, body FROM reversal \
+    ORDER BY function, hour, activator, epoch, seq";
+
+fn reversal(row: &Row) -> Result<Item, Trouble> {
+    Ok(Item::Reversal(closed::entry(row, row.get(5))?))
 }
 
 const DOCUMENTS: &str = "SELECT tenant, month, document FROM statement ORDER BY tenant, month";
@@ -270,6 +278,11 @@ async fn one(step: &Transaction<'_>, item: Item, subjects: &mut HashMap<u32, Kno
         Item::Late { function, month } => {
             let month = i64::from(month.number());
             write("INSERT INTO late VALUES ($1, $2)", &[&function.cast_signed(), &month]).await?;
+        }
+        Item::Reversal(Entry { function, hour, activator, epoch, seq, body }) => {
+            let (function, hour, epoch) = (function.cast_signed(), i64::from(hour), i64::from(epoch));
+            let new = "INSERT INTO reversal VALUES ($1, $2, $3, $4, $5, $6)";
+            write(new, &[&function, &hour, &signed(activator), &epoch, &seq.cast_signed(), &body]).await?;
         }
         Item::Document { tenant, month, document } => {
             let month = i64::from(month.number());

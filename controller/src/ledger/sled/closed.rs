@@ -1,5 +1,6 @@
 //! Closed months: what was told of them, and what came to them late.
 
+use super::super::reversals::Entry;
 use super::super::store::Closed;
 use super::super::{Month, ReadError};
 use super::apply::Applier;
@@ -8,6 +9,8 @@ use super::key::{self, Dictionary};
 use super::open::Folder;
 use crate::ledger::codec::CorruptValue;
 use sled::Batch;
+use std::collections::HashSet;
+use std::ops::Range;
 
 /// Longest part of a document: values of sled stay at most 4 KiB.
 const PART: usize = 4096;
@@ -26,6 +29,26 @@ impl Applier {
             self.unsynced = true;
         }
         Ok(())
+    }
+
+    /// Keeps what says that records are taken back, of each the first; durable after [`Applier::commit`].
+    pub(super) fn reverse(&mut self, entries: &[Entry]) -> Result<Vec<bool>, ReadError> {
+        self.write()?;
+        let (mut batch, mut kept, mut new) = (Batch::default(), HashSet::new(), Vec::with_capacity(entries.len()));
+        for entry in entries {
+            let key = key::reversal(entry);
+            let is_new = !self.store.db.contains_key(key)? && kept.insert(key);
+            if is_new {
+                batch.insert(&key, &*entry.body);
+                if entry.hour < self.closed.before {
+                    batch.insert(&key::late(entry.function, Month::of_hour(entry.hour)), &[]);
+                }
+            }
+            new.push(is_new);
+        }
+        self.store.db.apply_batch(batch)?;
+        self.unsynced = true;
+        Ok(new)
     }
 
     /// Keeps a document, if there is none; durable after [`Applier::commit`].
@@ -73,6 +96,29 @@ pub(super) fn late(folder: &Folder) -> Result<Vec<(u32, Month)>, ReadError> {
     let read =
         |key: Result<sled::IVec, sled::Error>| Ok(key::read_late(&key?).ok_or(CorruptValue("note of what is late"))?);
     folder.db.scan_prefix(key::LATE_ALL).keys().map(read).collect()
+}
+
+/// What was kept of functions in a period.
+pub(super) fn reversals(folder: &Folder, functions: &[u32], hours: &Range<u32>) -> Result<Vec<Entry>, ReadError> {
+    let mut found = Vec::new();
+    for &function in functions {
+        for entry in
+            folder.db.range(key::reversals_from(function, hours.start)..key::reversals_from(function, hours.end))
+        {
+            found.push(read_reversal(entry)?);
+        }
+    }
+    Ok(found)
+}
+
+/// All of it.
+pub(super) fn all_reversals(folder: &Folder) -> impl Iterator<Item = Result<Entry, ReadError>> {
+    folder.db.scan_prefix(key::REVERSALS).map(read_reversal)
+}
+
+fn read_reversal(entry: Result<(sled::IVec, sled::IVec), sled::Error>) -> Result<Entry, ReadError> {
+    let (key, body) = entry?;
+    Ok(key::read_reversal(&key, &body).ok_or(CorruptValue("reversal"))?)
 }
 
 /// A tenant's documents.

@@ -1,6 +1,7 @@
 //! Every key of the ledger's one tree: a prefix byte names the keyspace, then big-endian numbers of fixed width, so
 //! that range scans read in order.
 
+use super::super::reversals::Entry;
 use super::super::{Level, Month};
 
 /// The format.
@@ -40,6 +41,8 @@ const TENANT: u8 = 15;
 const TENANT_BY_SUM: u8 = 16;
 /// Functions and months to which something was added after the month had been closed.
 const LATE: u8 = 17;
+/// What says that a record is taken back, by function and hour.
+const REVERSAL: u8 = 18;
 
 /// The format version's key.
 pub(super) const FORMAT: [u8; 2] = [META, 0];
@@ -156,6 +159,36 @@ pub(super) fn read_late(key: &[u8]) -> Option<(u32, Month)> {
     Some((u32::from_be_bytes(*function), month))
 }
 
+/// Key of what says that a record is taken back.
+pub(super) fn reversal(entry: &Entry) -> [u8; 29] {
+    let (from, to) = (reversals_from(entry.function, entry.hour), EpochId::of(entry).watermark());
+    let mut key = [0; 29];
+    key[..9].copy_from_slice(&from);
+    key[9..21].copy_from_slice(&to[1..]);
+    key[21..].copy_from_slice(&entry.seq.to_be_bytes());
+    key
+}
+
+/// First key of these of a function and an hour.
+pub(super) fn reversals_from(function: u32, hour: u32) -> [u8; 9] {
+    join(REVERSAL, &function.to_be_bytes(), &hour.to_be_bytes())
+}
+
+/// Prefix of all of these.
+pub(super) const REVERSALS: [u8; 1] = [REVERSAL];
+
+/// One of these from its key and its value.
+pub(super) fn read_reversal(key: &[u8], body: &[u8]) -> Option<Entry> {
+    let (head, seq) = key.split_at_checked(21).filter(|(_, seq)| seq.len() == 8)?;
+    let function: &[u8; 4] = head.get(1..)?.first_chunk()?;
+    let hour: &[u8; 4] = head.get(5..)?.first_chunk()?;
+    // The hour's last byte stands where a watermark's key has its prefix.
+    let EpochId { activator, epoch } = EpochId::read(head.get(8..)?)?;
+    let (function, hour) = (u32::from_be_bytes(*function), u32::from_be_bytes(*hour));
+    let seq = u64::from_be_bytes(seq.try_into().ok()?);
+    Some(Entry { function, hour, activator, epoch, seq, body: body.to_vec() })
+}
+
 /// Key that says that the start of a subject's instance has been counted.
 pub(super) fn started(subject: u32) -> [u8; 5] {
     one(STARTED, subject)
@@ -196,6 +229,11 @@ pub(super) fn rollups(level: Level) -> [u8; 2] {
 pub(super) const WATERMARKS: [u8; 1] = [WATERMARK];
 
 impl EpochId {
+    /// That of a record that is taken back.
+    fn of(entry: &Entry) -> Self {
+        Self { activator: entry.activator, epoch: entry.epoch }
+    }
+
     /// Key of its watermark.
     pub(super) fn watermark(self) -> [u8; 13] {
         join(WATERMARK, &self.activator.to_be_bytes(), &self.epoch.to_be_bytes())
@@ -304,6 +342,11 @@ mod tests {
             prop_assert_eq!(read_document(&document(f[0], month, 7)), Some((month, 7)));
             prop_assert!(document(f[0], month, 7).starts_with(&documents(f[0])));
             prop_assert_eq!(read_late(&late(f[0], month)), Some((f[0], month)));
+            let entry = Entry { function: f[0], hour: hours[0], activator: x.epoch.activator, epoch: x.epoch.epoch, seq: x.first_seq, body: vec![7] };
+            let other = Entry { function: f[1], hour: hours[1], activator: y.epoch.activator, epoch: y.epoch.epoch, seq: y.first_seq, body: vec![7] };
+            prop_assert_eq!(reversal(&entry).cmp(&reversal(&other)), entry.cmp(&other));
+            prop_assert!(reversal(&entry).starts_with(&reversals_from(f[0], hours[0])));
+            prop_assert_eq!(read_reversal(&reversal(&entry), &[7]), Some(entry));
             prop_assert_eq!(read_seen_on(&seen_on(hours[0], f[0])), Some((f[0], hours[0])));
             prop_assert!(r.key().starts_with(&rollups(level)));
             prop_assert_eq!(r.key().cmp(&s.key()), r.cmp(&s));
@@ -312,7 +355,7 @@ mod tests {
         #[test]
         fn any_bytes_are_no_panic(bytes in prop::collection::vec(any::<u8>(), 0..30)) {
             let _ = (BlockId::read(&bytes), BlockId::read_in_hour(&bytes), EpochId::read(&bytes), RollupId::time_in(&bytes), read_seen_on(&bytes));
-            let _ = (read_document(&bytes), read_late(&bytes));
+            let _ = (read_document(&bytes), read_late(&bytes), read_reversal(&bytes, &[]));
         }
     }
 }

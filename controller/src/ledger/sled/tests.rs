@@ -134,7 +134,15 @@ fn frame(activator: u64, first_seq: u64) -> Checked {
         warm_slots: 0,
         key: 0,
     };
-    Checked { activator, epoch: 1, first_seq, subjects: vec![subject], records: vec![record], room: None }
+    Checked {
+        activator,
+        epoch: 1,
+        first_seq,
+        subjects: vec![subject],
+        records: vec![record],
+        unseen: false,
+        room: None,
+    }
 }
 
 fn store(dir: &Path) -> SledStore {

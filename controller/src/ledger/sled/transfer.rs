@@ -45,6 +45,11 @@ pub(super) fn dump(folder: &Folder, taken: &impl Fn(Item) -> bool) -> Result<(),
     for (function, month) in closed::late(folder)? {
         taken(Item::Late { function, month });
     }
+    for entry in closed::all_reversals(folder) {
+        if !taken(Item::Reversal(entry?)) {
+            return Ok(());
+        }
+    }
     for tenant in tenants {
         for (month, document) in closed::documents(folder, &tenant)? {
             taken(Item::Document { tenant: tenant.clone(), month, document });
@@ -212,6 +217,7 @@ impl Filler<'_> {
             Item::Sum { level, function, time, sum } => {
                 self.insert(&RollupId { level, function, time }.key(), encode_sum(&sum));
             }
+            Item::Reversal(entry) => self.insert(&key::reversal(&entry), entry.body),
             Item::Late { function, month } => self.insert(&key::late(function, month), &[]),
             Item::Document { tenant, month, document } => {
                 let tenant = dict::number_of(

@@ -2,6 +2,7 @@
 
 use super::super::frame::Checked;
 use super::super::retention::Bounds;
+use super::super::reversals::Entry;
 use super::super::store::{Closed, Marks};
 use super::super::{Appended, Conservation, Month, ReadError, WarmSpan};
 use super::Failure;
@@ -34,6 +35,8 @@ pub(super) enum Command {
     Close { closed: Closed, done: oneshot::Sender<()> },
     /// Keep a tenant's document of a month.
     Document { tenant: String, month: Month, document: Vec<u8>, done: oneshot::Sender<Result<(), String>> },
+    /// Keep what says that records are taken back.
+    Reverse { entries: Vec<Entry>, done: oneshot::Sender<Vec<bool>> },
     /// Compare everything, with no write in between.
     Verify { done: oneshot::Sender<Result<Conservation, ReadError>> },
 }
@@ -98,8 +101,8 @@ fn gather(first: Command, commands: &mut mpsc::Receiver<Command>) -> Vec<Command
 
 fn write_group(group: Vec<Command>, applier: &mut Applier) -> Result<(), ReadError> {
     let mut answers = Vec::with_capacity(group.len());
-    let (mut checks, mut kept, mut tidied, mut marked, mut documents) =
-        (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut checks, mut kept, mut tidied, mut marked, mut documents, mut reversed) =
+        (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for command in group {
         match command {
             Command::Append { frame, done } => answers.push((applier.apply(&frame)?, done, frame)),
@@ -117,6 +120,7 @@ fn write_group(group: Vec<Command>, applier: &mut Applier) -> Result<(), ReadErr
             Command::Tidy { bounds, marks, done } => {
                 tidied.push((damage(applier.tidy(bounds, marks.as_deref()))?, done))
             }
+            Command::Reverse { entries, done } => reversed.push((applier.reverse(&entries)?, done)),
             Command::Mark { done } => marked.push((applier.mark()?, done)),
             Command::Verify { done } => checks.push(done),
         }
@@ -132,6 +136,9 @@ fn write_group(group: Vec<Command>, applier: &mut Applier) -> Result<(), ReadErr
     }
     for (told, done) in documents {
         let _ = done.send(told);
+    }
+    for (new, done) in reversed {
+        let _ = done.send(new);
     }
     for (marks, done) in marked {
         let _ = done.send(marks);

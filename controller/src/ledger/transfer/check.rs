@@ -9,7 +9,7 @@ use std::collections::HashSet;
 
 /// Longest text, as in a frame.
 const MAX_TEXT: usize = 253;
-/// Longest sum as bytes: sled's values are no longer.
+/// Longest sum, or reversal, as bytes: sled's values are no longer.
 const MAX_SUM: usize = 4096;
 
 /// The numbers that items before have said the meaning of.
@@ -38,6 +38,9 @@ impl Names {
             }
             Item::Sum { function, sum, .. } => self.functions.contains(function) && is_sum(sum),
             Item::Late { function, .. } => self.functions.contains(function),
+            Item::Reversal(entry) => {
+                self.functions.contains(&entry.function) && entry.is_good() && entry.body.len() <= MAX_SUM
+            }
             Item::Document { tenant, .. } => texts([tenant]),
             Item::Epoch { watermark, forgotten, .. } => forgotten <= watermark && *watermark < u64::MAX / 2,
             Item::State { .. } | Item::End => true,

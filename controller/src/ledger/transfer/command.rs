@@ -119,11 +119,11 @@ pub async fn run(command: &Command) -> Result<Summary, CommandError> {
 
 impl std::fmt::Display for Summary {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { functions, subjects, records, sums, sums_crc32c, statements } = self;
+        let Self { functions, subjects, records, sums, sums_crc32c, statements, reversals } = self;
         write!(
             f,
             "{functions} functions, {subjects} instances, {records} records, {sums} sums (checksum {sums_crc32c:08x}), \
-             {statements} closed statements"
+             {statements} closed statements, {reversals} reversals"
         )
     }
 }

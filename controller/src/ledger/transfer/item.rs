@@ -3,6 +3,7 @@
 use super::super::codec::{CorruptValue, Reader, StoredSubject, decode_function, decode_sum, encode_function};
 use super::super::codec::{encode_sum, put, put_text};
 use super::super::retention::Bounds;
+use super::super::reversals::Entry;
 use super::super::store::Closed;
 use super::super::warm::Counted;
 use super::super::{FunctionId, Level, Month};
@@ -22,6 +23,7 @@ const RECORD: u8 = 5;
 const SUM: u8 = 6;
 const LATE: u8 = 7;
 const DOCUMENT: u8 = 8;
+const REVERSAL: u8 = 9;
 
 /// A part of a ledger. They come in the order in which they stand here: what an item names came before it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +42,8 @@ pub(in crate::ledger) enum Item {
     Sum { level: Level, function: u32, time: u32, sum: UsageSum },
     /// A function's month that something came to late.
     Late { function: u32, month: Month },
+    /// What says that a record is taken back, in the order of function, hour and record.
+    Reversal(Entry),
     /// What is kept of a closed month.
     Document { tenant: String, month: Month, document: Vec<u8> },
     /// There is no more. Where it does not come, what came before is of no use.
@@ -69,6 +73,7 @@ impl Item {
             Self::Records { .. } => RECORD,
             Self::Sum { .. } => SUM,
             Self::Late { .. } => LATE,
+            Self::Reversal(_) => REVERSAL,
             Self::Document { .. } => DOCUMENT,
             Self::End => END,
         }
@@ -105,6 +110,10 @@ impl Item {
                 out.extend(encode_sum(sum));
             }
             Self::Late { function, month } => numbers(&[u64::from(*function), u64::from(month.number())]),
+            Self::Reversal(Entry { function, hour, activator, epoch, seq, body }) => {
+                numbers(&[u64::from(*function), u64::from(*hour), *activator, u64::from(*epoch), *seq]);
+                out.extend(body);
+            }
             Self::Document { tenant, month, document } => {
                 numbers(&[u64::from(month.number())]);
                 put_text(&mut out, tenant);
@@ -159,6 +168,11 @@ impl Item {
                 let month = month(&mut of)?;
                 of.end()?;
                 Self::Late { function, month }
+            }
+            REVERSAL => {
+                let (function, hour, activator) = (of.number()?, of.number()?, of.number()?);
+                let (epoch, seq) = (of.number()?, of.number()?);
+                Self::Reversal(Entry { function, hour, activator, epoch, seq, body: of.bytes.to_vec() })
             }
             DOCUMENT => {
                 let (month, tenant) = (month(&mut of)?, of.text()?);

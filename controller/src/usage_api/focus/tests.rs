@@ -152,7 +152,7 @@ fn frame(epoch: u32, functions: u32, hours: u32) -> Frame {
     let (count, records) = (packer.count(), packer.finish());
     let subjects = (0..functions).map(subject).collect();
     let crc32c = crc32c::crc32c(&records);
-    Frame { activator: 7, epoch, first_seq: 1, count, subjects, records, crc32c }
+    Frame { activator: 7, epoch, first_seq: 1, count, subjects, records, crc32c, unseen: false }
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! The API server as the one who knows: TokenReview and SubjectAccessReview.
 
-use super::{Reviewer, Unasked, User};
+use super::{Act, Reviewer, Unasked, User};
 use dormouse_core::function::Function;
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -46,8 +46,13 @@ impl Reviewer for ApiServer {
         .boxed()
     }
 
-    fn allows<'a>(&'a self, user: &'a User, namespace: Option<&'a str>) -> BoxFuture<'a, Result<bool, Unasked>> {
-        let review = SubjectAccessReview { spec: question(user, namespace), ..SubjectAccessReview::default() };
+    fn allows<'a>(
+        &'a self,
+        user: &'a User,
+        act: Act,
+        namespace: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<bool, Unasked>> {
+        let review = SubjectAccessReview { spec: question(user, act, namespace), ..SubjectAccessReview::default() };
         async move {
             let review = self.rights.create(&PostParams::default(), &review).await;
             let status = review.map_err(|e| Unasked(format!("SubjectAccessReview: {e}")))?.status;
@@ -76,10 +81,10 @@ fn user(status: TokenReviewStatus, ours: &[String]) -> Option<User> {
     })
 }
 
-/// May this user get `functions/usage` there?
-fn question(user: &User, namespace: Option<&str>) -> SubjectAccessReviewSpec {
+/// May this user do that with `functions/usage` there?
+fn question(user: &User, act: Act, namespace: Option<&str>) -> SubjectAccessReviewSpec {
     let attributes = ResourceAttributes {
-        verb: Some("get".to_owned()),
+        verb: Some(act.verb().to_owned()),
         group: Some(Function::group(&()).into_owned()),
         resource: Some("functions".to_owned()),
         subresource: Some("usage".to_owned()),
@@ -143,12 +148,13 @@ mod tests {
         let extra = [("k".to_owned(), vec!["v".to_owned()])].into();
         let user = User { name: "alice".into(), uid: "7".into(), groups: vec!["g".into()], extra };
         let there = json!({"verb": "get", "group": "dormouse.dev", "resource": "functions", "subresource": "usage", "namespace": "shop"});
-        let asked = serde_json::to_value(question(&user, Some("shop"))).unwrap();
+        let asked = serde_json::to_value(question(&user, Act::See, Some("shop"))).unwrap();
         let whole =
             json!({"user": "alice", "uid": "7", "groups": ["g"], "extra": {"k": ["v"]}, "resourceAttributes": there});
         assert_eq!(asked, whole);
-        let everywhere = serde_json::to_value(question(&user, None)).unwrap();
+        let everywhere = serde_json::to_value(question(&user, Act::Correct, None)).unwrap();
         assert!(everywhere["resourceAttributes"].get("namespace").is_none());
+        assert_eq!(everywhere["resourceAttributes"]["verb"], "create");
     }
 
     /// What was asked: method and path, body.
@@ -185,7 +191,7 @@ mod tests {
         ]);
         let alice = server.identify("t").await.unwrap().unwrap();
         for allowed in [true, false, false, false] {
-            assert_eq!(server.allows(&alice, Some("shop")).await.unwrap(), allowed);
+            assert_eq!(server.allows(&alice, Act::See, Some("shop")).await.unwrap(), allowed);
         }
         let asked = asked.lock();
         let (to, body) = &asked[0];
@@ -206,6 +212,6 @@ mod tests {
         let (server, _) = server(&[(code, status.clone()), (code, status)]);
         let why = server.identify("t").await.unwrap_err();
         assert!(why.0.contains("may not create tokenreviews"), "{why}");
-        assert!(server.allows(&User::default(), None).await.is_err());
+        assert!(server.allows(&User::default(), Act::See, None).await.is_err());
     }
 }

@@ -45,9 +45,15 @@ impl Reviewer for Script {
         })
     }
 
-    fn allows<'a>(&'a self, user: &'a User, namespace: Option<&'a str>) -> BoxFuture<'a, Result<bool, Unasked>> {
+    fn allows<'a>(
+        &'a self,
+        user: &'a User,
+        act: Act,
+        namespace: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<bool, Unasked>> {
         Box::pin(async move {
-            self.answer(format!("may {} {}", user.name, namespace.unwrap_or("*"))).await?;
+            let what = if act == Act::See { "may" } else { "may correct" };
+            self.answer(format!("{what} {} {}", user.name, namespace.unwrap_or("*"))).await?;
             Ok(self.rights.lock().contains(&(user.name.clone(), namespace.map(str::to_owned))))
         })
     }

@@ -2,10 +2,10 @@
 
 use super::*;
 use crate::tenants::LABEL;
-use crate::usage_api::reviews::{Reviewer, Unasked, User};
+use crate::usage_api::reviews::{Act, Reviewer, Unasked, User};
 use futures::future::BoxFuture;
 
-/// `shop` sees the namespace shop, `clerk` all of them, `nobody` none; about `lost` nobody can be asked. Rights of
+/// `shop` sees the namespace shop, `clerk` all of them, `bursar` corrects them besides, `nobody` none; about `lost` nobody can be asked. Rights of
 /// `unsure` cannot be asked.
 #[derive(Debug)]
 struct Four;
@@ -14,17 +14,25 @@ impl Reviewer for Four {
     fn identify<'a>(&'a self, token: &'a str) -> BoxFuture<'a, Result<Option<User>, Unasked>> {
         Box::pin(async move {
             match token {
-                "shop" | "clerk" | "nobody" | "unsure" => Ok(Some(User { name: token.to_owned(), ..User::default() })),
+                "shop" | "clerk" | "bursar" | "nobody" | "unsure" => {
+                    Ok(Some(User { name: token.to_owned(), ..User::default() }))
+                }
                 "lost" => Err(Unasked("secret reasons".into())),
                 _ => Ok(None),
             }
         })
     }
 
-    fn allows<'a>(&'a self, user: &'a User, namespace: Option<&'a str>) -> BoxFuture<'a, Result<bool, Unasked>> {
+    fn allows<'a>(
+        &'a self,
+        user: &'a User,
+        act: Act,
+        namespace: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<bool, Unasked>> {
         Box::pin(async move {
             match user.name.as_str() {
-                "clerk" => Ok(true),
+                "clerk" => Ok(act == Act::See),
+                "bursar" => Ok(true),
                 "shop" => Ok(namespace == Some("shop")),
                 "unsure" => Err(Unasked("secret reasons".into())),
                 _ => Ok(false),
@@ -44,6 +52,14 @@ async fn reviewed_with(tenants: Tenants) -> Fixture {
 }
 
 impl Fixture {
+    async fn post(&self, path: &str, body: &str, token: &str) -> (StatusCode, String) {
+        let request = Request::post(path).header("authorization", format!("Bearer {token}"));
+        let response = self.router.clone().oneshot(request.body(Body::from(body.to_owned())).unwrap()).await.unwrap();
+        let status = response.status();
+        let bytes = response.into_body().collect().await.unwrap().to_bytes();
+        (status, String::from_utf8(bytes.to_vec()).unwrap())
+    }
+
     async fn ask(&self, path: &str, token: &str) -> (StatusCode, HeaderMap, String) {
         self.get(path, &[("authorization", &format!("Bearer {token}"))]).await
     }
@@ -102,6 +118,35 @@ async fn who_is_answered_what() {
     }
     for (token, status) in [("nobody", 200), ("shop", 200), ("clerk", 200), ("stranger", 401), ("lost", 503)] {
         assert_eq!(f.ask("/v1/prices", token).await.0, status, "{token}");
+    }
+}
+
+#[tokio::test]
+async fn who_may_take_records_back() {
+    let f = reviewed().await;
+    let id = r#"{"activator": "0000000000000007", "epoch": 1, "seq": 3, "received_at": "2026-11-01T00:02:00Z"}"#;
+    let order = format!(r#"{{"reason": "ours", "records": [{id}]}}"#);
+    for (token, status) in [
+        ("stranger", 401),
+        ("nobody", 403),
+        ("shop", 403),
+        ("clerk", 403),
+        ("lost", 503),
+        ("unsure", 503),
+        ("bursar", 200),
+        ("s3cret", 200),
+    ] {
+        let (told, body) = f.post("/v1/reversals", &order, token).await;
+        assert_eq!(told, status, "{token}: {body}");
+        if status == 403 {
+            assert!(body.contains("the right to create functions/usage"), "{body}");
+        }
+    }
+    let (_, _, body) = f.ask("/v1/reversals?from=2026-11-01&to=2026-12-01", "clerk").await;
+    let list: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!((list["rows"].as_array().unwrap().len(), &list["rows"][0]["reversed_by"]), (1, &"bursar".into()));
+    for (path, status) in [("/v1/reversals", 403), ("/v1/reversals?namespace=shop", 200)] {
+        assert_eq!(f.ask(path, "shop").await.0, status, "{path}");
     }
 }
 
@@ -224,7 +269,12 @@ impl Reviewer for Named {
         Box::pin(async move { Ok(Some(User { name: token.to_owned(), ..User::default() })) })
     }
 
-    fn allows<'a>(&'a self, user: &'a User, namespace: Option<&'a str>) -> BoxFuture<'a, Result<bool, Unasked>> {
+    fn allows<'a>(
+        &'a self,
+        user: &'a User,
+        _: Act,
+        namespace: Option<&'a str>,
+    ) -> BoxFuture<'a, Result<bool, Unasked>> {
         let rights: Vec<&str> = user.name.split(',').collect();
         Box::pin(async move { Ok(rights.contains(&"*") || namespace.is_some_and(|name| rights.contains(&name))) })
     }

@@ -106,6 +106,7 @@ static FIELDS: [Field; 47] = [
     .or_null(),
     field("CapacityReservationStatus", Kind::Text, |_, row| row.item().and_then(reservation).into()).or_null(),
     field("ChargeCategory", Kind::Text, |_, row| row.category().into()),
+    // A reversal within a month that is not billed yet is none: of a closed one it is in the month's correction.
     field("ChargeClass", Kind::Text, |_, row| {
         matches!(row.charge, RowCharge::Correction).then_some("Correction").into()
     })
@@ -182,7 +183,7 @@ impl Row<'_> {
     fn parts(&self) -> Option<(Item, &Slice)> {
         match &self.charge {
             RowCharge::Usage { item, slice } | RowCharge::Credit { item, slice } => Some((*item, slice)),
-            RowCharge::Rounding | RowCharge::Late | RowCharge::Correction => None,
+            RowCharge::Rounding | RowCharge::Late | RowCharge::Reversal | RowCharge::Correction => None,
         }
     }
 
@@ -203,7 +204,7 @@ impl Row<'_> {
         match self.charge {
             RowCharge::Usage { .. } => "Usage",
             RowCharge::Credit { .. } => "Credit",
-            RowCharge::Rounding | RowCharge::Late | RowCharge::Correction => "Adjustment",
+            RowCharge::Rounding | RowCharge::Late | RowCharge::Reversal | RowCharge::Correction => "Adjustment",
         }
     }
 
@@ -232,6 +233,7 @@ impl Row<'_> {
             }
             RowCharge::Rounding => format!("{invoice}/{}/1", Item::Rounding.name()),
             RowCharge::Late => format!("{invoice}/late/1"),
+            RowCharge::Reversal => format!("{invoice}/reversals/1"),
             RowCharge::Correction => format!("{invoice}/correction/{}", self.month()),
         })
     }
@@ -253,6 +255,9 @@ impl Row<'_> {
                 self.month(),
                 export.period.tenant
             ),
+            RowCharge::Reversal => {
+                format!("Calls of {} that were taken back in {}", export.period.tenant, self.month())
+            }
             RowCharge::Correction => {
                 format!("What {} cost {} beside what was billed for it", self.month(), export.period.tenant)
             }

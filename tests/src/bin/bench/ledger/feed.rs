@@ -160,6 +160,7 @@ impl Maker {
             subjects,
             records,
             crc32c,
+            unseen: false,
         });
     }
 
