@@ -11,7 +11,6 @@ use crate::ledger::{Appended, Level, WarmSpan};
 use deadpool_postgres::{Object, Transaction};
 use dormouse_core::record::CallRecord;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
 /// Held while a partition is made: "days" as a number.
@@ -70,7 +69,7 @@ async fn apply(store: &PostgresStore, client: &mut Object, frame: &Checked) -> R
 }
 
 /// What the frame's subject numbers mean; only of those that a record names.
-async fn subjects(store: &PostgresStore, client: &Client, frame: &Checked) -> Result<Vec<Option<Known>>, Trouble> {
+async fn subjects(store: &PostgresStore, client: &Object, frame: &Checked) -> Result<Vec<Option<Known>>, Trouble> {
     let (today, mut days) = (today(), vec![None; frame.subjects.len()]);
     for record in &frame.records {
         let day = &mut days[record.subject as usize];
