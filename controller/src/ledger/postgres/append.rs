@@ -16,8 +16,9 @@ use tokio_postgres::error::SqlState;
 /// Held while a partition is made: "days" as a number.
 const PARTITIONS: i64 = 0x6461_7973;
 
-/// Tries of a frame whose day's table goes while it comes.
-const TRIES: usize = 3;
+/// Tries of a frame whose day's table goes while it comes: each time between its being made and the frame's lock, by a
+/// further look at what is old. It was seen three times in a row where the looks followed each other without a pause.
+const TRIES: usize = 8;
 
 /// Applies what is new of a frame.
 pub(super) async fn frame(store: &PostgresStore, frame: &Checked) -> Result<Appended, Trouble> {
