@@ -11,6 +11,7 @@ mod door;
 mod fold;
 mod frame;
 mod function;
+mod groups;
 mod local;
 mod month;
 mod plans;
@@ -33,6 +34,7 @@ pub use conservation::Conservation;
 pub use door::{DoorState, LedgerDoor, NotADatabase, Place};
 pub use frame::{Frame, MAX_FRAME_RECORDS, MAX_FRAME_SUBJECTS};
 pub use function::FunctionId;
+pub use groups::Groups;
 pub use local::LocalTimes;
 pub use month::{Month, NotAMonth};
 pub use plans::{Plans, TooManyRules};
@@ -255,6 +257,22 @@ impl Ledger {
     /// When the store cannot be read.
     pub async fn usage(&self, query: &UsageQuery) -> Result<Page<UsageRow, RowKey>, ReadError> {
         usage::query(&*self.store, query).await
+    }
+
+    /// What a question for sums is about, to be read part by part: see [`Groups::parts`].
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn groups(&self, query: &UsageQuery) -> Result<Groups, ReadError> {
+        Groups::find(&*self.store, query).await
+    }
+
+    /// Every row of one part.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn part(&self, groups: &Groups, part: std::ops::Range<usize>) -> Result<Vec<UsageRow>, ReadError> {
+        groups.read(&*self.store, part, usize::MAX).await
     }
 
     /// Single records.

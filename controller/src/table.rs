@@ -44,8 +44,8 @@ pub struct Writer {
 }
 
 enum Form {
-    Csv(String),
-    JsonLines(String),
+    Csv(Vec<u8>),
+    JsonLines(Vec<u8>),
     Parquet(Box<Groups>),
 }
 
@@ -79,7 +79,7 @@ impl Writer {
     pub fn new(format: Format, columns: Vec<Column>) -> Result<Self, WriteError> {
         let form = match format {
             Format::Csv => Form::Csv(text::head(&columns)),
-            Format::JsonLines => Form::JsonLines(String::new()),
+            Format::JsonLines => Form::JsonLines(Vec::new()),
             Format::Parquet => Form::Parquet(Box::new(Groups::new(&columns)?)),
         };
         Ok(Self { columns, form })
@@ -105,7 +105,7 @@ impl Writer {
     /// When Parquet could not be made.
     pub fn take(&mut self) -> Result<Vec<u8>, WriteError> {
         match &mut self.form {
-            Form::Csv(out) | Form::JsonLines(out) => Ok(std::mem::take(out).into_bytes()),
+            Form::Csv(out) | Form::JsonLines(out) => Ok(std::mem::take(out)),
             Form::Parquet(groups) => groups.take(),
         }
     }
@@ -116,7 +116,7 @@ impl Writer {
     /// When Parquet could not be made.
     pub fn finish(self, notes: &[(&str, String)]) -> Result<Vec<u8>, WriteError> {
         match self.form {
-            Form::Csv(out) | Form::JsonLines(out) => Ok(out.into_bytes()),
+            Form::Csv(out) | Form::JsonLines(out) => Ok(out),
             Form::Parquet(groups) => groups.finish(notes),
         }
     }

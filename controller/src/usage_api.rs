@@ -5,6 +5,7 @@
 //! at once.
 
 mod access;
+mod all;
 mod answer;
 mod budgets;
 mod cursor;
@@ -19,6 +20,7 @@ mod pools;
 mod requests;
 mod reversals;
 pub mod reviews;
+mod sent;
 mod times;
 mod views;
 
@@ -92,7 +94,7 @@ fn open() -> Vec<(&'static str, MethodRouter<Api>)> {
 /// The API of the ledger behind a door, and of budgets.
 pub fn router(door: LedgerDoor, budgets: Budgets, guard: Guard, tenants: Tenants) -> Router {
     let add = |router: Router<Api>, (path, handler)| router.route(path, handler);
-    let [turns, exports] = [READERS, focus::AT_ONCE].map(|room| Arc::new(Semaphore::new(room)));
+    let [turns, exports] = [READERS, sent::AT_ONCE].map(|room| Arc::new(Semaphore::new(room)));
     let guard = guard.told_by(Payers { tenants, door: door.clone(), turns: Arc::clone(&turns) });
     let guarded = guarded().into_iter().fold(Router::new(), add);
     let guarded = guarded.route_layer(axum::middleware::from_fn_with_state(guard, guard::check));
@@ -162,11 +164,15 @@ async fn usage(State(api): State<Api>, uri: Uri, headers: HeaderMap, pairs: Pair
     let filter = params.filter();
     let cursor = Cursor::new(&params);
     let after = params.usage_cursor(&cursor);
-    let limit = params.limit();
+    let limit = params.limit_or_all(format);
     let plan = params.plan(api.door.plans());
     params.done()?;
     let (hours, granularity, local) = (period.hours.clone(), period.granularity, period.local.clone());
-    let query = UsageQuery { hours, granularity, local, group_by, filter, after, limit };
+    let all = limit.is_none();
+    let query = UsageQuery { hours, granularity, local, group_by, filter, after, limit: limit.unwrap_or(usize::MAX) };
+    if let (true, Format::Table(format)) = (all, format) {
+        return all::all(api.clone(), format, query, (period, plan)).await;
+    }
     let (ledger, _turn) = api.turn().await?;
     Params::reach(&period, ledger.kept_from())?;
     let through = api.through();

@@ -18,7 +18,7 @@ mod statement;
 mod tiers;
 
 pub use cost::Item;
-pub use exact::{Exact, TooLarge};
+pub use exact::{Exact, ExactText, TooLarge};
 pub use metering::Metering;
 pub use plan::{BilledOutcomes, Durability, Free, MemoryUnit, PricePlan, WarmPrices};
 pub use read::{PlanFault, PlanFaults};

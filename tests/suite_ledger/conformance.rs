@@ -145,6 +145,15 @@ pub async fn usage_pages_and_grains_add_up(place: &Place) {
             }
             assert_eq!(sum, whole, "{granularity:?}");
             assert!(keys.is_sorted_by(|a, b| a < b), "{granularity:?}");
+            query.limit = usize::MAX;
+            let (rows, groups) = (ledger.usage(&query).await.unwrap().rows, ledger.groups(&query).await.unwrap());
+            for size in [1, 100_000] {
+                let mut parts = Vec::new();
+                for part in groups.parts(size) {
+                    parts.extend(ledger.part(&groups, part).await.unwrap());
+                }
+                assert_eq!(parts, rows, "{granularity:?} in parts of {size}");
+            }
         }
     }
     assert_eq!(whole.calls(), 2_000);
@@ -615,7 +624,7 @@ pub async fn warm_time_is_counted_once(place: &Place) {
         .unwrap()
         .rows
         .into_iter()
-        .map(|row| (row.group.function.unwrap(), row.time.start - NOVEMBER, row.usage.warm))
+        .map(|row| (row.group.function.clone().unwrap(), row.time.start - NOVEMBER, row.usage.warm))
         .collect();
     let warm = |seconds: u128, used: u128| Warm {
         mib_ms: seconds * 1000 * 512,

@@ -134,7 +134,16 @@ async fn calls(ledger: &Ledger, tenant: &str, activator: u64, count: u32) {
     let records = packer.finish();
     let crc32c = crc32c::crc32c(&records);
     ledger
-        .append(Frame { activator, epoch: 1, first_seq: 1, count, subjects: vec![subject], records, crc32c })
+        .append(Frame {
+            activator,
+            epoch: 1,
+            first_seq: 1,
+            count,
+            subjects: vec![subject],
+            records,
+            crc32c,
+            unseen: false,
+        })
         .await
         .unwrap();
 }

@@ -4,6 +4,7 @@ use super::Level;
 use super::month::Month;
 use super::usage::Granularity;
 use dormouse_core::usage::UsageSum;
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::{ControlFlow, Range};
 
@@ -19,6 +20,8 @@ pub(super) struct Fold {
     after: Option<(usize, u32)>,
     room: usize,
     rows: BTreeMap<(usize, u32), UsageSum>,
+    /// The function that rows came of last, with its group.
+    last: Option<(u32, usize)>,
 }
 
 impl Fold {
@@ -29,7 +32,7 @@ impl Fold {
         after: Option<(usize, u32)>,
         room: usize,
     ) -> Self {
-        Self { calendar, unit: 1, groups, after, room, rows: BTreeMap::new() }
+        Self { calendar, unit: 1, groups, after, room, rows: BTreeMap::new(), last: None }
     }
 
     /// The rows that it is given next are of a level. Several may be given one after the other: they add up.
@@ -55,7 +58,7 @@ impl Fold {
 
     /// Takes a row, its time in its own unit. Break: the following rows of this function are not wanted.
     pub(super) fn take(&mut self, function: u32, time: u32, mut sum: UsageSum) -> ControlFlow<()> {
-        let Some(&group) = self.groups.get(&function) else { return ControlFlow::Break(()) };
+        let Some(group) = self.group_of(function) else { return ControlFlow::Break(()) };
         let key = (group, self.calendar.time_of(time.saturating_mul(self.unit)).start);
         if self.after.is_some_and(|after| key <= after) {
             return ControlFlow::Continue(());
@@ -65,11 +68,21 @@ impl Fold {
             return ControlFlow::Break(());
         }
         sum.warm = sum.warm.bounded();
-        self.rows.entry(key).or_default().merge(&sum);
+        match self.rows.entry(key) {
+            Entry::Vacant(new) => _ = new.insert(sum),
+            Entry::Occupied(known) => known.into_mut().merge(&sum),
+        }
         if self.rows.len() > self.room {
             self.rows.pop_last();
         }
         ControlFlow::Continue(())
+    }
+
+    fn group_of(&mut self, function: u32) -> Option<usize> {
+        if self.last.is_none_or(|(last, _)| last != function) {
+            self.last = self.groups.get(&function).map(|group| (function, *group));
+        }
+        self.last.map(|(_, group)| group)
     }
 
     /// The rows: group, time, sum.

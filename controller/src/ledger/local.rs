@@ -51,6 +51,11 @@ impl LocalTimes {
         self.level
     }
 
+    /// How many times there are.
+    pub(super) fn count(&self) -> usize {
+        self.cuts.len() - 1
+    }
+
     /// The rows with their period, and which time each belongs to.
     pub(super) fn rows(&self) -> (Vec<(Level, Range<u32>)>, Calendar) {
         let (first, last) = (self.cuts.first().copied(), self.cuts.last().copied());

@@ -11,6 +11,7 @@ mod connect;
 mod names;
 mod read;
 mod rows;
+mod sums;
 mod tidy;
 mod transfer;
 
@@ -234,7 +235,7 @@ impl Store for PostgresStore {
     }
 
     async fn fold(&self, functions: Vec<u32>, levels: Vec<(Level, Range<u32>)>, fold: Fold) -> Result<Fold, ReadError> {
-        read(read::fold(&self.pool, &functions, levels, fold).await)
+        read(sums::fold(&self.pool, &functions, levels, fold).await)
     }
 
     async fn records(&self, scan: Scan) -> Result<Page<RecordRow, RecordKey>, ReadError> {

@@ -1,11 +1,13 @@
 //! Sums by time and group, from the rows of minutes, hours or days.
 
 use super::fold::{Calendar, Fold};
+use super::groups::Groups;
 use super::store::Store;
 use super::{FunctionId, LocalTimes, Month, Page, ReadError};
 use dormouse_core::usage::UsageSum;
 use std::collections::HashMap;
 use std::ops::Range;
+use std::sync::Arc;
 
 /// Longest period of a question: ten years with their leap days. Bounds the months of a calendar to 121.
 pub const MAX_DAYS: u32 = 3_653;
@@ -95,8 +97,8 @@ pub struct RowKey {
 /// One row. Times without usage have none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UsageRow {
-    /// What it is about.
-    pub group: GroupKey,
+    /// What it is about; rows of one group share it.
+    pub group: Arc<GroupKey>,
     /// Its time, cut to the period asked for: minutes since 1970 UTC for [`Granularity::Minute`] and for local times that
     /// are made of minutes, else hours.
     pub time: Range<u32>,
@@ -127,7 +129,7 @@ impl Filter {
 }
 
 impl GroupBy {
-    fn key(self, id: FunctionId) -> GroupKey {
+    pub(super) fn key(self, id: FunctionId) -> GroupKey {
         GroupKey {
             tenant: self.tenant.then_some(id.tenant),
             namespace: (self.namespace || self.function).then_some(id.namespace),
@@ -151,7 +153,7 @@ pub enum Level {
 
 /// Which rows the times of an answer are made of: levels, each with its period in its own unit. What happened is in one
 /// of them only. Where hours are not kept any longer, days count that lie in the period as a whole.
-fn levels(granularity: Granularity, hours: &Range<u32>) -> Vec<(Level, Range<u32>)> {
+pub(super) fn levels(granularity: Granularity, hours: &Range<u32>) -> Vec<(Level, Range<u32>)> {
     if granularity == Granularity::Minute {
         return vec![(Level::Minute, hours.start.saturating_mul(60)..hours.end.saturating_mul(60))];
     }
@@ -175,45 +177,17 @@ impl Level {
     }
 }
 
-/// Answers a question. Only the functions of the page's groups are read, so a page costs what it shows.
+/// Answers a question with a page. Only the functions of the page's groups are read, so a page costs what it shows.
 pub(super) async fn query(store: &dyn Store, query: &UsageQuery) -> Result<Page<UsageRow, RowKey>, ReadError> {
     if query.limit == 0 || query.hours.is_empty() {
         return Ok(Page { rows: Vec::new(), next: None });
     }
-    let mut functions = Vec::new();
-    for (number, id) in store.functions().await? {
-        if query.filter.takes(&id) {
-            let group = query.group_by.key(id);
-            if query.after.as_ref().is_none_or(|after| group >= after.group) {
-                functions.push((group, number));
-            }
-        }
-    }
-    functions.sort_unstable();
-    let mut groups: Vec<GroupKey> = functions.iter().map(|(group, _)| group.clone()).collect();
-    groups.dedup();
-    let at = |group: &GroupKey| groups.binary_search(group).ok();
-    let of = functions.iter().filter_map(|(group, number)| Some((*number, at(group)?))).collect();
-    let after = query.after.as_ref().and_then(|after| Some((at(&after.group)?, after.start)));
-    let (levels, calendar) = match &query.local {
-        Some(local) => local.rows(),
-        None => {
-            let levels = levels(query.granularity, &query.hours);
-            let calendar = Calendar::new(query.granularity, levels[0].1.clone());
-            (levels, calendar)
-        }
-    };
+    let groups = Groups::find(store, query).await?;
     // One row more than asked for tells that there are more.
-    let rows = Fold::new(calendar, of, after, query.limit + 1);
-    let numbers = functions.iter().map(|(_, number)| *number).collect();
-    let rows = store.fold(numbers, levels, rows).await?;
-    let row = |(group, time, usage): (usize, Range<u32>, UsageSum)| {
-        groups.get(group).map(|group| UsageRow { group: group.clone(), time, usage })
-    };
-    let mut rows: Vec<UsageRow> = rows.rows().filter_map(row).collect();
+    let mut rows = groups.read(store, 0..groups.len(), query.limit.saturating_add(1)).await?;
     let more = rows.len() > query.limit;
     rows.truncate(query.limit);
-    let next = rows.last().filter(|_| more).map(|r| RowKey { group: r.group.clone(), start: r.time.start });
+    let next = rows.last().filter(|_| more).map(|r| RowKey { group: (*r.group).clone(), start: r.time.start });
     Ok(Page { rows, next })
 }
 

@@ -13,16 +13,13 @@ use rust_decimal::Decimal;
 use serde::{Serialize, Serializer};
 use std::fmt::Write as _;
 
-/// The rows of an answer, one by one.
-pub(super) type Rows<'a> = Box<dyn Iterator<Item = Vec<Value<'a>>> + 'a>;
-
 /// An answer that is also a table.
 pub(super) trait Table: Serialize {
     /// Its columns.
     fn columns(&self) -> Vec<Column>;
 
     /// Its rows: a value for each column.
-    fn rows(&self) -> Rows<'_>;
+    fn rows(&self) -> impl Iterator<Item = impl IntoIterator<Item = Value<'_>>>;
 
     /// Where the next page begins.
     fn next(&self) -> Option<&str> {
@@ -47,20 +44,21 @@ pub(super) fn answer(format: Format, view: &impl Table, question: &Uri) -> Resul
     let mut bytes = writer.take()?;
     bytes.extend(writer.finish(&[])?);
     let mut response = (head(format), bytes).into_response();
-    let mut say = |name: HeaderName, value: &str| {
-        // What a header cannot say is not said: JSON does.
-        if let Ok(value) = HeaderValue::from_str(value) {
-            response.headers_mut().insert(name, value);
-        }
-    };
-    for (name, value) in view.told() {
-        say(HeaderName::from_static(name), value);
-    }
+    tell(&mut response, &view.told());
     if let Some(next) = view.next() {
-        say(HeaderName::from_static("dormouse-next-cursor"), next);
-        say(header::LINK, &format!("<{}>; rel=\"next\"", with_cursor(question, next)));
+        let link = format!("<{}>; rel=\"next\"", with_cursor(question, next));
+        tell(&mut response, &[("dormouse-next-cursor", next), ("link", &link)]);
     }
     Ok(response)
+}
+
+/// Says as headers what JSON says around the rows. What a header cannot say is not said: JSON does.
+pub(super) fn tell(response: &mut Response, told: &[(&'static str, &str)]) {
+    for (name, value) in told {
+        if let Ok(value) = HeaderValue::from_str(value) {
+            response.headers_mut().insert(*name, value);
+        }
+    }
 }
 
 /// The same for an answer whose text in JSON is known.
@@ -151,7 +149,6 @@ macro_rules! cells {
 }
 cells! {
     String: Kind::Text, |text| text.as_str().into();
-    &'static str: Kind::Text, |text| (*text).into();
     bool: Kind::Bool, |is| Value::Bool(*is);
     u16: Kind::Integer, |number| Value::Integer((*number).into());
     u32: Kind::Integer, |number| Value::Integer((*number).into());
@@ -162,47 +159,30 @@ cells! {
     Moment: Kind::Time, |moment| Value::Time(moment.0);
 }
 
-impl Cell for Option<u64> {
-    const KIND: Kind = Kind::Integer;
-    const NULLABLE: bool = true;
-    fn value(&self) -> Value<'_> {
-        self.map_or(Value::Null, Value::Integer)
-    }
-}
-
-impl Cell for Option<Decimal> {
-    const KIND: Kind = DECIMAL;
-    const NULLABLE: bool = true;
-    fn value(&self) -> Value<'_> {
-        self.map_or(Value::Null, Value::Amount)
-    }
-}
-
-impl Cell for Option<String> {
+impl Cell for &str {
     const KIND: Kind = Kind::Text;
-    const NULLABLE: bool = true;
     fn value(&self) -> Value<'_> {
-        self.as_deref().into()
+        (*self).into()
     }
 }
 
-impl Cell for Option<Moment> {
-    const KIND: Kind = Kind::Time;
+impl<T: Cell> Cell for Option<T> {
+    const KIND: Kind = T::KIND;
     const NULLABLE: bool = true;
     fn value(&self) -> Value<'_> {
-        self.map_or(Value::Null, |moment| Value::Time(moment.0))
+        self.as_ref().map_or(Value::Null, Cell::value)
     }
 }
 
 /// Declares a row: the same fields in JSON and, in the same order, as columns.
 macro_rules! row {
-    ($(#[$meta:meta])* $name:ident { $($field:ident: $kind:ty,)* }) => {
+    ($(#[$meta:meta])* $name:ident $(<$life:lifetime>)? { $($field:ident: $kind:ty,)* }) => {
         $(#[$meta])*
         #[derive(Serialize)]
-        pub(super) struct $name { $($field: $kind,)* }
+        pub(super) struct $name $(<$life>)? { $($field: $kind,)* }
 
-        impl $name {
-            fn columns() -> Vec<Column> {
+        impl $(<$life>)? $name $(<$life>)? {
+            pub(super) fn columns() -> Vec<Column> {
                 vec![$(Column {
                     name: stringify!($field),
                     kind: <$kind as Cell>::KIND,
@@ -210,8 +190,8 @@ macro_rules! row {
                 }),*]
             }
 
-            fn values(&self) -> Vec<Value<'_>> {
-                vec![$(Cell::value(&self.$field)),*]
+            pub(super) fn values(&self) -> [Value<'_>; [$(stringify!($field)),*].len()] {
+                [$(Cell::value(&self.$field)),*]
             }
         }
     };

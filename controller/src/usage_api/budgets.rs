@@ -1,6 +1,6 @@
 //! `/v1/budgets`: how tenants' budgets stand.
 
-use super::answer::{self, Cell, Rows, Table, row};
+use super::answer::{self, Cell, Table, row};
 use super::error::ApiError;
 use super::format::{ANSWERS, Format};
 use super::params::{self, Params};
@@ -68,8 +68,8 @@ impl Table for BudgetsView {
         BudgetRow::columns()
     }
 
-    fn rows(&self) -> Rows<'_> {
-        Box::new(self.budgets.iter().map(BudgetRow::values))
+    fn rows(&self) -> impl Iterator<Item = impl IntoIterator<Item = Value<'_>>> {
+        self.budgets.iter().map(BudgetRow::values)
     }
 
     fn told(&self) -> Vec<(&'static str, &str)> {

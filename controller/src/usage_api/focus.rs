@@ -4,34 +4,21 @@ use super::answer::head;
 use super::error::ApiError;
 use super::format::{EXPORTS, Format};
 use super::params::{self, Params};
+use super::sent::{self, Sender};
 use super::{Api, Pairs};
 use crate::ledger::statements::{self, Answer};
 use crate::ledger::{Filter, Granularity, GroupBy, GroupKey, Month, RowKey, UsageQuery, UsageRow};
 use crate::table::{WriteError, Writer};
-use axum::body::{Body, Bytes};
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use dormouse_core::price::focus::{Export, Period, Resource, Told, Version, columns, values};
-use futures::Stream;
 use jiff::Timestamp;
-use std::io;
 use std::ops::Range;
-use std::time::Duration;
-use tokio::sync::mpsc;
 
-/// Exports under way at once. Each holds three parts as bytes (one is made, one waits, one is sent), of 1,000 functions'
-/// hours x 4 lines x 1 KB: 12 MB, and a Parquet group's 16 MB.
-pub(super) const AT_ONCE: usize = 2;
 /// Functions' hours that are read, and written, at once.
 const PART: usize = 1_000;
-/// How long an asker may take for a part.
-const STALL: Duration = Duration::from_secs(60);
-/// How long for all of it: who reads slowly holds what others wait for, and rights are those of the beginning. 3 GB, a
-/// month of a thousand busy functions, at 5 MB/s.
-const LONGEST: Duration = Duration::from_secs(600);
-
 /// Answers `/v1/statements/{tenant}/{period}/focus`.
 pub(super) async fn focus(
     State(api): State<Api>,
@@ -70,28 +57,9 @@ pub(super) async fn focus(
     let filter = Filter { tenants: vec![tenant.clone()], namespaces, ..Filter::default() };
     let parts = Parts::new(api, filter, &hours, PART);
     let export = Export::new(plan, Period { tenant, hours, invoice });
-    let (sender, receiver) = mpsc::channel(1);
-    tokio::spawn(async move {
-        let _room = room;
-        let made = tokio::time::timeout(LONGEST, send(Sheet { export, told, writer, version }, parts, &sender)).await;
-        if let Ok(Err(why)) = made {
-            tracing::error!(error = ?why, "an export broke off");
-        }
-    });
-    Ok(through.on((head(format), Body::from_stream(whole(receiver))).into_response()))
-}
-
-/// What is sent, up to its end. Where that does not come, who reads is told that it broke off: half an export is no
-/// answer to anybody.
-fn whole(parts: mpsc::Receiver<Option<Bytes>>) -> impl Stream<Item = io::Result<Bytes>> {
-    futures::stream::unfold(Some(parts), |parts| async {
-        let mut parts = parts?;
-        match parts.recv().await {
-            Some(Some(bytes)) => Some((Ok(bytes), Some(parts))),
-            Some(None) => None,
-            None => Some((Err(io::Error::other("the export broke off: see the controller's log")), None)),
-        }
-    })
+    let sheet = Sheet { export, told, writer, version };
+    let body = sent::body(room, |sender| send(sheet, parts, sender));
+    Ok(through.on((head(format), body).into_response()))
 }
 
 /// What the statement says beside usage.
@@ -112,11 +80,8 @@ fn version(params: &mut Params) -> Version {
     })
 }
 
-/// Takes bytes, and nothing for the end.
-type Sender = mpsc::Sender<Option<Bytes>>;
-
 /// Sends a whole export, for as long as somebody reads it.
-async fn send(mut sheet: Sheet, mut parts: Parts, sender: &Sender) -> Result<(), ApiError> {
+async fn send(mut sheet: Sheet, mut parts: Parts, sender: Sender) -> Result<(), ApiError> {
     while let Some(rows) = parts.next().await? {
         // Thousands of rows are a moment's work: not on a thread that others wait for.
         let bytes;
@@ -126,23 +91,12 @@ async fn send(mut sheet: Sheet, mut parts: Parts, sender: &Sender) -> Result<(),
         })
         .await
         .map_err(|_| ApiError::Internal)?;
-        if !passed_on(sender, bytes?).await {
+        if !sender.part(bytes?).await {
             return Ok(());
         }
     }
-    if passed_on(sender, sheet.finish()?).await {
-        let _ = tokio::time::timeout(STALL, sender.send(None)).await;
-    }
+    sender.end(sheet.finish()?).await;
     Ok(())
-}
-
-/// False when nobody reads any longer.
-async fn passed_on(sender: &Sender, bytes: Vec<u8>) -> bool {
-    if bytes.is_empty() {
-        return !sender.is_closed();
-    }
-    let sent = tokio::time::timeout(STALL, sender.send(Some(bytes.into())));
-    matches!(sent.await, Ok(Ok(())))
 }
 
 /// The rows of an export as bytes.
@@ -156,8 +110,9 @@ struct Sheet {
 impl Sheet {
     fn rows(&mut self, used: &[UsageRow]) -> Result<Vec<u8>, WriteError> {
         for UsageRow { group, time, usage } in used {
-            let GroupKey { namespace, function, function_uid, .. } = group.clone();
-            let [namespace, name, uid] = [namespace, function, function_uid].map(Option::unwrap_or_default);
+            let GroupKey { namespace, function, function_uid, .. } = &**group;
+            let [namespace, name, uid] =
+                [namespace, function, function_uid].map(|text| text.clone().unwrap_or_default());
             let resource = Resource { namespace, name, uid };
             for row in self.export.used(&resource, time, usage) {
                 self.writer.row(values(&self.export, &row, self.version))?;

@@ -2,6 +2,7 @@
 
 use super::cursor::Cursor;
 use super::error::{ApiError, Fault};
+use super::format::Format;
 use super::period::Period;
 use super::{Pairs, times};
 use crate::ledger::{
@@ -46,6 +47,8 @@ pub(super) const PRICES: [&str; 2] = ["format", "as"];
 /// Most rows of a page, and how many when nothing is said.
 const MAX_LIMIT: usize = 10_000;
 const DEFAULT_LIMIT: usize = 1_000;
+/// The limit of an answer that is no page.
+const ALL: &str = "all";
 /// Most values of one filter.
 const MAX_VALUES: usize = 20;
 /// Most parameters of a question.
@@ -265,13 +268,32 @@ impl Params {
         values
     }
 
+    /// Most rows of a page.
     pub(super) fn limit(&mut self) -> usize {
+        self.limit_or("")
+    }
+
+    fn limit_or(&mut self, other: &str) -> usize {
         let Some(text) = self.one("limit") else { return DEFAULT_LIMIT };
         let limit = text.parse().ok().filter(|limit| (1..=MAX_LIMIT).contains(limit));
         limit.unwrap_or_else(|| {
-            self.fault("limit", &format!("must be a whole number from 1 to {MAX_LIMIT}"));
+            self.fault("limit", &format!("must be a whole number from 1 to {MAX_LIMIT}{other}"));
             DEFAULT_LIMIT
         })
+    }
+
+    /// The same; nothing where every row is asked for, to be sent while they are read.
+    pub(super) fn limit_or_all(&mut self, format: Format) -> Option<usize> {
+        if self.one("limit").as_deref() != Some(ALL) {
+            return Some(self.limit_or(", or all"));
+        }
+        if format == Format::Json {
+            self.fault("limit", "cannot be all in JSON, where an answer is one object: ask for csv, jsonl or parquet");
+        }
+        if self.one("cursor").is_some() {
+            self.fault("cursor", "goes with pages: with limit=all there are none");
+        }
+        None
     }
 
     pub(super) fn usage_cursor(&mut self, cursor: &Cursor) -> Option<RowKey> {

@@ -25,6 +25,11 @@ pub(super) struct Period {
 }
 
 impl Period {
+    /// Its first moment and the first one after it, as text.
+    pub(super) fn text(&self) -> (String, String) {
+        (times::second_text(self.seconds.start), times::second_text(self.seconds.end))
+    }
+
     /// Whether times of rows are in minutes, not hours.
     pub(super) fn in_minutes(&self) -> bool {
         match &self.local {

@@ -1,11 +1,10 @@
 //! Answers, field by field: names are kept stable and stand in `openapi.yaml`. Amounts and GB-seconds are decimal text.
 
-use super::answer::{Cell, DECIMAL, Moment, Rows, Table, row};
+use super::answer::{Cell, DECIMAL, Moment, Table, row};
 use super::period::Period;
-use super::times::second_text;
 use crate::ledger::reversals::{RecordId, Reversal};
 use crate::ledger::statements::{Correction, Statement, StatementLine};
-use crate::ledger::{Granularity, RecordRow, UsageRow};
+use crate::ledger::{Granularity, GroupKey, RecordRow, UsageRow};
 use crate::table::moment;
 use dormouse_core::price::{BilledOutcomes, Exact, Item, PricePlan, Signed};
 use dormouse_core::record::Outcome;
@@ -17,7 +16,11 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 /// What all answers say beside their rows.
-fn told<'a>(plan: &'a str, currency: &'a str, times: Option<(&'a str, &'a str)>) -> Vec<(&'static str, &'a str)> {
+pub(super) fn told<'a>(
+    plan: &'a str,
+    currency: &'a str,
+    times: Option<(&'a str, &'a str)>,
+) -> Vec<(&'static str, &'a str)> {
     let mut told = vec![("dormouse-plan", plan), ("dormouse-currency", currency)];
     if let Some((from, to)) = times {
         told.extend([("dormouse-from", from), ("dormouse-to", to)]);
@@ -27,13 +30,13 @@ fn told<'a>(plan: &'a str, currency: &'a str, times: Option<(&'a str, &'a str)>)
 
 row! {
     /// Usage of one group in one time.
-    UsageRowView {
+    UsageRowView<'a> {
         start: Moment,
         end: Moment,
-        tenant: Option<String>,
-        namespace: Option<String>,
-        function: Option<String>,
-        function_uid: Option<String>,
+        tenant: Option<&'a str>,
+        namespace: Option<&'a str>,
+        function: Option<&'a str>,
+        function_uid: Option<&'a str>,
         calls: u64,
         billed_calls: u64,
         ok: u64,
@@ -59,22 +62,22 @@ row! {
     }
 }
 
-impl UsageRowView {
-    fn new(row: &UsageRow, period: &Period, plan: &PricePlan) -> Self {
+impl<'a> UsageRowView<'a> {
+    pub(super) fn new(row: &'a UsageRow, period: &Period, plan: &PricePlan) -> Self {
         let at = if period.in_minutes() { Moment::minute } else { Moment::hour };
         let billed = row.usage.billed(plan);
         let calls = |outcome| row.usage.ended(outcome);
-        let group = row.group.clone();
+        let GroupKey { tenant, namespace, function, function_uid } = &*row.group;
         let mut time = billed.time;
         time.merge(&billed.warm_time);
         let memory = |mib_ms| plan.memory_unit.gb_seconds(mib_ms);
         Self {
             start: at(row.time.start),
             end: at(row.time.end),
-            tenant: group.tenant,
-            namespace: group.namespace,
-            function: group.function,
-            function_uid: group.function_uid,
+            tenant: tenant.as_deref(),
+            namespace: namespace.as_deref(),
+            function: function.as_deref(),
+            function_uid: function_uid.as_deref(),
             calls: row.usage.calls(),
             billed_calls: billed.calls,
             ok: calls(Outcome::Ok),
@@ -103,7 +106,7 @@ impl UsageRowView {
 
 /// Answer of `/v1/usage`.
 #[derive(Serialize)]
-pub(super) struct UsageView {
+pub(super) struct UsageView<'a> {
     from: String,
     to: String,
     complete_through: Option<String>,
@@ -112,16 +115,16 @@ pub(super) struct UsageView {
     group_by: Vec<&'static str>,
     plan: String,
     currency: String,
-    rows: Vec<UsageRowView>,
+    rows: Vec<UsageRowView<'a>>,
     next_cursor: Option<String>,
 }
 
-impl UsageView {
+impl<'a> UsageView<'a> {
     pub(super) fn new(
         period: &Period,
         group_by: Vec<&'static str>,
         plan: &PricePlan,
-        rows: &[UsageRow],
+        rows: &'a [UsageRow],
         next_cursor: Option<String>,
         complete_through: Option<String>,
     ) -> Self {
@@ -132,9 +135,10 @@ impl UsageView {
             Granularity::Month => "P1M",
             Granularity::Total => "total",
         };
+        let (from, to) = period.text();
         Self {
-            from: second_text(period.seconds.start),
-            to: second_text(period.seconds.end),
+            from,
+            to,
             complete_through,
             time_zone: period.zone.clone(),
             granularity: name,
@@ -147,13 +151,13 @@ impl UsageView {
     }
 }
 
-impl Table for UsageView {
+impl Table for UsageView<'_> {
     fn columns(&self) -> Vec<Column> {
         UsageRowView::columns()
     }
 
-    fn rows(&self) -> Rows<'_> {
-        Box::new(self.rows.iter().map(UsageRowView::values))
+    fn rows(&self) -> impl Iterator<Item = impl IntoIterator<Item = Value<'_>>> {
+        self.rows.iter().map(UsageRowView::values)
     }
 
     fn told(&self) -> Vec<(&'static str, &str)> {
@@ -167,18 +171,18 @@ impl Table for UsageView {
 
 row! {
     /// One record.
-    RecordView {
+    RecordView<'a> {
         request_id: String,
         activator: String,
         epoch: u32,
         seq: u64,
         received_at: Moment,
-        tenant: String,
-        namespace: String,
-        function: String,
-        function_uid: String,
-        revision: String,
-        instance: String,
+        tenant: &'a str,
+        namespace: &'a str,
+        function: &'a str,
+        function_uid: &'a str,
+        revision: &'a str,
+        instance: &'a str,
         memory_mib: u32,
         cpu_millis: u32,
         wait_us: u64,
@@ -189,14 +193,14 @@ row! {
         request_bytes: u64,
         response_bytes: u64,
         status: u16,
-        outcome: &'static str,
+        outcome: &'a str,
         cold: bool,
         first: bool,
         warm: bool,
         idempotency_key: Option<String>,
         billed: bool,
-        compute_line: &'static str,
-        cpu_line: &'static str,
+        compute_line: &'a str,
+        cpu_line: &'a str,
         billed_ms: u64,
         cost: Exact,
         reversed_at: Option<Moment>,
@@ -205,8 +209,8 @@ row! {
     }
 }
 
-impl RecordView {
-    fn new(row: &RecordRow, reversal: Option<&Reversal>, plan: &PricePlan) -> Self {
+impl<'a> RecordView<'a> {
+    fn new(row: &'a RecordRow, reversal: Option<&Reversal>, plan: &PricePlan) -> Self {
         let RecordRow { key, request_id, subject, record } = row;
         let billed = plan.bills(Class::of(record));
         let warm = record.warm_slots != 0;
@@ -216,12 +220,12 @@ impl RecordView {
             epoch: key.epoch,
             seq: key.seq,
             received_at: Moment::micros(record.received_at_us),
-            tenant: subject.tenant.clone(),
-            namespace: subject.namespace.clone(),
-            function: subject.name.clone(),
-            function_uid: subject.function_uid.clone(),
-            revision: subject.revision.clone(),
-            instance: subject.instance.clone(),
+            tenant: &subject.tenant,
+            namespace: &subject.namespace,
+            function: &subject.name,
+            function_uid: &subject.function_uid,
+            revision: &subject.revision,
+            instance: &subject.instance,
             memory_mib: subject.memory_mib,
             cpu_millis: subject.cpu_millis,
             wait_us: record.wait_us,
@@ -251,21 +255,21 @@ impl RecordView {
 
 /// Answer of `/v1/records`, and of `/v1/reversals`.
 #[derive(Serialize)]
-pub(super) struct RecordsView {
+pub(super) struct RecordsView<'a> {
     from: String,
     to: String,
     complete_through: Option<String>,
     plan: String,
     currency: String,
-    rows: Vec<RecordView>,
+    rows: Vec<RecordView<'a>>,
     next_cursor: Option<String>,
 }
 
-impl RecordsView {
+impl<'a> RecordsView<'a> {
     pub(super) fn new(
         times_us: &Range<i64>,
         plan: &PricePlan,
-        (rows, reversed): (&[RecordRow], &HashMap<RecordId, Reversal>),
+        (rows, reversed): (&'a [RecordRow], &HashMap<RecordId, Reversal>),
         next_cursor: Option<String>,
         complete_through: Option<String>,
     ) -> Self {
@@ -281,13 +285,13 @@ impl RecordsView {
     }
 }
 
-impl Table for RecordsView {
+impl Table for RecordsView<'_> {
     fn columns(&self) -> Vec<Column> {
         RecordView::columns()
     }
 
-    fn rows(&self) -> Rows<'_> {
-        Box::new(self.rows.iter().map(RecordView::values))
+    fn rows(&self) -> impl Iterator<Item = impl IntoIterator<Item = Value<'_>>> {
+        self.rows.iter().map(RecordView::values)
     }
 
     fn told(&self) -> Vec<(&'static str, &str)> {
@@ -314,7 +318,7 @@ impl Table for Statement {
         ]
     }
 
-    fn rows(&self) -> Rows<'_> {
+    fn rows(&self) -> impl Iterator<Item = impl IntoIterator<Item = Value<'_>>> {
         let lines = self.lines.iter().map(|line| {
             let StatementLine { item, tier, quantity, unit, unit_price, amount } = line;
             let quantity = Decimal::from_str_exact(quantity).ok().map(|quantity| Value::Decimal(Signed::of(quantity)));
@@ -326,7 +330,7 @@ impl Table for Statement {
             vec!["correction".into(), Value::Integer(1), one, period.as_str().into(), amount.clone(), amount]
         });
         let total = [Value::from("total"), Value::Null, Value::Null, Value::Null, Value::Null, self.total.value()];
-        Box::new(lines.chain(corrections).chain([total.into()]))
+        lines.chain(corrections).chain([Vec::from(total)])
     }
 
     fn told(&self) -> Vec<(&'static str, &str)> {
@@ -346,11 +350,11 @@ struct BillView {
 
 row! {
     /// One price; tier 0 is free.
-    PriceView {
-        item: &'static str,
+    PriceView<'a> {
+        item: &'a str,
         tier: u32,
         up_to: Option<String>,
-        unit: &'static str,
+        unit: &'a str,
         unit_price: Decimal,
     }
 }
@@ -366,7 +370,7 @@ pub(super) struct PricesView {
     step_ms: u32,
     min_ms: u32,
     bill: BillView,
-    prices: Vec<PriceView>,
+    prices: Vec<PriceView<'static>>,
     others: Vec<String>,
 }
 
@@ -393,8 +397,8 @@ impl Table for PricesView {
         PriceView::columns()
     }
 
-    fn rows(&self) -> Rows<'_> {
-        Box::new(self.prices.iter().map(PriceView::values))
+    fn rows(&self) -> impl Iterator<Item = impl IntoIterator<Item = Value<'_>>> {
+        self.prices.iter().map(PriceView::values)
     }
 
     fn told(&self) -> Vec<(&'static str, &str)> {
@@ -403,7 +407,7 @@ impl Table for PricesView {
 }
 
 /// Every price of a plan that is not that of something else.
-fn prices(plan: &PricePlan) -> Vec<PriceView> {
+fn prices(plan: &PricePlan) -> Vec<PriceView<'static>> {
     let (free, warm) = (&plan.free, &plan.warm);
     let mut rows = Vec::new();
     let mut row = |item: Item, tier: u32, up_to: Option<Decimal>, unit_price: Decimal| {

@@ -162,7 +162,9 @@ impl PricePlan {
     #[must_use]
     pub fn cost(&self, billed: &Billed, warm: &Warm) -> Exact {
         let charges = self.charges(billed, warm);
-        charges.iter().fold(Exact::default(), |sum, charge| sum.plus(charge.quantity.at(charge.first_price())))
+        // Of nine items a row of usage has two or three.
+        let used = charges.iter().filter(|charge| !charge.quantity.is_zero());
+        used.fold(Exact::default(), |sum, charge| sum.plus(charge.quantity.at(charge.first_price())))
     }
 
     /// What one call costs on an instance of this memory in MiB and cpu in thousandths, exactly, at the prices of

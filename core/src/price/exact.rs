@@ -1,8 +1,11 @@
 //! Exact non-negative decimals, wide enough that no product of a usage sum and a price can overflow.
 
+mod text;
+
 use rust_decimal::Decimal;
 use std::cmp::Ordering;
-use std::fmt;
+
+pub use text::ExactText;
 
 /// Limbs of 64 bits. A usage sum has 128 bits, a price 50 (below 10^15 over at most 10^12):
 ///
@@ -18,6 +21,10 @@ use std::fmt;
 /// A quantity of at most 152 bits is compared with the end of a tier: below 10^24 over 10^6 (80 bits), brought to scale
 /// 13 (24 bits).
 const LIMBS: usize = 5;
+
+/// Ten to the power of 19: the largest one that a limb holds. Digits are had in parts of 19, and a scale grows by as many.
+const TEN_19: u64 = 10u64.pow(PART as u32);
+const PART: usize = 19;
 
 /// An amount does not fit 28 digits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -199,6 +206,12 @@ impl Exact {
         (value.narrow().unwrap_or(u128::MAX), rest)
     }
 
+    /// Its text, without trailing zeros.
+    #[must_use]
+    pub fn text(&self) -> ExactText {
+        ExactText::of(*self)
+    }
+
     fn to_decimal(self) -> Result<Decimal, TooLarge> {
         let value = self.narrow().and_then(|value| i128::try_from(value).ok()).ok_or(TooLarge)?;
         Decimal::try_from_i128_with_scale(value, self.scale).map_err(|_| TooLarge)
@@ -232,14 +245,19 @@ impl Exact {
     /// Grows the scale to at least `scale` without changing the value.
     fn rescale(&mut self, scale: u32) {
         while self.scale < scale {
-            self.times(10);
-            self.scale += 1;
+            let step = (scale - self.scale).min(PART as u32);
+            self.times(10u64.pow(step));
+            self.scale += step;
         }
     }
 
     fn times(&mut self, factor: u64) {
         let mut carry = 0u128;
         for limb in &mut self.limbs {
+            // The upper limbs of nearly all values.
+            if *limb == 0 && carry == 0 {
+                continue;
+            }
             let product = u128::from(*limb) * u128::from(factor) + carry;
             *limb = product as u64;
             carry = product >> 64;
@@ -250,9 +268,12 @@ impl Exact {
     fn divide(&mut self, divisor: u64) -> u64 {
         let mut rest = 0;
         for limb in self.limbs.iter_mut().rev() {
+            if rest == 0 && *limb == 0 {
+                // The upper limbs of nearly all values.
+                continue;
+            }
             if rest == 0 {
-                // The upper limbs of nearly all values: one machine instruction, where 128 bits take a call. A text of 20
-                // digits divides 30 times, and an answer by the hour has five of them in a row.
+                // One machine instruction, where 128 bits take a call.
                 (rest, *limb) = (*limb % divisor, *limb / divisor);
             } else {
                 let value = u128::from(rest) << 64 | u128::from(*limb);
@@ -284,32 +305,6 @@ impl Ord for Exact {
         a.rescale(b.scale);
         b.rescale(a.scale);
         a.limbs.iter().rev().cmp(b.limbs.iter().rev())
-    }
-}
-
-impl fmt::Display for Exact {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut value = self.trimmed();
-        let point = value.scale as usize;
-        let text = match value.narrow() {
-            // Millions of them are written in an export.
-            Some(narrow) => format!("{narrow:0>width$}", width = point + 1),
-            None => {
-                let mut digits = Vec::new();
-                while digits.len() <= point || value.limbs != [0; LIMBS] {
-                    digits.push(b'0' + value.divide(10) as u8);
-                }
-                digits.iter().rev().map(|&d| char::from(d)).collect()
-            }
-        };
-        let (whole, fraction) = text.split_at(text.len() - point);
-        if fraction.is_empty() { f.pad(whole) } else { f.pad(&format!("{whole}.{fraction}")) }
-    }
-}
-
-impl serde::Serialize for Exact {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
     }
 }
 

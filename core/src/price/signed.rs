@@ -37,6 +37,18 @@ impl Signed {
         self.size.is_zero()
     }
 
+    /// Whether it is below zero.
+    #[must_use]
+    pub fn is_below(&self) -> bool {
+        self.below
+    }
+
+    /// What it is without its sign.
+    #[must_use]
+    pub fn size(&self) -> Exact {
+        self.size
+    }
+
     /// The value in units of 10^-digits, exactly.
     ///
     /// # Errors

@@ -11,14 +11,14 @@ use crate::ledger::{Appended, Level, WarmSpan};
 use deadpool_postgres::{Object, Transaction};
 use dormouse_core::record::CallRecord;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
 /// Held while a partition is made: "days" as a number.
 const PARTITIONS: i64 = 0x6461_7973;
 
-/// Tries of a frame whose day's table goes while it comes.
-const TRIES: usize = 3;
+/// Tries of a frame whose day's table goes while it comes: each time between its being made and the frame's lock, by a
+/// further look at what is old. It was seen three times in a row where the looks followed each other without a pause.
+const TRIES: usize = 8;
 
 /// Applies what is new of a frame.
 pub(super) async fn frame(store: &PostgresStore, frame: &Checked) -> Result<Appended, Trouble> {
@@ -70,7 +70,7 @@ async fn apply(store: &PostgresStore, client: &mut Object, frame: &Checked) -> R
 }
 
 /// What the frame's subject numbers mean; only of those that a record names.
-async fn subjects(store: &PostgresStore, client: &Client, frame: &Checked) -> Result<Vec<Option<Known>>, Trouble> {
+async fn subjects(store: &PostgresStore, client: &Object, frame: &Checked) -> Result<Vec<Option<Known>>, Trouble> {
     let (today, mut days) = (today(), vec![None; frame.subjects.len()]);
     for record in &frame.records {
         let day = &mut days[record.subject as usize];

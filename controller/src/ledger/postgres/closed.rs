@@ -57,7 +57,7 @@ pub(super) async fn note_late(step: &Transaction<'_>, late: BTreeSet<(i32, u32)>
     let (functions, months): (Vec<i32>, Vec<i64>) =
         months.into_iter().map(|(function, month)| (function, i64::from(month.number()))).unzip();
     let note = "INSERT INTO late SELECT * FROM unnest($1::int4[], $2::int8[]) ON CONFLICT DO NOTHING";
-    step.execute(note, &[&functions, &months]).await?;
+    step.execute(&step.prepare_cached(note).await?, &[&functions, &months]).await?;
     Ok(())
 }
 

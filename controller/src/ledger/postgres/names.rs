@@ -3,10 +3,10 @@
 use super::Trouble;
 use super::rows::Day;
 use crate::ledger::FunctionId;
+use deadpool_postgres::Object;
 use dormouse_core::record::Subject;
 use parking_lot::Mutex;
 use std::collections::HashMap;
-use tokio_postgres::Client;
 
 /// Entries kept in memory: about 500 B each with its texts, so at most 8 MB.
 const MAX_CACHED: usize = 16_384;
@@ -40,7 +40,7 @@ impl Names {
     }
 
     /// The number of a subject; a new one is written. It is kept for as long as records of a day are, days since 1970 UTC.
-    pub(super) async fn of(&self, client: &Client, subject: &Subject, day: u32) -> Result<Known, Trouble> {
+    pub(super) async fn of(&self, client: &Object, subject: &Subject, day: u32) -> Result<Known, Trouble> {
         if let Some((known, seen)) = self.0.lock().get(subject)
             && *seen >= day
         {
@@ -65,11 +65,11 @@ impl Names {
 /// The one number that a statement answers. Where another process has written the same row at the same moment, neither of
 /// its halves sees it: it does when asked again.
 async fn number(
-    client: &Client,
+    client: &Object,
     statement: &str,
     values: &[&(dyn tokio_postgres::types::ToSql + Sync)],
 ) -> Result<i32, Trouble> {
-    let statement = client.prepare(statement).await?;
+    let statement = client.prepare_cached(statement).await?;
     for _ in 0..3 {
         if let Some(row) = client.query_opt(&statement, values).await? {
             return Ok(row.get(0));

@@ -2,193 +2,34 @@
 
 use super::connect::Pool;
 use super::{Trouble, signed, unsigned};
-use crate::ledger::fold::Fold;
 use crate::ledger::retention::Bounds;
 use crate::ledger::store::Scan;
 use crate::ledger::times::hour_of;
-use crate::ledger::transfer::Item;
-use crate::ledger::{Conservation, FunctionId, Level, Page, RecordKey, RecordRow};
+use crate::ledger::{Conservation, FunctionId, Page, RecordKey, RecordRow};
+use deadpool_postgres::{GenericClient, Object};
 use dormouse_core::RequestId;
-use dormouse_core::price::Metering;
 use dormouse_core::record::{CallRecord, Outcome};
-use dormouse_core::usage::{Class, ClassSum, Time, UsageSum, Warm};
-use futures::TryStreamExt;
-use std::ops::Range;
-use std::pin::pin;
-use tokio::sync::mpsc;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, IsolationLevel, Row};
 
-/// Functions whose sums are asked for at once: what a page does not want is not read in much larger parts than it wants. Of a
-/// month by hour a page of 10,000 rows has 14 functions.
-const FUNCTIONS: usize = 16;
 /// Hours that are looked through for one page of records.
 const HOURS: i64 = 512;
 
 /// Every function.
 pub(super) async fn functions(pool: &Pool) -> Result<Vec<(u32, FunctionId)>, Trouble> {
     let client = pool.client().await?;
-    let all = all_functions(&client).await;
+    let all = all_functions(&*client).await;
     client.after(all)
 }
 
-pub(super) async fn all_functions(client: &Client) -> Result<Vec<(u32, FunctionId)>, Trouble> {
-    let rows = client.query("SELECT id, uid, namespace, name, tenant FROM function", &[]).await?;
+pub(super) async fn all_functions(client: &impl GenericClient) -> Result<Vec<(u32, FunctionId)>, Trouble> {
+    let all = client.prepare_cached("SELECT id, uid, namespace, name, tenant FROM function").await?;
+    let rows = client.query(&all, &[]).await?;
     let function = |row: &Row| {
         let id = FunctionId { uid: row.get(1), namespace: row.get(2), name: row.get(3), tenant: row.get(4) };
         (row.get::<_, i32>(0).unsigned_abs(), id)
     };
     Ok(rows.iter().map(function).collect())
-}
-
-const SUMS: &str = "SELECT u.function, u.time, u.cold, u.wait_us, u.claim_us, u.start_us, u.connect_us, u.run_us, \
-        u.request_bytes, u.response_bytes, u.warm_mib_ms, u.warm_mcpu_ms, u.warm_used_mib_ms, u.warm_used_mcpu_ms, \
-        c.class, c.step_ms, c.min_ms, c.start, c.calls, c.ms, c.mib_ms, c.mcpu_ms \
-    FROM unnest($2::int4[]) WITH ORDINALITY AS f (id, place) \
-    JOIN usage u ON u.level = $1 AND u.function = f.id AND u.time >= $3 AND u.time < $4 \
-    LEFT JOIN usage_class c ON c.level = u.level AND c.function = u.function AND c.time = u.time \
-    ORDER BY f.place, u.time, c.class, c.step_ms, c.min_ms, c.start";
-
-/// See [`crate::ledger::store::Store::fold`].
-pub(super) async fn fold(
-    pool: &Pool,
-    functions: &[u32],
-    levels: Vec<(Level, Range<u32>)>,
-    fold: Fold,
-) -> Result<Fold, Trouble> {
-    let mut client = pool.client().await?;
-    let folded = fold_levels(&mut client, functions, levels, fold).await;
-    client.after(folded)
-}
-
-/// Several levels are read as they are at one moment: hours may become days meanwhile, by whoever writes here.
-async fn fold_levels(
-    client: &mut Client,
-    functions: &[u32],
-    levels: Vec<(Level, Range<u32>)>,
-    mut fold: Fold,
-) -> Result<Fold, Trouble> {
-    if let [(level, period)] = levels.as_slice() {
-        return fold_rows(client, functions, *level, period, fold.of(*level)).await;
-    }
-    let step = client.build_transaction().isolation_level(IsolationLevel::RepeatableRead).read_only(true);
-    let step = step.start().await?;
-    for (level, period) in levels {
-        fold = fold_rows(step.client(), functions, level, &period, fold.of(level)).await?;
-    }
-    step.commit().await?;
-    Ok(fold)
-}
-
-async fn fold_rows(
-    client: &Client,
-    functions: &[u32],
-    level: Level,
-    period: &Range<u32>,
-    mut fold: Fold,
-) -> Result<Fold, Trouble> {
-    for some in functions.chunks(FUNCTIONS) {
-        if some.first().is_none_or(|first| fold.is_full_before(*first)) {
-            break;
-        }
-        let starts = some.iter().map(|f| fold.starts_at(*f, period)).min().unwrap_or(period.start);
-        let mut unwanted: Option<u32> = None;
-        each_sum(client, some, level, starts..period.end, |function, time, sum| {
-            // Of a function that is not wanted any more none.
-            if Some(function) != unwanted && fold.take(function, time, sum).is_break() {
-                unwanted = Some(function);
-            }
-        })
-        .await?;
-    }
-    Ok(fold)
-}
-
-/// Gives the rows of functions in the order in which they are told, each in the order of time.
-async fn each_sum(
-    client: &Client,
-    functions: &[u32],
-    level: Level,
-    period: Range<u32>,
-    mut give: impl FnMut(u32, u32, UsageSum),
-) -> Result<(), Trouble> {
-    let numbers: Vec<i32> = functions.iter().map(|f| f.cast_signed()).collect();
-    let bounds = [period.start, period.end].map(i64::from);
-    let values: [&(dyn ToSql + Sync); 4] = [&(level as i16), &numbers, &bounds[0], &bounds[1]];
-    let mut rows = pin!(client.query_raw(SUMS, values).await?);
-    let mut sum: Option<(u32, u32, UsageSum)> = None;
-    while let Some(row) = rows.try_next().await? {
-        let time = u32::try_from(row.get::<_, i64>(1)).map_err(|_| Trouble::Corrupt("sum"))?;
-        let key = (row.get::<_, i32>(0).cast_unsigned(), time);
-        if sum.as_ref().is_none_or(|(function, time, _)| (*function, *time) != key)
-            && let Some((function, time, whole)) = sum.replace((key.0, key.1, scalars(&row)))
-        {
-            give(function, time, whole);
-        }
-        if let Some((_, _, sum)) = &mut sum {
-            class(&row, sum)?;
-        }
-    }
-    if let Some((function, time, whole)) = sum {
-        give(function, time, whole);
-    }
-    Ok(())
-}
-
-/// Gives every row of sums, in the order of level, function and time; ends early, and well, when nobody takes them.
-pub(super) async fn all_sums(client: &Client, items: &mpsc::Sender<Item>) -> Result<(), Trouble> {
-    let mut functions: Vec<u32> = all_functions(client).await?.into_iter().map(|(number, _)| number).collect();
-    functions.sort_unstable();
-    for level in [Level::Minute, Level::Hour, Level::Day] {
-        for function in &functions {
-            let mut rows = Vec::new();
-            let give = |function, time, sum| rows.push(Item::Sum { level, function, time, sum });
-            each_sum(client, std::slice::from_ref(function), level, 0..u32::MAX, give).await?;
-            for row in rows {
-                if items.send(row).await.is_err() {
-                    return Ok(());
-                }
-            }
-        }
-    }
-    Ok(())
-}
-
-fn scalars(row: &Row) -> UsageSum {
-    let n = |at: usize| u128::from(row.get::<_, i64>(at).unsigned_abs());
-    UsageSum {
-        classes: Vec::new(),
-        cold: row.get::<_, i64>(2).unsigned_abs(),
-        wait_us: n(3),
-        claim_us: n(4),
-        start_us: n(5),
-        connect_us: n(6),
-        run_us: n(7),
-        request_bytes: n(8),
-        response_bytes: n(9),
-        warm: Warm { mib_ms: n(10), mcpu_ms: n(11), used_mib_ms: n(12), used_mcpu_ms: n(13) },
-    }
-}
-
-/// Adds one class, or its time by one rule.
-fn class(row: &Row, sum: &mut UsageSum) -> Result<(), Trouble> {
-    let Some(number) = row.get::<_, Option<i16>>(14) else { return Ok(()) };
-    let corrupt = || Trouble::Corrupt("sum");
-    let class = u8::try_from(number).ok().and_then(Class::from_number).ok_or_else(corrupt)?;
-    let n = |at: usize| row.get::<_, i64>(at).unsigned_abs();
-    let small = |at: usize| u32::try_from(n(at)).map_err(|_| corrupt());
-    let rule = Metering { step_ms: small(15)?, min_ms: small(16)?, start: row.get(17) };
-    if sum.classes.last().is_none_or(|last| last.class != class) {
-        sum.classes.push(ClassSum { class, calls: 0, times: Vec::new() });
-    }
-    let Some(of) = sum.classes.last_mut() else { return Ok(()) };
-    if rule.step_ms == 0 {
-        of.calls = n(18);
-    } else {
-        let [ms, mib_ms, mcpu_ms] = [19, 20, 21].map(|at| u128::from(n(at)));
-        of.times.push((rule, Time { calls: n(18), ms, mib_ms, mcpu_ms }));
-    }
-    Ok(())
 }
 
 /// Hours with records: those that have sums, and of the days that have no hours any longer, those that still have records.
@@ -227,13 +68,15 @@ pub(super) async fn records(pool: &Pool, scan: &Scan, gone: Bounds) -> Result<Pa
     client.after(page)
 }
 
-async fn page(client: &Client, scan: &Scan, gone: Bounds) -> Result<Page<RecordRow, RecordKey>, Trouble> {
+async fn page(client: &Object, scan: &Scan, gone: Bounds) -> Result<Page<RecordRow, RecordKey>, Trouble> {
     let functions: Option<Vec<i32>> =
         scan.functions.as_ref().map(|all| all.iter().map(|number| number.cast_signed()).collect());
     let from = i64::from(scan.after.map_or_else(|| hour_of(scan.times_us.start), |after| after.hour));
     let to = i64::from(hour_of(scan.times_us.end - 1)) + 1;
     let hours_from = super::rows::Day((gone.hour / 24).cast_signed());
-    let busy = client.query(BUSY, &[&from, &to, &functions, &HOURS, &hours_from]).await?;
+    let busy =
+        client.query(&client.prepare_cached(BUSY).await?, &[&from, &to, &functions, &HOURS, &hours_from]).await?;
+    let records = client.prepare_cached(RECORDS).await?;
     let mut rows: Vec<RecordRow> = Vec::new();
     for hour in busy.iter().filter_map(|row| i32::try_from(row.get::<_, i64>(0)).ok()) {
         let after = scan.after.filter(|after| after.hour.cast_signed() == hour);
@@ -246,7 +89,7 @@ async fn page(client: &Client, scan: &Scan, gone: Bounds) -> Result<Page<RecordR
         let day = super::rows::Day(hour / 24);
         let (start, end) = (scan.times_us.start, scan.times_us.end);
         let values: [&(dyn ToSql + Sync); 9] = [&day, &hour, &start, &end, &functions, &activator, &epoch, &seq, &room];
-        for row in client.query(RECORDS, &values).await? {
+        for row in client.query(&records, &values).await? {
             rows.push(record(&row, hour.cast_unsigned())?);
         }
         if rows.len() > scan.limit {

@@ -36,11 +36,12 @@ pub(super) async fn write_records(
     (activator, epoch, first_seq): (u64, u32, u64),
     records: &[(CallRecord, Known)],
 ) -> Result<(), Trouble> {
+    let copy = step.prepare_cached(COPY).await?;
     let (four, eight) = (Type::INT4, Type::INT8);
     let mut types = vec![Type::DATE, four.clone(), four.clone(), four.clone()];
     types.extend(std::iter::repeat_n(eight, 13));
     types.extend([four.clone(), four, Type::INT2, Type::BOOL, Type::BOOL]);
-    let mut writer = pin!(BinaryCopyInWriter::new(step.copy_in(COPY).await?, &types));
+    let mut writer = pin!(BinaryCopyInWriter::new(step.copy_in(&copy).await?, &types));
     for (seq, (r, known)) in (first_seq..).zip(records) {
         let hour = i32::try_from(hour_of(r.received_at_us)).unwrap_or(i32::MAX);
         let day = Day(hour / 24);

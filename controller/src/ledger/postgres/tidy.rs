@@ -54,7 +54,7 @@ async fn each(
     let values: [i64; 3] = [bounds.minute, bounds.hour, bounds.record_hour].map(i64::from);
     client.execute(GONE, &[&values[0], &values[1], &values[2]]).await?;
     store.read_gone(client).await?;
-    let functions: Vec<i32> = read::all_functions(client).await?.iter().map(|(id, _)| id.cast_signed()).collect();
+    let functions: Vec<i32> = read::all_functions(&*client).await?.iter().map(|(id, _)| id.cast_signed()).collect();
     for some in functions.chunks(FUNCTIONS) {
         while sums(client, some, values[0], values[1]).await? {}
     }

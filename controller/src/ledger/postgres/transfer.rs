@@ -4,6 +4,7 @@ use super::append::partitions;
 use super::names::Known;
 use super::read::{self, all_functions};
 use super::rows::{self, Day, Sums};
+use super::sums;
 use super::{PostgresStore, Trouble, closed, signed, unsigned};
 use crate::ledger::FunctionId;
 use crate::ledger::codec::StoredSubject;
@@ -46,7 +47,7 @@ pub(super) async fn dump(store: &PostgresStore, items: &mpsc::Sender<Item>) -> R
 async fn all(step: &Transaction<'_>, items: &mpsc::Sender<Item>) -> Result<(), Trouble> {
     let (gone, closed) = (super::gone(step.client()).await?, closed::closed_now(step.client()).await?);
     let mut first = vec![Item::State { gone, closed }];
-    let mut functions = all_functions(step.client()).await?;
+    let mut functions = all_functions(step).await?;
     functions.sort_unstable_by_key(|(number, _)| *number);
     first.extend(functions.into_iter().map(|(number, id)| Item::Function(number, id)));
     for item in first {
@@ -60,7 +61,7 @@ async fn all(step: &Transaction<'_>, items: &mpsc::Sender<Item>) -> Result<(), T
         give(step, question, item, items).await?;
     }
     records(step, items).await?;
-    read::all_sums(step.client(), items).await?;
+    sums::all_sums(step, items).await?;
     for (question, item) in last {
         give(step, question, item, items).await?;
     }

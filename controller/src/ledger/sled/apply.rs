@@ -24,6 +24,8 @@ use std::sync::Arc;
 const MAX_BATCH: usize = 16_384;
 /// Sums kept in memory: about 500 B each with two rules, so at most 8 MB.
 const MAX_SUMS: usize = 16_384;
+/// The newest time of the sums of functions, by level: what is there, and what the next batch writes.
+type Newest = HashMap<(Level, u32), Option<u32>>;
 /// Watermarks kept in memory: about 40 B each.
 const MAX_WATERMARKS: usize = 16_384;
 /// Short blocks kept to go on with: at most 1 KiB and their index each.
@@ -36,6 +38,7 @@ pub(super) struct Applier {
     pub(super) numbers: Numbers,
     watermarks: HashMap<EpochId, u64>,
     pub(super) sums: HashMap<RollupId, UsageSum>,
+    newest: Newest,
     /// Up to when the warm time of subjects has been counted.
     pub(super) warm: HashMap<u32, Counted>,
     /// The last block of each epoch, while it takes more.
@@ -65,7 +68,7 @@ impl Applier {
         let open = Pending::default();
         let numbers = Numbers::open(&store)?;
         let growth = Growth::new(store.size_on_disk());
-        let (watermarks, sums, tails) = (HashMap::new(), HashMap::new(), HashMap::new());
+        let (watermarks, sums, newest, tails) = (HashMap::new(), HashMap::new(), HashMap::new(), HashMap::new());
         let (warm, late, closed, tidied) = (HashMap::new(), HashSet::new(), closed(&store)?, [0; 2]);
         Ok(Self {
             store,
@@ -73,6 +76,7 @@ impl Applier {
             numbers,
             watermarks,
             sums,
+            newest,
             warm,
             tails,
             growth,
@@ -144,8 +148,9 @@ impl Applier {
         self.note_late(known.function, hour_of(at));
         for (level, time) in [(Level::Hour, hour_of(at)), (Level::Minute, minute_of(at))] {
             let id = RollupId { level, function: known.function, time };
+            let sum = sum_of(&self.store, (&mut self.sums, &mut self.newest), id)?;
+            sum.add(&record, known.size, &self.rules);
             self.open.sums.insert(id);
-            sum_of(&self.store, &mut self.sums, id)?.add(&record, known.size, &self.rules);
         }
         self.open.epochs.insert(epoch);
         self.watermarks.insert(epoch, seq);
@@ -174,8 +179,8 @@ impl Applier {
             self.numbers.see(&self.store, &mut self.open.batch, known.subject, day)?;
             for (level, time, warm) in warm::rows(from_us, span.to_us, known.size) {
                 let id = RollupId { level, function: known.function, time };
+                sum_of(&self.store, (&mut self.sums, &mut self.newest), id)?.warm.merge(&warm);
                 self.open.sums.insert(id);
-                sum_of(&self.store, &mut self.sums, id)?.warm.merge(&warm);
                 if level == Level::Hour {
                     self.note_late(known.function, time);
                 }
@@ -237,6 +242,9 @@ impl Applier {
         if self.late.len() > MAX_SUMS {
             self.late.clear();
         }
+        if self.newest.len() > MAX_SUMS {
+            self.newest.clear();
+        }
         if self.watermarks.len() > MAX_WATERMARKS {
             self.watermarks.clear();
         }
@@ -252,20 +260,33 @@ impl Applier {
     }
 }
 
-/// The sum of an id, from those that are known or from the store.
+/// The sum of an id, from those that are known or from the store. Most new ones are of a time that comes after all that
+/// their function has: those are not looked for.
 fn sum_of<'a>(
     store: &Folder,
-    sums: &'a mut HashMap<RollupId, UsageSum>,
+    (sums, newest): (&'a mut HashMap<RollupId, UsageSum>, &mut Newest),
     id: RollupId,
 ) -> Result<&'a mut UsageSum, ReadError> {
     match sums.entry(id) {
         Entry::Occupied(known) => Ok(known.into_mut()),
         Entry::Vacant(new) => {
-            let stored = store.db.get(id.key())?;
+            let newest = match newest.entry((id.level, id.function)) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(new) => new.insert(stored_newest(store, id)?),
+            };
+            let stored = if *newest < Some(id.time) { None } else { store.db.get(id.key())? };
+            *newest = (*newest).max(Some(id.time));
             let sum = stored.map_or_else(|| Ok(UsageSum::default()), |value| decode_sum(&value))?;
             Ok(new.insert(sum))
         }
     }
+}
+
+/// The newest time of which a function has a sum of a level, if it has any.
+fn stored_newest(store: &Folder, RollupId { level, function, .. }: RollupId) -> Result<Option<u32>, ReadError> {
+    let at = |time| RollupId { level, function, time }.key();
+    let last = store.db.range(at(0)..=at(u32::MAX)).next_back().transpose()?;
+    last.map(|(key, _)| RollupId::time_in(&key).ok_or(CorruptValue("sum's key").into())).transpose()
 }
 
 pub(super) fn encode_count(Counted { until_us, open }: Counted) -> Vec<u8> {

@@ -95,6 +95,37 @@ async fn what_stands_around_the_rows_is_in_headers() {
 }
 
 #[tokio::test]
+async fn every_row_at_once_is_what_the_pages_have() {
+    let f = fixture(None).await;
+    let question = format!("/v1/usage?{NOVEMBER}&granularity=PT1H&group_by=tenant,function,function_uid");
+    for format in ["csv", "jsonl", "parquet"] {
+        let page = f.bytes(&format!("{question}&format={format}"), &[]).await;
+        let all = f.bytes(&format!("{question}&format={format}&limit=all"), &[]).await;
+        let told = |headers: &HeaderMap| {
+            let names = ["content-type", "vary", "dormouse-plan", "dormouse-currency", "dormouse-from", "dormouse-to"];
+            names.map(|name| headers[name].clone())
+        };
+        assert_eq!((all.0, told(&all.1)), (page.0, told(&page.1)), "{format}");
+        match format {
+            "parquet" => assert_eq!(parquet(all.2), parquet(page.2)),
+            _ => assert_eq!(all.2, page.2, "{format}"),
+        }
+    }
+    let nothing = f.get(&format!("{question}&format=csv&limit=all&filter[tenant]=nobody"), &[]).await;
+    assert_eq!((nothing.0, nothing.2.lines().count()), (StatusCode::OK, 1), "the line of names");
+    let cursor = f.json(&format!("{question}&limit=1")).await["next_cursor"].as_str().unwrap().to_owned();
+    for (bad, why) in [
+        (format!("{question}&limit=all"), "limit: cannot be all in JSON"),
+        (format!("{question}&limit=all&format=csv&cursor={cursor}"), "cursor: goes with pages"),
+        (format!("{question}&limit=every&format=csv"), "limit: must be a whole number from 1 to 10000, or all"),
+        (format!("/v1/records?{NOVEMBER}&format=csv&limit=all"), "limit: must be a whole number from 1 to 10000"),
+    ] {
+        let (status, _, body) = f.get(&bad, &[]).await;
+        assert!(status == StatusCode::BAD_REQUEST && body.contains(why), "{bad}: {body}");
+    }
+}
+
+#[tokio::test]
 async fn who_reads_nothing_of_it_is_told_what_there_is() {
     let f = fixture(None).await;
     for path in ["/v1/usage", "/v1/records", "/v1/prices", "/v1/statements/acme/2026-11"] {

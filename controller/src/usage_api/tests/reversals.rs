@@ -46,7 +46,7 @@ async fn five() -> (Router, tempfile::TempDir) {
     let (crc32c, subjects) = (crc32c::crc32c(&records), vec![subject]);
     let frame = Frame { activator: 7, epoch: 1, first_seq: 1, count: 5, subjects, records, crc32c, unseen: false };
     ledger.append(frame).await.unwrap();
-    (router(door, Guard::open(), Tenants::of_themselves()), dir)
+    (router(door, Budgets::none(), Guard::open(), Tenants::of_themselves()), dir)
 }
 
 async fn ask(router: &Router, request: Request<Body>) -> (StatusCode, String) {

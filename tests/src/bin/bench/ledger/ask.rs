@@ -6,7 +6,10 @@ use anyhow::{Context, Result};
 use dormouse_proto::v1::ledger_client::LedgerClient;
 use dormouse_tests::client::{Connection, Target};
 use dormouse_tests::quantiles::Times;
+use http_body_util::BodyExt;
+use hyper_util::rt::TokioIo;
 use serde_json::Value;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 /// Longest time until a call is in the answer.
@@ -25,10 +28,45 @@ pub(super) struct Asked {
     pub(super) rows: usize,
     pub(super) pages: usize,
     pub(super) bytes: usize,
+    /// The same rows in one answer, as CSV.
+    pub(super) whole: Whole,
     /// Records of one function in one hour, every page.
     pub(super) hour: Times,
     /// From a frame's sending to its being in the answer.
     pub(super) fresh: Times,
+}
+
+/// An answer that is read while it is sent.
+#[derive(Default)]
+pub(super) struct Whole {
+    /// Until its first row was there.
+    pub(super) first_ms: f64,
+    pub(super) ms: f64,
+    pub(super) bytes: usize,
+}
+
+impl Whole {
+    /// Asks for it, and counts its lines as they come.
+    async fn read(address: SocketAddr, path: &str, rows: usize) -> Result<Self> {
+        let stream = tokio::net::TcpStream::connect(address).await?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+        tokio::spawn(connection);
+        let began = Instant::now();
+        let answer = sender.send_request(Target::new(address, "usage", path).get(0)).await?;
+        anyhow::ensure!(answer.status() == 200, "GET {path}: {}", answer.status());
+        let (mut body, mut lines, mut whole) = (answer.into_body(), 0, Self::default());
+        while let Some(frame) = body.frame().await {
+            let Ok(part) = frame?.into_data() else { continue };
+            if lines == 0 {
+                whole.first_ms = began.elapsed().as_secs_f64() * 1000.0;
+            }
+            lines += part.iter().filter(|byte| **byte == b'\n').count();
+            whole.bytes += part.len();
+        }
+        whole.ms = began.elapsed().as_secs_f64() * 1000.0;
+        anyhow::ensure!(lines == rows + 1, "{lines} lines of {rows} rows and their names");
+        Ok(whole)
+    }
 }
 
 /// A kept connection.
@@ -84,6 +122,7 @@ pub(super) async fn all(month: &Month, keeper: &Keeper, questions: u32) -> Resul
     (asked.pages, asked.rows, asked.bytes) = line.pages(&format!("{by_hour}&limit=10000")).await?;
     asked.all_ms = began.elapsed().as_secs_f64() * 1000.0;
     anyhow::ensure!(asked.rows == (HOURS * month.functions) as usize, "{} rows of all", asked.rows);
+    asked.whole = Whole::read(keeper.usage, &format!("{by_hour}&limit=all&format=csv"), asked.rows).await?;
     for n in 0..FEW {
         let (namespace, name) = feed::name_of(picked(n, month));
         let hour = month.start + n * 13 % HOURS;
