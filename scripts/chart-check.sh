@@ -28,7 +28,7 @@ done
 # The CRDs arrive whole: without the labels and the annotation that the chart adds, they are the generated files.
 awk '/^# Source: /{crd = ($3 ~ /crds.yaml/); next} /^---$/{next} crd' "$work/default" |
   sed '/^  annotations:$/,/^    app.kubernetes.io\/component: crds$/d' | sed '/./,$!d' > "$work/crd"
-diff <(grep . "$work/crd") <(cat "$chart"/files/{functions,warmpools}.dormouse.dev.yaml | grep .) || die "a CRD is changed on its way"
+diff <(grep . "$work/crd") <(cat "$chart"/files/{budgets,functions,warmpools}.dormouse.dev.yaml | grep .) || die "a CRD is changed on its way"
 
 # Rights: no wildcard, no Secrets, none at all for the activators.
 for name in default everything least; do
@@ -74,8 +74,8 @@ has everything "--trusted-proxies=10.0.0.0/8,fd00::/8"
 has everything "image: registry.example.com/dormouse/controller@sha256:0000"
 has everything "image: dormouse/activator:0.1.0-rc.1"
 has everything "token: $(printf %s a-token-of-16-or-more | base64)"
-[ "$(grep -c "helm.sh/resource-policy: keep" "$work/default")" = 3 ] || die "the CRDs and the ledger's claim are not all kept"
-[ "$(grep -c "helm.sh/resource-policy: keep" "$work/everything")" = 2 ] || die "persistence.keep=false keeps the claim"
+[ "$(grep -c "helm.sh/resource-policy: keep" "$work/default")" = 4 ] || die "the CRDs and the ledger's claim are not all kept"
+[ "$(grep -c "helm.sh/resource-policy: keep" "$work/everything")" = 3 ] || die "persistence.keep=false keeps the claim"
 lacks least "kind: Secret"; lacks least "kind: CustomResourceDefinition"; lacks least "PersistentVolumeClaim"; lacks least "helm.sh/hook"
 lacks claim "name: dormouse-ledger"
 # A volume for each activator, or none.

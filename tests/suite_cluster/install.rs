@@ -78,7 +78,7 @@ pub(crate) async fn uninstall(cluster: Cluster) -> Result<()> {
     anyhow::ensure!(!claim.is_empty(), "the ledger's claim is gone although the chart says that it is kept");
     // What the chart keeps on purpose, a test cluster need not.
     cluster.kubectl(&["delete", "namespace", SYSTEM, "--wait=true", "--timeout=90s"])?;
-    for crd in ["functions.dormouse.dev", "warmpools.dormouse.dev"] {
+    for crd in ["budgets.dormouse.dev", "functions.dormouse.dev", "warmpools.dormouse.dev"] {
         cluster.kubectl(&["delete", "crd", crd, "--wait=true", "--timeout=60s"])?;
     }
     Ok(())
