@@ -171,7 +171,9 @@ impl Export {
             .collect();
         self.rows = self.rows.saturating_add(rows.len() as u64);
         let mut amounts = told.corrections.iter().map(|(_, amount)| *amount);
-        let used = usage.checked_add(told.reversed).ok_or(TooLarge)?;
+        // Nothing added to 0.00 would be 0: a total keeps its digits.
+        let used = if told.reversed.is_zero() { Some(usage) } else { usage.checked_add(told.reversed) };
+        let used = used.ok_or(TooLarge)?;
         let amount = amounts.try_fold(used, Decimal::checked_add).ok_or(TooLarge)?;
         Ok((rows, Total { rows: self.rows, amount }))
     }
