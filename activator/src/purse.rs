@@ -143,7 +143,20 @@ impl Purses {
 
     /// What is to be told that was not told last.
     pub(crate) fn changed(&self, spool: &Spool) -> Vec<v1::Spent> {
-        self.by_tenant.load().values().filter_map(|purse| purse.changed(spool)).collect()
+        let purses = self.by_tenant.load();
+        if purses.is_empty() {
+            return Vec::new();
+        }
+        purses.values().for_each(|purse| purse.mark(spool));
+        // Behind all marks: what the ledger has by now it may have of each of them.
+        let left = spool.unshipped();
+        let first = if left.of_former_lives { 0 } else { left.first.unwrap_or(u64::MAX) };
+        purses.values().filter_map(|purse| purse.changed(first)).collect()
+    }
+
+    /// Some tenant has one.
+    pub(crate) fn any(&self) -> bool {
+        !self.by_tenant.load().is_empty()
     }
 
     /// Acts by an update.
@@ -151,15 +164,18 @@ impl Purses {
     /// # Errors
     /// What it says that it must not; then nothing of it is acted by.
     pub(crate) fn update(&self, update: v1::BudgetUpdate, shared: &Arc<Shared>) -> Result<(), String> {
-        if update.snapshot {
-            let plan = serde_json::from_str::<PricePlan>(&update.price_plan).map_err(|e| format!("price plan: {e}"))?;
+        let plan = update.snapshot.then(|| serde_json::from_str::<PricePlan>(&update.price_plan));
+        let plan = plan.transpose().map_err(|e| format!("price plan: {e}"))?;
+        let measures =
+            update.allowances.iter().map(|told| Measure::try_from(told.measure()).map_err(|e| e.to_string()));
+        let measures: Vec<Measure> = measures.collect::<Result<_, String>>()?;
+        if let Some(plan) = plan {
             self.dearest.store(Some(Arc::new(plan.dearest())));
         }
         let before = self.by_tenant.load_full();
         let mut now = if update.snapshot { ByTenant::default() } else { (*before).clone() };
         let mut changed: Vec<Arc<str>> = Vec::new();
-        for told in &update.allowances {
-            let measure = Measure::try_from(told.measure()).map_err(|e| e.to_string())?;
+        for (told, measure) in update.allowances.iter().zip(measures) {
             let tenant: Arc<str> = told.tenant.as_str().into();
             let purse = before.get(&tenant).cloned().unwrap_or_else(|| Arc::new(Purse::new(tenant.clone(), measure)));
             purse.update(told, measure);
@@ -209,7 +225,8 @@ impl Purse {
         self.stopped.store(told.stopped, Relaxed);
     }
 
-    fn changed(&self, spool: &Spool) -> Option<v1::Spent> {
+    /// Takes down which records what was spent so far is of.
+    fn mark(&self, spool: &Spool) {
         let mut inner = self.inner.lock();
         // What was spent is of records that are written: they are among those up to the newest one.
         let (spent, seq) = (inner.spent, spool.last_seq());
@@ -222,13 +239,14 @@ impl Purse {
             }
             _ => inner.points.push_back((seq, spent)),
         }
-        let left = spool.unshipped();
-        if !left.of_former_lives {
-            let first = left.first.unwrap_or(u64::MAX);
-            while let Some((_, spent)) = inner.points.front().copied().filter(|(seq, _)| *seq < first) {
-                inner.settled = spent;
-                inner.points.pop_front();
-            }
+    }
+
+    /// What is to be told, when the ledger has every record before the first one that it does not have.
+    fn changed(&self, first: u64) -> Option<v1::Spent> {
+        let mut inner = self.inner.lock();
+        while let Some((_, spent)) = inner.points.front().copied().filter(|(seq, _)| *seq < first) {
+            inner.settled = spent;
+            inner.points.pop_front();
         }
         let spent = v1::Spent {
             tenant: self.tenant.to_string(),

@@ -21,7 +21,7 @@ const UNDER_WAY: usize = 4;
 const FAREWELL: Duration = Duration::from_secs(1);
 /// Pause before a controller that knows no budgets is asked again.
 const WITHOUT: Duration = Duration::from_secs(30);
-/// Largest update: 100,000 allowances of about 150 bytes.
+/// Largest update: 10,000 allowances of about 150 bytes, and room for more.
 const MAX_UPDATE: usize = 16 << 20;
 
 /// Follows the budgets until the token is cancelled.
@@ -64,8 +64,8 @@ async fn follow(
                 return Err(tonic::Status::failed_precondition("a stream begins with a snapshot"));
             }
             begun = true;
-            backoff.reset();
             shared.purses.update(update, shared).map_err(tonic::Status::invalid_argument)?;
+            backoff.reset();
         }
         Ok(())
     });
@@ -79,16 +79,19 @@ async fn follow(
 /// Tells what changed, for as long as somebody listens and the token is not cancelled.
 async fn tell(shared: &Arc<Shared>, name: &str, sender: mpsc::Sender<v1::SpendReport>, stop: &CancellationToken) {
     loop {
-        let Ok(place) = sender.reserve().await else { return };
         tokio::select! {
             () = shared.purses.urgent() => {}
-            () = tokio::time::sleep(TELL) => {}
+            // Without a budget there is nothing to tell: the first one comes by an update.
+            () = tokio::time::sleep(TELL), if shared.purses.any() => {}
             () = stop.cancelled() => {
                 // Calls that were broken off cost nothing.
-                place.send(v1::SpendReport { farewell: true, ..report(shared, name) });
+                let _ = sender.try_send(v1::SpendReport { farewell: true, ..report(shared, name) });
                 return;
             }
         }
+        // One that is not read is made anew when there is room.
+        let Some(place) = stop.run_until_cancelled(sender.reserve()).await else { continue };
+        let Ok(place) = place else { return };
         let report = report(shared, name);
         if !report.budgets.is_empty() {
             place.send(report);

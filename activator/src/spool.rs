@@ -368,20 +368,19 @@ impl Spool {
 
     /// Writes a record, and with it what is due of others.
     fn write(&self, log: &mut Log, record: &Word, others: &[Word]) -> io::Result<u64> {
-        let mut header_bytes = 0;
         if log.writer.bytes() - log.carried >= self.segment_bytes {
-            header_bytes = self.begin_segment(log)?;
+            self.begin_segment(log)?;
         }
         let bytes = log.writer.append(std::iter::once(record).chain(others))?;
         if let Some(current) = log.segments.back_mut() {
             current.count += 1;
             current.bytes += bytes;
         }
-        Ok(bytes + header_bytes)
+        Ok(bytes)
     }
 
-    /// Starts a new segment; returns the bytes that it takes already.
-    fn begin_segment(&self, log: &mut Log) -> io::Result<u64> {
+    /// Starts a new segment. The bytes that it takes already count from here on, whatever becomes of what follows.
+    fn begin_segment(&self, log: &mut Log) -> io::Result<()> {
         // What is in the old one is synced by whoever syncs next: here it would hold up every call.
         let Identity { activator, epoch } = self.identity;
         let header = Header { activator, epoch, first_seq: log.last_seq() + 1, aborted: false };
@@ -398,7 +397,8 @@ impl Spool {
         log.carried = self.carry(log);
         let bytes = segment.bytes + log.carried;
         log.segments.push_back(Segment { bytes, ..segment });
-        Ok(bytes)
+        self.room.used.fetch_add(bytes, Relaxed);
+        Ok(())
     }
 
     /// Number of the last record of this life; 0 without one.
@@ -488,11 +488,10 @@ impl Spool {
         let mut log = self.log.lock();
         let last = log.last_seq();
         match self.begin_segment(&mut log) {
-            Ok(bytes) => {
+            Ok(()) => {
                 if std::mem::take(&mut disk.broken) {
                     disk.harmed = last;
                 }
-                self.room.used.fetch_add(bytes, Relaxed);
                 self.failed.store(false, Relaxed);
                 tracing::info!("spool takes records again");
             }
@@ -554,8 +553,7 @@ impl Spool {
     fn set_aside(&self, harmed: &Segment, from: u64) -> io::Result<()> {
         let mut log = self.log.lock();
         if log.segments.back().is_some_and(|s| s.path == harmed.path) {
-            let bytes = self.begin_segment(&mut log)?;
-            self.room.used.fetch_add(bytes, Relaxed);
+            self.begin_segment(&mut log)?;
         }
         let Some(at) = log.segments.iter().position(|s| s.path == harmed.path) else { return Ok(()) };
         let Some(gone) = log.segments.remove(at) else { return Ok(()) };

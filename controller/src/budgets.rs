@@ -23,15 +23,15 @@ use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tokio::sync::{Notify, mpsc};
 
 /// Letters that wait for the treasurer.
 const MAX_LETTERS: usize = 1024;
 
-/// Most budgets that are in force: each tells every activator some 100 bytes.
-pub const MAX_BUDGETS: usize = 10_000;
+/// Most budgets that are in force: each is told to every activator in some 100 bytes, and asks the ledger every 10 s.
+pub const MAX_BUDGETS: usize = 1_000;
 
 /// What a fleet sees of budgets.
 #[derive(Clone, Debug)]
@@ -72,7 +72,8 @@ pub struct Budgets {
 
 #[derive(Debug, Default)]
 struct Shown {
-    views: RwLock<Vec<BudgetView>>,
+    /// By name.
+    views: RwLock<BTreeMap<String, BudgetView>>,
     /// Names of activators whose process has ended, and that is not known to the treasurer yet.
     gone: Mutex<BTreeSet<String>>,
     any_gone: Notify,
@@ -111,7 +112,7 @@ impl Budgets {
     /// Every budget as it stands.
     #[must_use]
     pub fn views(&self) -> Vec<BudgetView> {
-        self.shown.views.read().clone()
+        self.shown.views.read().values().cloned().collect()
     }
 
     /// A process of an activator has certainly ended.
@@ -126,15 +127,21 @@ impl Budgets {
         std::mem::take(&mut *self.shown.gone.lock())
     }
 
-    fn show(&self, views: Vec<BudgetView>) {
-        let known: BTreeSet<String> = views.iter().map(|view| view.tenant.clone()).collect();
-        let before = std::mem::replace(&mut *self.shown.views.write(), views);
-        for tenant in before.into_iter().map(|view| view.tenant).filter(|tenant| !known.contains(tenant)) {
-            self.shown.used.remove(&OfTenant { tenant: tenant.clone() });
-            self.shown.stopped.remove(&OfTenant { tenant });
+    /// Shows how one stands, or that it is gone.
+    fn show(&self, name: &str, view: Option<BudgetView>) {
+        let mut views = self.shown.views.write();
+        let before = match &view {
+            Some(view) => views.insert(name.to_owned(), view.clone()),
+            None => views.remove(name),
+        };
+        let counts = |view: &&BudgetView| view.in_force;
+        let of = |view: &BudgetView| OfTenant { tenant: view.tenant.clone() };
+        let tenant = view.as_ref().filter(counts).map(of);
+        if let Some(before) = before.as_ref().filter(counts).map(of).filter(|before| Some(before) != tenant.as_ref()) {
+            self.shown.used.remove(&before);
+            self.shown.stopped.remove(&before);
         }
-        for view in self.shown.views.read().iter().filter(|view| view.in_force) {
-            let of = OfTenant { tenant: view.tenant.clone() };
+        if let (Some(of), Some(view)) = (tenant, view) {
             self.shown.used.get_or_create(&of).set(view.percent.unwrap_or_default());
             self.shown.stopped.get_or_create(&of).set(i64::from(view.state == "Stopped"));
         }

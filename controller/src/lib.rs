@@ -184,7 +184,7 @@ impl<F: Fleet> Controller<F> {
         let metered = CancellationToken::new();
         let meter = tokio::spawn(warm_meter.run(ledger.clone(), metered.clone()));
         let mut office = tokio::spawn(office.run(all.clone()));
-        let treasurer = tokio::spawn(treasurer.run(all.clone()));
+        let mut treasurer = tokio::spawn(treasurer.run(all.clone()));
         let doors = Doors { token, routes, post, ledger: ledger.clone(), budgets: budgets.clone(), stop: all.clone() };
         let doors = doors::serve(grpc, doors);
         let beside = beside_usage.unwrap_or_default().merge(usage_api::pools(parking));
@@ -195,6 +195,7 @@ impl<F: Fleet> Controller<F> {
             biased;
             () = stop.cancelled() => Ok(()),
             ended = &mut office => Err(ControllerError::Ended("office", ended.err().map_or("the fleet ended".into(), |e| e.to_string()))),
+            ended = &mut treasurer => Err(ControllerError::Ended("budgets", ended.err().map_or("stopped".into(), |e| e.to_string()))),
             ended = doors => Err(ControllerError::Ended("gRPC", ended.err().map_or("stopped".into(), |e| e.to_string()))),
             ended = api => Err(ControllerError::Ended("usage API", ended.err().map_or("stopped".into(), |e| e.to_string()))),
         };
@@ -202,7 +203,10 @@ impl<F: Fleet> Controller<F> {
         metered.cancel();
         let _ = meter.await;
         all.cancel();
-        let _ = tokio::join!(keeper, teller, treasurer);
+        let _ = tokio::join!(keeper, teller);
+        if !treasurer.is_finished() {
+            let _ = treasurer.await;
+        }
         if !office.is_finished() {
             // What it asked of the fleet is answered before the process goes.
             let _ = office.await;

@@ -50,6 +50,10 @@ struct Stake {
     active: bool,
     /// It can be told something.
     listens: bool,
+    /// It has ended: what it spent is held until the base has it.
+    ended: bool,
+    /// The ledger was asked since.
+    asked: bool,
 }
 
 impl Stake {
@@ -86,6 +90,8 @@ pub struct Account<M: Ord> {
     base: Amount,
     /// Number of the newest allowance.
     number: u64,
+    /// Nobody is given anything.
+    held: bool,
     members: BTreeMap<M, Stake>,
 }
 
@@ -102,7 +108,7 @@ impl<M: Ord + Clone> Account<M> {
     /// An account of which nobody may spend anything yet.
     #[must_use]
     pub fn new(limit: Amount, base: Amount) -> Self {
-        Self { limit, base, number: 0, members: BTreeMap::new() }
+        Self { limit, base, number: 0, held: false, members: BTreeMap::new() }
     }
 
     /// Another limit: what is told too much is taken back, what is free is given, with the next [`Account::deal`].
@@ -163,13 +169,18 @@ impl<M: Ord + Clone> Account<M> {
     pub fn restart(&mut self) {
         self.base = 0;
         for stake in self.members.values_mut() {
-            *stake = Stake { listens: stake.listens, ..Stake::default() };
+            *stake = Stake { listens: stake.listens, ended: stake.ended, ..Stake::default() };
         }
     }
 
     /// Who takes part.
     pub fn members(&self) -> impl Iterator<Item = &M> {
-        self.members.keys()
+        self.members.iter().filter(|(_, stake)| !stake.ended).map(|(member, _)| member)
+    }
+
+    /// Nobody takes part any more.
+    pub fn clear(&mut self) {
+        self.members.clear();
     }
 
     /// What a member was told last, or acts by.
@@ -181,14 +192,22 @@ impl<M: Ord + Clone> Account<M> {
         Told { number, allowed }
     }
 
-    /// A member is known to have ended: what it did not spend belongs to the others, what it spent comes by the ledger.
+    /// A member is known to have ended. What it may have spent is held until the ledger was asked, which has by then what
+    /// was shipped; what it did not spend belongs to the others.
     pub fn left(&mut self, member: &M) {
-        self.members.remove(member);
+        if let Some(stake) = self.members.get_mut(member) {
+            (stake.ended, stake.listens, stake.wants) = (true, false, false);
+        }
     }
 
-    /// What each member has in the ledger by its own words: to be taken before the ledger is asked for a new base.
-    #[must_use]
-    pub fn settled(&self) -> BTreeMap<M, Amount> {
+    /// Whether nobody is to be given anything for now: others may hold allowances that are not known yet.
+    pub fn hold(&mut self, held: bool) {
+        self.held = held;
+    }
+
+    /// The ledger is about to be asked for a new base: what each member has in it by its own words.
+    pub fn ask(&mut self) -> BTreeMap<M, Amount> {
+        self.members.values_mut().for_each(|stake| stake.asked = stake.ended);
         self.members.iter().map(|(member, stake)| (member.clone(), stake.settled_said)).collect()
     }
 
@@ -199,6 +218,7 @@ impl<M: Ord + Clone> Account<M> {
             let known = settled.get(member).copied().unwrap_or_default();
             stake.settled = stake.settled.max(known);
         }
+        self.members.retain(|_, stake| !(stake.ended && stake.asked));
     }
 
     /// What nobody may spend yet.
@@ -255,7 +275,9 @@ impl<M: Ord + Clone> Account<M> {
                 stake.active = false;
             }
         }
-        self.give(fair, &mut told);
+        if !self.held {
+            self.give(fair, &mut told);
+        }
         told
     }
 

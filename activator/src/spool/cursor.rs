@@ -14,6 +14,9 @@ use std::{
 
 /// Most records of a batch.
 const MAX_RECORDS: usize = 2000;
+/// Most records of a tail: what the ledger takes as one frame. 20,000 connections have fewer calls in flight, unless each
+/// has many streams; what is beyond it is a second batch.
+const MAX_TAIL: usize = 65_536;
 /// Most bytes read for a batch: 2000 records of about 35 bytes and their subjects.
 const MAX_READ: u64 = 256 << 10;
 
@@ -145,13 +148,15 @@ impl Open {
 
     /// One read's worth of records from `from` on, with the subjects they name.
     fn records(&mut self, segment: &Segment, from: u64) -> io::Result<(Vec<CallRecord>, Vec<Arc<Subject>>, u64)> {
-        let len = segment.bytes.saturating_sub(self.position).min(MAX_READ);
+        // A tail is one batch: of one that the ledger has in part it could not be told whether the rest is.
+        let (most, most_bytes) = if segment.header.aborted { (MAX_TAIL, u64::MAX) } else { (MAX_RECORDS, MAX_READ) };
+        let len = segment.bytes.saturating_sub(self.position).min(most_bytes);
         let mut bytes = vec![0; usize::try_from(len).map_err(io::Error::other)?];
         self.file.seek(SeekFrom::Start(self.position))?;
         self.file.read_exact(&mut bytes)?;
         let (mut records, mut numbers, mut subjects) = (Vec::new(), HashMap::new(), Vec::new());
         let mut at = 0;
-        while records.len() < MAX_RECORDS
+        while records.len() < most
             && let Some((entry, len)) = segment::read_entry(&bytes[at..])
         {
             at += len;

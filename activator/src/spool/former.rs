@@ -106,6 +106,11 @@ impl Former {
 impl Life {
     /// Takes a segment in: what it holds is whole then. `None` when it holds no record.
     fn read(&mut self, path: PathBuf, header: Header, bytes: &[u8], lost: &mut u64) -> io::Result<Option<Segment>> {
+        // Records between this and what was read before are lost: of calls whose intents are there nobody knows whether they
+        // had one. What was still open when this began is in it.
+        if header.first_seq > self.next_seq {
+            self.open.clear();
+        }
         let (count, end) = self.scan(bytes);
         self.next_seq = self.next_seq.max(header.first_seq + count);
         let rest = &bytes[end..];

@@ -147,7 +147,9 @@ impl Spool {
             && self.has_room_for(words.len())
             && let Err(e) = self.note(&mut log, &words)
         {
-            tracing::debug!("intents cannot be written: {e}");
+            // Half a word may stay in the file, and nothing behind it would be found: another one is begun.
+            self.failed.store(true, Relaxed);
+            tracing::warn!("intents cannot be written: {e}");
         }
     }
 
@@ -158,7 +160,8 @@ impl Spool {
             return 0;
         }
         log.writer.append(&words).unwrap_or_else(|e| {
-            tracing::debug!("intents cannot be carried into a new segment: {e}");
+            self.failed.store(true, Relaxed);
+            tracing::warn!("intents cannot be carried into a new segment: {e}");
             0
         })
     }

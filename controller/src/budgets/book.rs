@@ -33,6 +33,8 @@ pub(super) enum Fit {
     OtherCurrency(String),
     /// An older one is of the same tenant: its name.
     TenantHasBudget(String),
+    /// There are as many older ones as can be in force.
+    TooMany,
 }
 
 pub(super) struct Book {
@@ -50,6 +52,14 @@ pub(super) struct Book {
     pub(super) well: bool,
     pub(super) write_again_at: Option<Instant>,
     account: Account<Process>,
+    /// Names what amounts mean: in another term everything begins at 0.
+    term: u64,
+    /// Grows with every term, and differs between objects: an answer of the ledger is of one of them.
+    pub(super) life: u64,
+    /// A hundredth of it.
+    pub(super) percent: Amount,
+    /// Until then nobody is given anything: an earlier life of the controller gave to activators that may come back.
+    hold_until: Option<Instant>,
     /// The ledger has been asked in this month.
     counted: bool,
     /// A question is under way.
@@ -63,18 +73,33 @@ pub(super) struct Book {
 }
 
 impl Book {
-    pub(super) fn new(object: Arc<Budget>, plan: &PricePlan, month: Month, now: Instant) -> Self {
+    /// A budget in a month. `life`: a number that no other book has. Until `hold_until` nobody is given anything, if its
+    /// object says that it was in force in this month before.
+    pub(super) fn new(
+        object: Arc<Budget>,
+        plan: &PricePlan,
+        month: Month,
+        (life, now, hold_until): (u64, Instant, Option<Instant>),
+    ) -> Self {
+        let before = object.status.clone().unwrap_or_default();
+        let of_month = before.period.as_ref().is_some_and(|period| *period == month.to_string());
+        let same = of_month && before.observed_generation == object.metadata.generation;
         let mut book = Self {
             limit: Limit::of(&object),
             tenant: String::new(),
             fit: Fit::InForce,
             month,
-            state: BudgetState::Unknown,
+            // As it was, until the ledger says more: what is stopped is not kept warm for a moment.
+            state: if same { before.state } else { BudgetState::Unknown },
             written: object.status.clone().unwrap_or_default(),
             writing: false,
             well: true,
             write_again_at: None,
             account: Account::new(0, 0),
+            term: 0,
+            life,
+            percent: 0,
+            hold_until: hold_until.filter(|_| of_month),
             counted: false,
             counting: false,
             count_at: now,
@@ -85,24 +110,37 @@ impl Book {
             object,
         };
         book.read(plan);
+        book.account.hold(book.hold_until.is_some());
         book
+    }
+
+    /// Those who come back have come.
+    pub(super) fn look_at_clock(&mut self, now: Instant) {
+        if self.hold_until.take_if(|until| *until <= now).is_some() {
+            self.account.hold(false);
+        }
     }
 
     /// The object changed: what was spent stays, unless it is counted in another way now.
     pub(super) fn change(&mut self, object: Arc<Budget>, plan: &PricePlan, now: Instant) {
-        let term = self.term(plan);
+        let term = self.term;
         self.object = object;
         self.limit = Limit::of(&self.object);
         self.read(plan);
-        if self.term(plan) != term {
-            self.begin(self.month, now);
+        if self.term != term {
+            self.begin(self.month, plan, now);
         }
+        // What is known to be spent is known: a raised one serves at once.
+        self.judge();
         self.count_at = now;
     }
 
     /// Nothing is known of what was spent.
-    pub(super) fn begin(&mut self, month: Month, now: Instant) {
+    pub(super) fn begin(&mut self, month: Month, plan: &PricePlan, now: Instant) {
         self.month = month;
+        self.term = self.term_now(plan);
+        // What is asked at this moment is answered for nobody.
+        (self.life, self.counting) = (self.life + 1, false);
         self.account.restart();
         (self.counted, self.state, self.count_at, self.rested_at) = (false, BudgetState::Unknown, now, now);
         self.pause = PAUSE.0;
@@ -126,6 +164,8 @@ impl Book {
         let part = |percent| self.limit.as_ref().map_or(0, |limit| limit.part(percent, plan));
         self.warn = self.limit.as_ref().map_or(0, |limit| part(limit.warn_percent));
         self.stop = self.limit.as_ref().ok().and_then(|limit| limit.stop_percent).map(part);
+        self.percent = part(1);
+        self.term = self.term_now(plan);
         self.account.set_limit(self.stop.unwrap_or(Amount::MAX));
     }
 
@@ -152,8 +192,7 @@ impl Book {
         self.account.base()
     }
 
-    /// Names what amounts mean: in another one everything begins at 0.
-    fn term(&self, plan: &PricePlan) -> u64 {
+    fn term_now(&self, plan: &PricePlan) -> u64 {
         let mut hasher = DefaultHasher::new();
         let measure = self.limit.as_ref().ok().map(|limit| limit.measure);
         (self.object.metadata.uid.as_deref(), self.month.number(), measure, &self.tenant).hash(&mut hasher);
@@ -162,14 +201,14 @@ impl Book {
     }
 
     /// An activator listens; what it says is of this budget if it is of this term.
-    pub(super) fn join(&mut self, process: &Process, said: &[v1::Spent], plan: &PricePlan) {
-        let said = self.said(said, plan).unwrap_or_default();
+    pub(super) fn join(&mut self, process: &Process, said: &[v1::Spent]) {
+        let said = self.said(said).unwrap_or_default();
         self.account.join(process, said);
         self.count_soon();
     }
 
-    pub(super) fn hear(&mut self, process: &Process, said: &[v1::Spent], plan: &PricePlan) {
-        if let Some(said) = self.said(said, plan) {
+    pub(super) fn hear(&mut self, process: &Process, said: &[v1::Spent]) {
+        if let Some(said) = self.said(said) {
             self.account.hear(process, said);
             if self.account.is_unsure() {
                 self.count_soon();
@@ -177,8 +216,8 @@ impl Book {
         }
     }
 
-    fn said(&self, said: &[v1::Spent], plan: &PricePlan) -> Option<Said> {
-        let said = said.iter().find(|said| said.tenant == self.tenant && said.term == self.term(plan))?;
+    fn said(&self, said: &[v1::Spent]) -> Option<Said> {
+        let said = said.iter().find(|said| said.tenant == self.tenant && said.term == self.term)?;
         let amount = |amount: Option<v1::Amount>| amount.map_or(0, Amount::from);
         Some(Said {
             acts_by: said.acts_by,
@@ -204,35 +243,54 @@ impl Book {
     pub(super) fn left(&mut self, gone: impl Fn(&Process) -> bool) {
         let gone: BTreeSet<Process> = self.account.members().filter(|process| gone(process)).cloned().collect();
         gone.iter().for_each(|process| self.account.left(process));
+        if !gone.is_empty() {
+            // What they spent is held until then.
+            self.count_soon();
+        }
+    }
+
+    /// It bounds nobody any more.
+    pub(super) fn release(&mut self) {
+        self.account.clear();
     }
 
     fn count_soon(&mut self) {
         self.count_at = self.count_at.min(self.rested_at);
     }
 
-    /// When the ledger is to be asked; `None` while it is.
+    /// When there is something to do: the ledger is to be asked, or the hold is over.
     pub(super) fn due(&self) -> Option<Instant> {
         let wanted = self.fit == Fit::InForce && !self.counting;
-        wanted.then_some(self.count_at.max(self.rested_at))
+        let at = wanted.then_some(self.count_at.max(self.rested_at));
+        [at, self.hold_until].into_iter().flatten().min()
+    }
+
+    /// It is to be asked now.
+    pub(super) fn is_due(&self, now: Instant) -> bool {
+        self.fit == Fit::InForce && !self.counting && self.count_at.max(self.rested_at) <= now
+    }
+
+    /// Others ask it: a moment later.
+    pub(super) fn later(&mut self, now: Instant) {
+        self.rested_at = self.rested_at.max(now + PAUSE.0);
     }
 
     /// The ledger is being asked: what each activator has in it by now.
     pub(super) fn ask(&mut self) -> BTreeMap<Process, Amount> {
         self.counting = true;
-        self.account.settled()
+        self.account.ask()
     }
 
-    /// What it said, and how long that took. A question of another month, or that failed, says nothing.
+    /// What it said, and how long that took; `None` when it failed. Of this life: see [`Book::life`].
     pub(super) fn answered(
         &mut self,
-        (month, usage): (Month, Option<&UsageSum>),
+        usage: Option<&UsageSum>,
         settled: &BTreeMap<Process, Amount>,
         plan: &PricePlan,
         took: Duration,
         now: Instant,
     ) {
         self.counting = false;
-        let usage = usage.filter(|_| month == self.month);
         let before = (self.counted, self.account.base());
         if let (Some(usage), Ok(limit)) = (usage, &self.limit) {
             self.account.rebase(limit.counted(usage, plan), settled);
@@ -242,11 +300,16 @@ impl Book {
         self.pause = if same { (self.pause * 2).min(PAUSE.1) } else { PAUSE.0 };
         self.rested_at = now + self.pause.max(took * SHARE);
         self.count_at = now + if self.counted { LOOK } else { PAUSE.1 };
-        if self.account.is_unsure() || month != self.month {
+        if self.account.is_unsure() {
             self.count_soon();
         }
+        self.judge();
+    }
+
+    fn judge(&mut self) {
         self.state = match (self.counted, self.stop) {
-            (false, _) => BudgetState::Unknown,
+            // As it was before this life.
+            (false, _) => self.state,
             (true, Some(_)) if self.account.is_used_up() => BudgetState::Stopped,
             (true, _) if self.account.base() >= self.warn => BudgetState::Warning,
             (true, _) => BudgetState::Within,
@@ -259,12 +322,12 @@ impl Book {
     }
 
     /// What an activator is told of it.
-    pub(super) fn allowance(&self, process: &Process, told: Option<Told>, plan: &PricePlan) -> Option<v1::Allowance> {
+    pub(super) fn allowance(&self, process: &Process, told: Option<Told>) -> Option<v1::Allowance> {
         let limit = self.limit.as_ref().ok()?;
         let Told { number, allowed } = told.unwrap_or_else(|| self.account.standing(process));
         Some(v1::Allowance {
             tenant: self.tenant.clone(),
-            term: self.term(plan),
+            term: self.term,
             number,
             allowed: Some(allowed.into()),
             measure: v1::Measure::from(limit.measure).into(),

@@ -15,8 +15,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
-/// Largest report: [`super::MAX_BUDGETS`] entries of about 150 bytes, 1.5 MB, and some room.
-const MAX_REPORT: usize = 4 << 20;
+/// Largest report: [`super::MAX_BUDGETS`] entries of about 150 bytes, 150 KB, and room for names.
+const MAX_REPORT: usize = 1 << 20;
 /// Updates that wait to be read by one activator.
 const MAX_UPDATES: usize = 256;
 /// How soon a stream must begin to speak.

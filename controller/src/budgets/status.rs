@@ -1,5 +1,6 @@
 //! How a budget stands, for people: its status, its events, and what the usage API tells.
 
+use super::MAX_BUDGETS;
 use super::book::{Book, Fit};
 use crate::fleet::{Note, NoteKind};
 use crate::reconcile::report::{Says, condition};
@@ -43,7 +44,7 @@ pub struct BudgetView {
 impl Book {
     /// The budget as it stands.
     pub(super) fn view(&self, plan: &PricePlan) -> BudgetView {
-        let (spent, percent) = (self.spent(plan), self.percent(plan));
+        let (spent, percent) = (self.spent(plan), self.percent());
         let limit = self.limit.as_ref().ok();
         let whole = limit.map(|limit| limit.whole).unwrap_or_default();
         BudgetView {
@@ -72,6 +73,7 @@ impl Book {
             Fit::Invalid(why) => ("Invalid", why.clone()),
             Fit::OtherCurrency(why) => ("OtherCurrency", why.clone()),
             Fit::TenantHasBudget(other) => ("TenantHasBudget", second(&self.tenant, other)),
+            Fit::TooMany => ("TooMany", too_many()),
         };
         let status = if self.fit == Fit::InForce { "True" } else { "False" };
         let says = Says::new("Ready", status, reason, message);
@@ -82,7 +84,7 @@ impl Book {
             period: Some(self.month.to_string()),
             spent: self.spent(plan).and_then(with_unit),
             limit: limit.and_then(|limit| with_unit(limit.whole)),
-            percent: self.percent(plan),
+            percent: self.percent(),
             state: self.state,
             conditions: vec![condition(says, &self.written.conditions, generation, wall)],
         }
@@ -93,6 +95,7 @@ impl Book {
             Fit::InForce => None,
             Fit::Invalid(why) | Fit::OtherCurrency(why) => Some(why.clone()),
             Fit::TenantHasBudget(other) => Some(second(&self.tenant, other)),
+            Fit::TooMany => Some(too_many()),
         }
     }
 
@@ -101,11 +104,10 @@ impl Book {
         Some(limit.shown(self.base(), plan))
     }
 
-    fn percent(&self, plan: &PricePlan) -> Option<i64> {
-        let limit = self.limit.as_ref().ok().filter(|_| self.is_counted())?;
-        let one = limit.part(1, plan);
+    fn percent(&self) -> Option<i64> {
+        self.limit.as_ref().ok().filter(|_| self.is_counted())?;
         // A hundredth of nothing, or of less than can be counted: whatever was spent is all of it.
-        let percent = self.base().checked_div(one).unwrap_or(100);
+        let percent = self.base().checked_div(self.percent).unwrap_or(100);
         Some(i64::try_from(percent).unwrap_or(i64::MAX))
     }
 
@@ -137,6 +139,10 @@ fn second(tenant: &str, other: &str) -> String {
     format!(
         "the budget {other} is of the tenant {tenant} already, and the older one counts: remove one, or give it another tenant"
     )
+}
+
+fn too_many() -> String {
+    format!("{MAX_BUDGETS} older budgets are in force already, as many as can be: remove one of them")
 }
 
 fn state_name(state: BudgetState) -> &'static str {

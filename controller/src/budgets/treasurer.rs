@@ -5,7 +5,7 @@ use super::{BudgetEvent, Budgets, Letter, MAX_BUDGETS};
 use crate::fleet::{Fleet, Note, NoteKind};
 use crate::ledger::{LedgerDoor, Month, ReadError};
 use crate::office::Mail;
-use crate::shares::Process;
+use crate::shares::{Process, SHARES_HOLD};
 use dormouse_core::Budget;
 use dormouse_core::allowance::{Amount, Told};
 use dormouse_core::budget::{BudgetState, BudgetStatus};
@@ -17,7 +17,7 @@ use kube::ResourceExt;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -25,10 +25,12 @@ use tokio_util::sync::CancellationToken;
 const WRITE: Duration = Duration::from_secs(30);
 /// Pause after a write that failed.
 const WRITE_AGAIN: Duration = Duration::from_secs(5);
-/// How often it is looked whether another month has begun.
+/// How often everything is looked at whatever happened: whether another month has begun.
 const CLOCK: Duration = Duration::from_secs(1);
 /// Answers that wait for the treasurer.
 const MAX_ANSWERS: usize = 1024;
+/// Questions to the ledger at once: it has 4 readers, or 8 connections, for everybody.
+const QUESTIONS: usize = 2;
 
 /// What a treasurer is made of.
 #[derive(Debug)]
@@ -45,12 +47,26 @@ pub struct Parts<F> {
 struct Stream {
     number: u64,
     out: mpsc::Sender<v1::BudgetUpdate>,
+    /// Its process is known to have ended: with it ends what it may spend.
+    ended: bool,
 }
 
 /// What came of something that was asked.
 enum Answer {
-    Counted { name: String, month: Month, usage: Option<UsageSum>, settled: BTreeMap<Process, Amount>, took: Duration },
-    Written { name: String, status: Box<BudgetStatus>, ok: bool },
+    Counted {
+        name: String,
+        /// See [`Book::life`].
+        life: u64,
+        usage: Option<Box<UsageSum>>,
+        settled: BTreeMap<Process, Amount>,
+        took: Duration,
+    },
+    Written {
+        name: String,
+        uid: Option<String>,
+        status: Box<BudgetStatus>,
+        ok: bool,
+    },
 }
 
 /// See the module above.
@@ -64,12 +80,23 @@ pub struct Treasurer<F> {
     events: Option<mpsc::Receiver<BudgetEvent>>,
     answers: mpsc::Receiver<Answer>,
     answer: mpsc::Sender<Answer>,
+    questions: Arc<Semaphore>,
     /// By the object's name.
     books: BTreeMap<String, Book>,
+    /// Of tenants the name of the one that is in force.
+    in_force: BTreeMap<String, String>,
     streams: BTreeMap<Process, Stream>,
+    /// What activators are told next; nothing stays in it.
+    outbox: BTreeMap<Process, v1::BudgetUpdate>,
     /// Those that began before the budgets were known.
     early: Vec<(Process, Stream, Vec<v1::Spent>)>,
     synced: bool,
+    /// Books whose standing may have changed.
+    touched: BTreeSet<String>,
+    clock: Instant,
+    began: Instant,
+    /// Lives that were given to books.
+    lives: u64,
     /// Tenants that the office was told of.
     stopped: BTreeSet<Arc<str>>,
 }
@@ -92,9 +119,16 @@ impl<F: Fleet> Treasurer<F> {
             events,
             answers,
             answer,
+            questions: Arc::new(Semaphore::new(QUESTIONS)),
             books: BTreeMap::new(),
+            in_force: BTreeMap::new(),
             streams: BTreeMap::new(),
+            outbox: BTreeMap::new(),
             early: Vec::new(),
+            touched: BTreeSet::new(),
+            clock: Instant::now(),
+            began: Instant::now(),
+            lives: 0,
             stopped: BTreeSet::new(),
             parts,
         };
@@ -104,13 +138,8 @@ impl<F: Fleet> Treasurer<F> {
     /// Works until it is told to stop.
     pub async fn run(mut self, stop: CancellationToken) {
         loop {
-            let due = self
-                .books
-                .values()
-                .filter_map(|book| [book.due(), book.write_again_at].into_iter().flatten().min())
-                .min();
-            let clock = Instant::now() + CLOCK;
-            let wake = due.map_or(clock, |due| due.min(clock));
+            let due = self.books.values().flat_map(|book| [book.due(), book.write_again_at]).flatten().min();
+            let wake = due.map_or(self.clock, |due| due.min(self.clock));
             tokio::select! {
                 () = stop.cancelled() => return,
                 letter = self.letters.recv() => if let Some(letter) = letter { self.read(letter) },
@@ -120,34 +149,54 @@ impl<F: Fleet> Treasurer<F> {
                 () = tokio::time::sleep_until(wake) => {}
             }
             self.look().await;
+            self.send();
         }
     }
 
     fn read(&mut self, letter: Letter) {
         match letter {
             Letter::Join { process, stream, said, out } => {
-                let stream = Stream { number: stream, out };
+                let stream = Stream { number: stream, out, ended: false };
                 if self.synced { self.join(process, stream, &said) } else { self.early.push((process, stream, said)) }
             }
             Letter::Report { process, stream, said, farewell } => {
-                if self.streams.get(&process).is_none_or(|present| present.number != stream) {
+                let Some(present) = self.streams.get_mut(&process).filter(|present| present.number == stream) else {
                     return;
-                }
-                for book in self.books.values_mut().filter(|book| book.bounds()) {
-                    book.hear(&process, &said, &self.plan);
-                    if farewell {
-                        book.quit(&process);
+                };
+                present.ended = false;
+                for name in said.iter().filter_map(|spent| self.in_force.get(&spent.tenant)) {
+                    if let Some(book) = self.books.get_mut(name) {
+                        book.hear(&process, &said);
+                        self.touched.insert(name.clone());
                     }
+                }
+                if farewell {
+                    self.books.values_mut().for_each(|book| book.quit(&process));
+                    self.touch_all();
                 }
             }
             Letter::Leave { process, stream } => {
                 self.early.retain(|(_, early, _)| early.number != stream);
-                if self.streams.get(&process).is_some_and(|present| present.number == stream) {
-                    self.streams.remove(&process);
-                    self.books.values_mut().for_each(|book| book.mute(&process));
+                let Some(present) = self.streams.remove(&process) else { return };
+                if present.number != stream {
+                    self.streams.insert(process, present);
+                } else {
+                    self.mute(&process, present.ended);
                 }
             }
         }
+    }
+
+    /// An activator can be told nothing any more; it may go on to spend, unless it has ended.
+    fn mute(&mut self, process: &Process, ended: bool) {
+        for book in self.books.values_mut() {
+            if ended { book.left(|member| member == process) } else { book.mute(process) }
+        }
+        self.touch_all();
+    }
+
+    fn touch_all(&mut self) {
+        self.touched.extend(self.books.keys().cloned());
     }
 
     /// An activator listens: it is told everything.
@@ -155,170 +204,194 @@ impl<F: Fleet> Treasurer<F> {
         // Its place runs this one now: whatever ran there before has ended.
         let before = |other: &Process| other.name == process.name && *other != process;
         self.streams.retain(|other, _| !before(other));
+        // What waits to be told is of the stream before.
+        self.outbox.remove(&process);
         for book in self.books.values_mut() {
             book.left(before);
             if book.bounds() {
-                book.join(&process, said, &self.plan);
+                book.join(&process, said);
             }
         }
-        let mut first = BTreeMap::new();
-        let names: Vec<String> = self.books.keys().cloned().collect();
-        for name in names {
-            for (to, allowance) in self.dealt(&name, false) {
-                if to == process { drop(first.insert(name.clone(), allowance)) } else { self.tell(&to, allowance) }
+        let (mut mine, mut others) = (BTreeMap::new(), Vec::new());
+        for (name, book) in self.books.iter_mut().filter(|(_, book)| book.bounds()) {
+            for (to, told) in book.deal() {
+                if to == process {
+                    mine.insert(name.clone(), told);
+                } else {
+                    others.extend(book.allowance(&to, Some(told)).map(|allowance| (to, allowance)));
+                }
             }
         }
         let bounding = self.books.iter().filter(|(_, book)| book.bounds());
-        let allowances = bounding
-            .filter_map(|(name, book)| first.remove(name).or_else(|| book.allowance(&process, None, &self.plan)))
-            .collect();
+        let allowances =
+            bounding.filter_map(|(name, book)| book.allowance(&process, mine.get(name).copied())).collect();
         let update =
             v1::BudgetUpdate { snapshot: true, allowances, removed: Vec::new(), price_plan: self.plan_text.clone() };
         if stream.out.try_send(update).is_ok() {
             self.streams.insert(process, stream);
+        } else {
+            self.mute(&process, false);
         }
+        others.into_iter().for_each(|(to, allowance)| self.tell(&to, allowance));
+        self.touch_all();
     }
 
+    /// One that is still heard may be the next of the same name: it ends with its stream, unless it speaks again.
     fn gone(&mut self, names: &BTreeSet<String>) {
-        // One that is heard is the next of the same name.
+        for (process, stream) in &mut self.streams {
+            stream.ended |= names.contains(&*process.name);
+        }
         let streams = &self.streams;
         let over = |process: &Process| names.contains(&*process.name) && !streams.contains_key(process);
         self.books.values_mut().for_each(|book| book.left(over));
+        self.touch_all();
     }
 
     fn saw(&mut self, event: BudgetEvent) {
         let now = Instant::now();
-        match event {
+        let left = match event {
             BudgetEvent::There(object) => self.there(object, now),
             BudgetEvent::Gone(name) => {
-                if let Some(book) = self.books.remove(&name) {
-                    self.removed(&book.tenant);
-                }
-                self.rank();
+                self.shown.show(&name, None);
+                self.books.remove(&name).map(|book| book.tenant)
             }
             BudgetEvent::Synced => {
                 self.synced = true;
                 tracing::info!(budgets = self.books.len(), "budgets are known");
+                self.rank();
                 for (process, stream, said) in std::mem::take(&mut self.early) {
                     self.join(process, stream, &said);
                 }
+                return;
             }
+        };
+        // Before they are known as a whole nobody is told.
+        if self.synced {
+            self.rank();
+            left.into_iter().for_each(|tenant| self.removed(&tenant));
         }
     }
 
-    fn there(&mut self, object: Arc<Budget>, now: Instant) {
+    /// An object as it is now; answers the tenant that it is no longer of.
+    fn there(&mut self, object: Arc<Budget>, now: Instant) -> Option<String> {
         let name = object.name_any();
-        let month = Month::of(Timestamp::now());
-        let full = self.books.len() >= MAX_BUDGETS && !self.books.contains_key(&name);
+        self.touched.insert(name.clone());
         match self.books.get_mut(&name) {
             Some(book) if book.object.metadata.uid == object.metadata.uid => {
                 if book.object.spec == object.spec {
                     book.object = object;
-                    return;
+                    return None;
                 }
-                let tenant = book.tenant.clone();
+                let (tenant, before) = (book.tenant.clone(), book.state);
                 book.change(object, &self.plan, now);
-                if book.tenant != tenant {
-                    self.removed(&tenant);
-                }
-            }
-            _ if full => {
-                tracing::error!(budget = name, "there are {MAX_BUDGETS} budgets already: this one is not in force");
-                return;
+                let moved = (book.tenant != tenant).then_some(tenant);
+                self.turned(&name, before);
+                moved
             }
             _ => {
-                let book = Book::new(object, &self.plan, month, now);
-                if let Some(before) = self.books.insert(name, book) {
-                    self.removed(&before.tenant);
-                }
+                self.lives += 1;
+                // Terms of one book are numbered behind its first one.
+                let life = self.lives << 32;
+                let hold = (!self.synced).then(|| self.began + SHARES_HOLD);
+                let book = Book::new(object, &self.plan, Month::of(Timestamp::now()), (life, now, hold));
+                self.books.insert(name, book).map(|before| before.tenant)
             }
         }
-        self.rank();
     }
 
-    /// Of several budgets of one tenant the oldest counts. Those that count now, and did not, begin.
+    /// Of several budgets of one tenant the oldest counts, and of all of them so many. Those that count now, and did not,
+    /// begin.
     fn rank(&mut self) {
-        let mut oldest: BTreeMap<&str, &Book> = BTreeMap::new();
-        for book in self.books.values().filter(|book| book.limit.is_ok()) {
-            let first = oldest.entry(&book.tenant).or_insert(book);
-            if book.age() < first.age() {
-                *first = book;
+        let counts = |book: &&Book| book.limit.is_ok() && !matches!(book.fit, Fit::OtherCurrency(_));
+        let mut by_age: Vec<&Book> = self.books.values().filter(counts).collect();
+        by_age.sort_by_key(|book| book.age());
+        let mut oldest: BTreeMap<String, String> = BTreeMap::new();
+        let mut fits: Vec<(String, Fit)> = Vec::new();
+        for book in by_age {
+            let fit = match oldest.get(&book.tenant) {
+                Some(first) => Fit::TenantHasBudget(first.clone()),
+                None if oldest.len() >= MAX_BUDGETS => Fit::TooMany,
+                None => {
+                    oldest.insert(book.tenant.clone(), book.name().to_owned());
+                    Fit::InForce
+                }
+            };
+            fits.push((book.name().to_owned(), fit));
+        }
+        for (name, fit) in fits {
+            if let Some(book) = self.books.get_mut(&name).filter(|book| book.fit != fit) {
+                book.fit = fit;
+                self.touched.insert(name);
             }
         }
-        let oldest: BTreeMap<String, String> =
-            oldest.into_iter().map(|(tenant, book)| (tenant.to_owned(), book.name().to_owned())).collect();
-        for (name, book) in &mut self.books {
-            let first = oldest.get(&book.tenant).filter(|first| *first != name && book.limit.is_ok());
-            match (first, &book.fit) {
-                (Some(first), Fit::InForce | Fit::TenantHasBudget(_)) => book.fit = Fit::TenantHasBudget(first.clone()),
-                (None, Fit::TenantHasBudget(_)) => book.fit = Fit::InForce,
-                _ => {}
-            }
-        }
+        self.in_force = oldest;
         self.bind();
     }
 
     /// Activators are told of budgets that bound, and did not before; and of those that do no longer.
     fn bind(&mut self) {
-        let mut told = Vec::new();
-        let mut removed = Vec::new();
+        let (mut told, mut removed) = (Vec::new(), Vec::new());
         for book in self.books.values_mut() {
             for process in self.streams.keys() {
                 match (book.bounds(), book.knows(process)) {
                     (true, false) => {
-                        book.join(process, &[], &self.plan);
-                        told.extend(
-                            book.allowance(process, None, &self.plan).map(|allowance| (process.clone(), allowance)),
-                        );
+                        book.join(process, &[]);
+                        told.extend(book.allowance(process, None).map(|allowance| (process.clone(), allowance)));
                     }
                     (false, true) => removed.push(book.tenant.clone()),
                     _ => {}
                 }
             }
             if !book.bounds() {
-                book.left(|_| true);
+                book.release();
             }
         }
-        removed.iter().for_each(|tenant| self.removed(tenant));
         told.into_iter().for_each(|(process, allowance)| self.tell(&process, allowance));
+        removed.iter().for_each(|tenant| self.removed(tenant));
     }
 
     /// A tenant has no budget that stops any more, unless there is another one.
     fn removed(&mut self, tenant: &str) {
-        if self.books.values().any(|book| book.tenant == tenant && book.bounds()) {
+        let bounds = self.in_force.get(tenant).and_then(|name| self.books.get(name)).is_some_and(Book::bounds);
+        if bounds {
             return;
         }
-        let update = v1::BudgetUpdate { removed: vec![tenant.to_owned()], ..Default::default() };
-        self.send(self.streams.keys().cloned().collect(), &update);
+        for process in self.streams.keys() {
+            let update = self.outbox.entry(process.clone()).or_default();
+            update.allowances.retain(|allowance| allowance.tenant != tenant);
+            if !update.removed.iter().any(|removed| removed == tenant) {
+                update.removed.push(tenant.to_owned());
+            }
+        }
     }
 
     fn answered(&mut self, answer: Answer) {
         let now = Instant::now();
         match answer {
-            Answer::Counted { name, month, usage, settled, took } => {
-                let Some(book) = self.books.get_mut(&name) else { return };
+            Answer::Counted { name, life, usage, settled, took } => {
+                let Some(book) = self.books.get_mut(&name).filter(|book| book.life == life) else { return };
                 let before = book.state;
-                book.answered((month, usage.as_ref()), &settled, &self.plan, took, now);
-                if book.state != before {
-                    self.turned(&name, before);
-                }
+                book.answered(usage.as_deref(), &settled, &self.plan, took, now);
+                self.turned(&name, before);
+                self.touched.insert(name);
             }
-            Answer::Written { name, status, ok } => {
-                let Some(book) = self.books.get_mut(&name) else { return };
+            Answer::Written { name, uid, status, ok } => {
+                let Some(book) = self.books.get_mut(&name).filter(|book| book.object.metadata.uid == uid) else {
+                    return;
+                };
                 (book.writing, book.well) = (false, ok);
                 if ok {
                     book.written = *status;
-                    book.write_again_at = Some(now + WRITE);
-                } else {
-                    book.write_again_at = Some(now + WRITE_AGAIN);
                 }
+                book.write_again_at = Some(now + if ok { WRITE } else { WRITE_AGAIN });
+                self.touched.insert(name);
             }
         }
     }
 
-    /// A budget came into another state: everybody is told.
+    /// A budget may have come into another state: everybody is told.
     fn turned(&mut self, name: &str, before: BudgetState) {
-        let Some(book) = self.books.get(name) else { return };
+        let Some(book) = self.books.get(name).filter(|book| book.state != before) else { return };
         if let Some(note) = book.note(before, &self.plan) {
             match note.kind {
                 NoteKind::Warning => tracing::warn!(budget = name, "{}", note.message),
@@ -327,38 +400,40 @@ impl<F: Fleet> Treasurer<F> {
             self.write_note(book.object.clone(), note);
         }
         if before == BudgetState::Stopped || book.state == BudgetState::Stopped {
-            for (to, allowance) in self.dealt(name, true) {
-                self.tell(&to, allowance);
-            }
+            self.deal(name, true);
         }
     }
 
     /// Deals a budget out; with `all`, everybody is told how it stands, also where nothing changes.
-    fn dealt(&mut self, name: &str, all: bool) -> Vec<(Process, v1::Allowance)> {
-        let Some(book) = self.books.get_mut(name).filter(|book| book.bounds()) else { return Vec::new() };
+    fn deal(&mut self, name: &str, all: bool) {
+        let Some(book) = self.books.get_mut(name).filter(|book| book.bounds()) else { return };
         let mut told: BTreeMap<Process, Option<Told>> = BTreeMap::new();
         if all {
             told.extend(self.streams.keys().map(|process| (process.clone(), None)));
         }
         told.extend(book.deal().into_iter().map(|(process, told)| (process, Some(told))));
         let allowance = |(process, told): (Process, Option<Told>)| {
-            book.allowance(&process, told, &self.plan).map(|allowance| (process, allowance))
+            book.allowance(&process, told).map(|allowance| (process, allowance))
         };
-        told.into_iter().filter_map(allowance).collect()
+        let told: Vec<(Process, v1::Allowance)> = told.into_iter().filter_map(allowance).collect();
+        told.into_iter().for_each(|(to, allowance)| self.tell(&to, allowance));
     }
 
+    /// The newest word on a tenant takes the place of one that was not sent yet.
     fn tell(&mut self, to: &Process, allowance: v1::Allowance) {
-        let update = v1::BudgetUpdate { allowances: vec![allowance], ..Default::default() };
-        self.send(vec![to.clone()], &update);
+        let update = self.outbox.entry(to.clone()).or_default();
+        update.removed.retain(|tenant| *tenant != allowance.tenant);
+        update.allowances.retain(|other| other.tenant != allowance.tenant);
+        update.allowances.push(allowance);
     }
 
     /// Who does not read what it is told loses its stream: it begins another one, which tells everything.
-    fn send(&mut self, to: Vec<Process>, update: &v1::BudgetUpdate) {
-        for process in to {
+    fn send(&mut self) {
+        for (process, update) in std::mem::take(&mut self.outbox) {
             let Some(stream) = self.streams.get(&process) else { continue };
-            if stream.out.try_send(update.clone()).is_err() {
-                self.streams.remove(&process);
-                self.books.values_mut().for_each(|book| book.mute(&process));
+            if stream.out.try_send(update).is_err() {
+                let ended = self.streams.remove(&process).is_some_and(|stream| stream.ended);
+                self.mute(&process, ended);
             }
         }
     }
@@ -366,30 +441,31 @@ impl<F: Fleet> Treasurer<F> {
     /// Does what is due.
     async fn look(&mut self) {
         let (now, wall) = (Instant::now(), Timestamp::now());
-        let month = Month::of(wall);
-        let names: Vec<String> = self.books.keys().cloned().collect();
-        for name in &names {
-            if let Some(book) = self.books.get_mut(name).filter(|book| book.month < month) {
-                let before = book.state;
-                book.begin(month, now);
-                self.turned(name, before);
-                for (to, allowance) in self.dealt(name, true) {
-                    self.tell(&to, allowance);
-                }
-            }
-            for (to, allowance) in self.dealt(name, false) {
-                self.tell(&to, allowance);
-            }
-            self.count(name, now);
-            self.write(name, now, wall);
+        if self.clock <= now {
+            self.clock = now + CLOCK;
+            self.touch_all();
         }
-        self.shown.show(self.books.values().map(|book| book.view(&self.plan)).collect());
-        let stopped: BTreeSet<Arc<str>> = self
-            .books
-            .values()
-            .filter(|book| book.bounds() && book.state == BudgetState::Stopped)
-            .map(|book| book.tenant.as_str().into())
-            .collect();
+        let is_due = |book: &Book| [book.due(), book.write_again_at].into_iter().flatten().any(|at| at <= now);
+        self.touched.extend(self.books.iter().filter(|(_, book)| is_due(book)).map(|(name, _)| name.clone()));
+        let month = Month::of(wall);
+        for name in std::mem::take(&mut self.touched) {
+            let Some(book) = self.books.get_mut(&name) else { continue };
+            book.look_at_clock(now);
+            if book.month < month {
+                let before = book.state;
+                book.begin(month, &self.plan, now);
+                self.turned(&name, before);
+                self.deal(&name, true);
+            }
+            self.deal(&name, false);
+            self.count(&name, now);
+            self.write(&name, now, wall);
+            let view = self.books.get(&name).map(|book| book.view(&self.plan));
+            self.shown.show(&name, view);
+        }
+        let stops = |book: &&Book| book.bounds() && book.state == BudgetState::Stopped;
+        let stopped: BTreeSet<Arc<str>> =
+            self.books.values().filter(stops).map(|book| book.tenant.as_str().into()).collect();
         if stopped != self.stopped {
             self.stopped.clone_from(&stopped);
             // The office ends only with the controller.
@@ -400,17 +476,21 @@ impl<F: Fleet> Treasurer<F> {
     /// Asks the ledger what was spent.
     fn count(&mut self, name: &str, now: Instant) {
         let Some(book) = self.books.get_mut(name) else { return };
-        if book.due().is_none_or(|due| due > now) {
+        if !book.is_due(now) {
             return;
         }
-        let (settled, month, tenant) = (book.ask(), book.month, book.tenant.clone());
+        let Ok(turn) = Arc::clone(&self.questions).try_acquire_owned() else {
+            // Somebody's answer comes, and with it the next look.
+            return book.later(now);
+        };
+        let (settled, life, month, tenant) = (book.ask(), book.life, book.month, book.tenant.clone());
         let (door, answer, name) = (self.parts.ledger.clone(), self.answer.clone(), name.to_owned());
         tokio::spawn(async move {
             let began = Instant::now();
             let usage = match door.ledger() {
                 Ok(ledger) => match ledger.tenant_usage(&tenant, month.hours()).await {
-                    Ok(usage) => Some(usage),
-                    Err(ReadError::UnknownTenant(_)) => Some(UsageSum::default()),
+                    Ok(usage) => Some(Box::new(usage)),
+                    Err(ReadError::UnknownTenant(_)) => Some(Box::default()),
                     Err(error) => {
                         tracing::warn!(budget = name, %error, "what was spent could not be read");
                         None
@@ -418,7 +498,8 @@ impl<F: Fleet> Treasurer<F> {
                 },
                 Err(_) => None,
             };
-            let counted = Answer::Counted { name, month, usage, settled, took: began.elapsed() };
+            drop(turn);
+            let counted = Answer::Counted { name, life, usage, settled, took: began.elapsed() };
             // Nobody listens only when the treasurer has ended.
             let _ = answer.send(counted).await;
         });
@@ -438,14 +519,15 @@ impl<F: Fleet> Treasurer<F> {
             return;
         }
         (book.writing, book.write_again_at) = (true, None);
-        let (fleet, object, answer, name) =
-            (self.parts.fleet.clone(), book.object.clone(), self.answer.clone(), name.to_owned());
+        let (fleet, object, answer) = (self.parts.fleet.clone(), book.object.clone(), self.answer.clone());
+        let name = name.to_owned();
         tokio::spawn(async move {
             let written = fleet.report_budget(&object, &status).await;
             if let Err(error) = &written {
                 tracing::warn!(budget = name, %error, "the status could not be written");
             }
-            let _ = answer.send(Answer::Written { name, status: Box::new(status), ok: written.is_ok() }).await;
+            let uid = object.metadata.uid.clone();
+            let _ = answer.send(Answer::Written { name, uid, status: Box::new(status), ok: written.is_ok() }).await;
         });
     }
 

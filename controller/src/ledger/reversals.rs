@@ -46,7 +46,7 @@ pub struct RecordId {
 pub struct Order<'a> {
     /// Who: a user's name.
     pub by: &'a str,
-    /// Why: 1 to [`MAX_REASON`] bytes.
+    /// Why: 1 to [`MAX_REASON`] characters.
     pub reason: &'a str,
     /// When.
     pub at: Timestamp,
@@ -245,11 +245,8 @@ fn check(ids: &[RecordId], order: Order<'_>) -> Result<(), ReverseError> {
         return refused(format!("{} records: take 1 to {MAX_AT_ONCE} back at once", ids.len()));
     }
     let reason = order.reason;
-    if !(1..=MAX_REASON).contains(&reason.trim().len())
-        || reason.len() > MAX_REASON
-        || reason.contains(char::is_control)
-    {
-        return refused(format!("a reason is a line of 1 to {MAX_REASON} bytes"));
+    if reason.trim().is_empty() || reason.chars().count() > MAX_REASON || reason.contains(char::is_control) {
+        return refused(format!("a reason is a line of 1 to {MAX_REASON} characters"));
     }
     Ok(())
 }
@@ -260,10 +257,10 @@ fn cut(by: &str) -> String {
 
 /// The records that there are. Those of an hour and an epoch stand together: they are looked for in one go.
 async fn find(store: &dyn Store, ids: &[RecordId]) -> Result<BTreeMap<RecordId, RecordRow>, ReadError> {
-    let mut places: BTreeMap<(u32, u64, u32), BTreeMap<u64, RecordId>> = BTreeMap::new();
+    let mut places: BTreeMap<(u32, u64, u32), BTreeMap<(u64, i64), RecordId>> = BTreeMap::new();
     for id in ids {
         let place = (hour_of(id.received_at_us), id.activator, id.epoch);
-        places.entry(place).or_default().insert(id.seq, *id);
+        places.entry(place).or_default().insert((id.seq, id.received_at_us), *id);
     }
     let mut found = BTreeMap::new();
     for ((hour, activator, epoch), wanted) in places {
@@ -277,9 +274,8 @@ async fn find(store: &dyn Store, ids: &[RecordId]) -> Result<BTreeMap<RecordId, 
             let page = store.records(scan).await?;
             for row in page.rows {
                 let RecordKey { activator: of, epoch: life, seq, .. } = row.key;
-                let is =
-                    |id: &&RecordId| (of, life, row.record.received_at_us) == (activator, epoch, id.received_at_us);
-                if let Some(id) = wanted.get(&seq).filter(is) {
+                let id = wanted.get(&(seq, row.record.received_at_us));
+                if let Some(id) = id.filter(|_| (of, life) == (activator, epoch)) {
                     found.insert(*id, row);
                 }
             }
@@ -307,11 +303,19 @@ fn rules(sum: &UsageSum, class: Class) -> Vec<Metering> {
 
 /// Fails when a function's month would have more reversals than a statement reads.
 async fn bounded(store: &dyn Store, entries: &[Entry]) -> Result<(), ReverseError> {
-    let mut months: BTreeMap<(u32, Month), usize> = BTreeMap::new();
-    entries.iter().for_each(|entry| *months.entry((entry.function, Month::of_hour(entry.hour))).or_default() += 1);
-    for ((function, month), more) in months {
-        let kept = store.reversals(vec![function], month.hours()).await?.len();
-        if kept + more > MAX_OF_MONTH {
+    let mut months: BTreeMap<(u32, Month), HashSet<(u64, u32, u64)>> = BTreeMap::new();
+    let of = |entry: &Entry| (entry.activator, entry.epoch, entry.seq);
+    for entry in entries {
+        months.entry((entry.function, Month::of_hour(entry.hour))).or_default().insert(of(entry));
+    }
+    for ((function, month), mut more) in months {
+        let there = store.reversals(vec![function], month.hours()).await?;
+        let kept = there.len();
+        // An order that is given again takes nothing more back.
+        for entry in &there {
+            more.remove(&of(entry));
+        }
+        if kept + more.len() > MAX_OF_MONTH && !more.is_empty() {
             let why = format!(
                 "{kept} records of this function are taken back in {month} already, and at most {MAX_OF_MONTH} can be: \
                  credit the rest outside of this ledger"

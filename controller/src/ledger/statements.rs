@@ -40,6 +40,7 @@ pub struct Statement {
     /// Billed ones.
     pub billed_calls: u64,
     /// Of those, calls whose records are taken back: what they cost is in the line [`REVERSALS`].
+    #[serde(default)]
     pub reversed_calls: u64,
     /// Of the billed ones, calls whose time is in no line: see [`dormouse_core::price::Statement::unmetered`].
     pub unmetered_calls: u64,

@@ -15,6 +15,7 @@ use futures::{StreamExt, TryStreamExt};
 use std::ops::Range;
 use std::pin::pin;
 use std::sync::Arc;
+use tokio_util::task::AbortOnDropHandle;
 
 /// Rows of a part, about: 400 B each as sums, 200 B as a line of CSV. A group is never cut: one by the hour has as many as
 /// hours are kept, 9,500 of 13 months.
@@ -50,9 +51,14 @@ async fn send(
     mut sheet: Sheet,
     sender: Sender,
 ) -> Result<(), ApiError> {
-    let parts = groups.parts(PART).map(|part| read(&api, &period, &groups, part));
-    let mut parts = pin!(futures::stream::iter(parts).buffered(AHEAD));
-    while let Some(rows) = parts.try_next().await? {
+    // Each reads by itself and gives its turn back when it has: who reads what is sent may be slow.
+    let read = |part| {
+        let (api, period, groups) = (api.clone(), Arc::clone(&period), Arc::clone(&groups));
+        AbortOnDropHandle::new(tokio::spawn(async move { read(&api, &period, &groups, part).await }))
+    };
+    let mut parts = pin!(futures::stream::iter(groups.parts(PART).map(read)).buffered(AHEAD));
+    while let Some(rows) = parts.try_next().await.map_err(|_| ApiError::Internal)? {
+        let rows = rows?;
         // Thousands of rows are a moment's work: not on a thread that others wait for.
         let bytes;
         (sheet, bytes) = tokio::task::spawn_blocking(move || {

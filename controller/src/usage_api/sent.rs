@@ -29,8 +29,10 @@ where
     let making = make(Sender(sender));
     tokio::spawn(async move {
         let _room = room;
-        if let Ok(Err(why)) = tokio::time::timeout(LONGEST, making).await {
-            tracing::error!(error = ?why, "an answer broke off");
+        match tokio::time::timeout(LONGEST, making).await {
+            Ok(Ok(())) => {}
+            Ok(Err(why)) => tracing::error!(error = ?why, "an answer broke off"),
+            Err(_) => tracing::warn!("an answer broke off: it was not read within {} s", LONGEST.as_secs()),
         }
     });
     Body::from_stream(whole(receiver))
@@ -56,7 +58,11 @@ impl Sender {
             return !self.0.is_closed();
         }
         let sent = tokio::time::timeout(STALL, self.0.send(Some(bytes.into())));
-        matches!(sent.await, Ok(Ok(())))
+        let sent = sent.await;
+        if sent.is_err() {
+            tracing::warn!("an answer broke off: a part of it was not read within {} s", STALL.as_secs());
+        }
+        matches!(sent, Ok(Ok(())))
     }
 
     /// The last part, and that it is the last one.

@@ -2,6 +2,7 @@
 
 use super::*;
 use proptest::prelude::*;
+use std::collections::BTreeSet;
 
 const MEMBERS: usize = 3;
 
@@ -62,6 +63,12 @@ struct World {
     /// What the ledger has beside calls.
     other: Amount,
     asked: Option<BTreeMap<usize, Amount>>,
+    /// Present names of the members: one that was started anew is another one.
+    names: Vec<usize>,
+    /// What members that have ended had spent within their allowances, and all that they had.
+    past: (Amount, Amount),
+    /// Members that this life of the account has heard.
+    joined: BTreeSet<usize>,
 }
 
 #[derive(Clone, Debug)]
@@ -78,6 +85,10 @@ enum Step {
     Warm(Amount),
     Break(usize),
     Join(usize),
+    /// It ends in order, with everything shipped, and another one begins in its place.
+    Replace(usize),
+    /// The account's keeper is started anew.
+    Renew,
 }
 
 impl World {
@@ -88,13 +99,16 @@ impl World {
             limit,
             other: 0,
             asked: None,
+            names: (0..MEMBERS).collect(),
+            past: (0, 0),
+            joined: BTreeSet::new(),
         };
-        (0..MEMBERS).for_each(|m| world.account.join(&m, Said::default()));
+        (0..MEMBERS).for_each(|m| world.step(&Step::Join(m)));
         world
     }
 
     fn ledger(&self) -> Amount {
-        self.other + self.members.iter().map(|m| m.settled).sum::<Amount>()
+        self.other + self.past.1 + self.members.iter().map(|m| m.settled).sum::<Amount>()
     }
 
     fn step(&mut self, step: &Step) {
@@ -108,16 +122,19 @@ impl World {
             }
             Step::Arrive(m) => {
                 if let Some(said) = self.members[m].outbox.pop_front() {
-                    self.account.hear(&m, said);
+                    self.account.hear(&self.names[m], said);
                 }
             }
             Step::Hear(m) => self.members[m].hear(),
             Step::Deal => {
-                for (m, told) in self.account.deal() {
-                    self.members[m].inbox.push_back(told);
+                for (name, told) in self.account.deal() {
+                    // What is told to one that was replaced meanwhile is heard by nobody.
+                    if let Some(m) = self.names.iter().position(|known| *known == name) {
+                        self.members[m].inbox.push_back(told);
+                    }
                 }
             }
-            Step::Ask => self.asked = Some(self.account.settled()),
+            Step::Ask => self.asked = Some(self.account.ask()),
             Step::Answer => {
                 if let Some(settled) = self.asked.take() {
                     self.account.rebase(self.ledger(), &settled);
@@ -128,19 +145,44 @@ impl World {
             Step::Break(m) => {
                 self.members[m].outbox.clear();
                 self.members[m].inbox.clear();
-                self.account.mute(&m);
+                self.account.mute(&self.names[m]);
             }
             Step::Join(m) => {
                 self.members[m].outbox.clear();
                 self.members[m].inbox.clear();
-                self.account.join(&m, self.members[m].said());
+                // Numbers of another stream mean nothing in this one.
+                self.members[m].acts_by = 0;
+                self.account.join(&self.names[m], self.members[m].said());
+                self.joined.insert(m);
+                self.account.hold(self.joined.len() < MEMBERS);
+            }
+            Step::Replace(m) => {
+                while !self.members[m].running.is_empty() {
+                    self.members[m].end_call();
+                }
+                let gone = std::mem::take(&mut self.members[m]);
+                self.past.0 += gone.within;
+                self.past.1 += gone.spent;
+                self.account.left(&self.names[m]);
+                self.names[m] += MEMBERS;
+                self.step(&Step::Join(m));
+            }
+            Step::Renew => {
+                self.account = Account::new(self.limit, self.ledger());
+                self.account.hold(true);
+                self.asked = None;
+                self.joined.clear();
+                for member in &mut self.members {
+                    member.inbox.clear();
+                    member.outbox.clear();
+                }
             }
         }
     }
 
     /// What may be spent within allowances is never more than the limit; warm capacity is nobody's allowance.
     fn check(&self) {
-        let within: Amount = self.members.iter().map(|m| m.within + m.left()).sum();
+        let within: Amount = self.past.0 + self.members.iter().map(|m| m.within + m.left()).sum::<Amount>();
         assert!(within <= self.limit, "{within} of {}: {self:?}", self.limit);
     }
 
@@ -183,7 +225,9 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => Just(Step::Answer),
         1 => (1..10u128).prop_map(Step::Warm),
         1 => m.clone().prop_map(Step::Break),
-        1 => m.prop_map(Step::Join),
+        1 => m.clone().prop_map(Step::Join),
+        1 => m.prop_map(Step::Replace),
+        1 => Just(Step::Renew),
     ];
     prop::collection::vec(step, 0..200)
 }
@@ -258,7 +302,8 @@ fn a_busy_member_spends_to_the_last_unit_what_idle_ones_hold() {
         assert!(rounds < 20, "half of what is left with each round");
     }
     assert!(!account.is_used_up(), "only the ledger says so");
-    account.rebase(1000, &account.settled());
+    let settled = account.ask();
+    account.rebase(1000, &settled);
     assert!(account.is_used_up());
 }
 
@@ -275,7 +320,25 @@ fn a_raised_limit_is_given_at_once_and_a_lowered_one_taken_back() {
     act(&mut account, &mut said);
     assert_eq!(said["a"].allowed, 10);
     account.left(&"a");
+    assert_eq!(account.free(), 0);
+    let asked = account.ask();
+    account.rebase(0, &asked);
     assert_eq!(account.free(), 10);
+}
+
+#[test]
+fn what_one_that_ended_had_spent_is_held_until_the_ledger_was_asked() {
+    let mut account = Account::new(100, 0);
+    account.join(&"a", Said::default());
+    let [(_, Told { number, allowed })] = account.deal()[..] else { panic!("one is told") };
+    account.hear(&"a", Said { acts_by: number, allowed, spent: 40, settled: 0, wants: false });
+    let before = account.ask();
+    account.left(&"a");
+    account.rebase(0, &before);
+    assert_eq!(account.free(), 0, "asked before it ended");
+    let after = account.ask();
+    account.rebase(40, &after);
+    assert_eq!((account.free(), account.members().count()), (60, 0));
 }
 
 #[test]
@@ -288,5 +351,7 @@ fn who_cannot_be_told_keeps_what_he_has() {
     account.join(&"b", Said { wants: true, ..Said::default() });
     assert_eq!(account.deal(), [], "all of it may be spent where nobody is heard");
     account.left(&"a");
-    assert_eq!(account.deal(), [("b", Told { number: 2, allowed: 100 })]);
+    let asked = account.ask();
+    account.rebase(30, &asked);
+    assert_eq!(account.deal(), [("b", Told { number: 2, allowed: 70 })], "the ledger says what it had spent");
 }

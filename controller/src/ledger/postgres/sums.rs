@@ -127,7 +127,12 @@ impl<'a> Asked<'a> {
             }
             Ok((u32::try_from(time).map_err(|_| Trouble::Corrupt("sum"))?, sum))
         };
-        sums.iter().map(row).collect()
+        let rows: Vec<_> = sums.iter().map(row).collect::<Result<_, Trouble>>()?;
+        // One without its sum would hide those behind it: calls that are not billed must not go unnoticed.
+        match classes.next() {
+            None => Ok(rows),
+            Some(_) => Err(Trouble::Corrupt("sum")),
+        }
     }
 }
 
