@@ -255,9 +255,15 @@ fn cut(by: &str) -> String {
     by.char_indices().take_while(|(at, c)| at + c.len_utf8() <= MAX_BY).map(|(_, c)| c).collect()
 }
 
+/// Records of one hour and epoch, by their number there and their time.
+type Wanted = BTreeMap<(u64, i64), RecordId>;
+
+/// Activator, epoch and the number there: what a reversal is kept by.
+type Number = (u64, u32, u64);
+
 /// The records that there are. Those of an hour and an epoch stand together: they are looked for in one go.
 async fn find(store: &dyn Store, ids: &[RecordId]) -> Result<BTreeMap<RecordId, RecordRow>, ReadError> {
-    let mut places: BTreeMap<(u32, u64, u32), BTreeMap<(u64, i64), RecordId>> = BTreeMap::new();
+    let mut places: BTreeMap<(u32, u64, u32), Wanted> = BTreeMap::new();
     for id in ids {
         let place = (hour_of(id.received_at_us), id.activator, id.epoch);
         places.entry(place).or_default().insert((id.seq, id.received_at_us), *id);
@@ -303,7 +309,7 @@ fn rules(sum: &UsageSum, class: Class) -> Vec<Metering> {
 
 /// Fails when a function's month would have more reversals than a statement reads.
 async fn bounded(store: &dyn Store, entries: &[Entry]) -> Result<(), ReverseError> {
-    let mut months: BTreeMap<(u32, Month), HashSet<(u64, u32, u64)>> = BTreeMap::new();
+    let mut months: BTreeMap<(u32, Month), HashSet<Number>> = BTreeMap::new();
     let of = |entry: &Entry| (entry.activator, entry.epoch, entry.seq);
     for entry in entries {
         months.entry((entry.function, Month::of_hour(entry.hour))).or_default().insert(of(entry));
