@@ -178,7 +178,9 @@ impl<F: Fleet> Controller<F> {
         let Self { office, post, routes, warm_meter, parking, grpc, usage, requests, tenants, .. } = self;
         let (treasurer, budgets, config) = (self.treasurer, self.budgets, self.config);
         let Config { token, usage_guard, beside_usage, ledger, health, .. } = config;
-        let all = stop.child_token();
+        // Not a child of `stop`: what was kept warm up to the end is told while the ledger is still open.
+        let all = CancellationToken::new();
+        let _all = all.clone().drop_guard();
         let keeper = tokio::spawn(ledger.clone().keep_open(all.clone()));
         let teller = tokio::spawn(tell_ledger(ledger.clone(), health, all.clone()));
         let metered = CancellationToken::new();

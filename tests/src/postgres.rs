@@ -97,8 +97,14 @@ impl Postgres {
     pub fn kill(&mut self) -> Result<()> {
         // Whoever it runs as was set by a program that then became it: the process is the server's first.
         if let Some(mut process) = self.process.take() {
+            // Those that serve connections end a moment after it, and may answer one more question until then.
+            let servers = crate::proc::children(process.id())?;
             process.kill()?;
             process.wait()?;
+            for pid in servers {
+                // One that has ended by now is what is wanted.
+                let _ = crate::proc::signal(pid, nix::sys::signal::Signal::SIGKILL);
+            }
         }
         Ok(())
     }
