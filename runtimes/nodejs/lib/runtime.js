@@ -1,16 +1,20 @@
 'use strict'
-// A runtime for handler code (../README.md): parked until a load comes, or, with DORMOUSE_HANDLER, booted with its code.
+// A runtime's life (../../README.md): parked until a load comes, or, with DORMOUSE_HANDLER, booted with its code.
+// Before all else, which takes a while: nothing of the user's has begun.
+process.on('SIGTERM', () => stop())
+process.on('SIGINT', () => stop())
+
 const { realpathSync, rmSync } = require('node:fs')
 const path = require('node:path')
 const { Worker } = require('node:worker_threads')
-const answer = require('./lib/answer')
-const { CELLS, Calls, WATCHED } = require('./lib/calls')
-const { InitFailure, importHandler, strayed } = require('./lib/handler')
-const log = require('./lib/log')
-const { Traffic } = require('./lib/server')
-const rehearse = require('./lib/rehearse')
-const { publicKey } = require('./lib/signature')
-const { fromEnv } = require('./lib/spec')
+const answer = require('./answer')
+const { CELLS, Calls, WATCHED } = require('./calls')
+const { InitFailure, importHandler, strayed } = require('./handler')
+const log = require('./log')
+const { Traffic } = require('./server')
+const rehearse = require('./rehearse')
+const { publicKey } = require('./signature')
+const { fromEnv } = require('./spec')
 
 // The longest that an exiting process waits until the load's caller was told.
 const TOLD_MS = 1000
@@ -35,7 +39,7 @@ function port(variable, fallback) {
 // Starts the second thread, with a load port when there are settings for one.
 function startGuard(door, address) {
   const limits = { maxOldGenerationSizeMb: 32 }
-  guard = new Worker(path.join(__dirname, 'lib/guard.js'), { workerData: { shared, door }, resourceLimits: limits })
+  guard = new Worker(path.join(__dirname, 'guard.js'), { workerData: { shared, door }, resourceLimits: limits })
   guard.on('error', (error) => leave(1, 'GuardFailed', error))
   guard.on('message', (message) => {
     if (message.name === 'rehearse') void rehearse.calls(message.folder).then(() => guard.postMessage({ name: 'rehearsed' }))
@@ -148,12 +152,17 @@ function stop() {
 
 function uncaught(error) {
   if (state === 'initialising') initFailed(error)
+  // The load's caller is being told of the first one.
+  else if (state === 'spent') log.failure('InitError', error)
   else leave(1, 'UncaughtException', error)
 }
 
 function exiting(status) {
   if (state === 'initialising') {
     initFailed(new InitFailure('Exited', `the module ended the process with code ${status} while it was imported`))
+  }
+  if (state === 'spent') {
+    // Nobody but the guard can tell the load's caller, and it ends with this thread.
     Atomics.wait(shared, WATCHED, 1, TOLD_MS)
   } else if (state === 'serving') {
     log.emit('error', `the function ended the process with code ${status}`, { error: 'Exited' })
@@ -163,8 +172,6 @@ function exiting(status) {
 }
 
 log.takeOver()
-process.on('SIGTERM', stop)
-process.on('SIGINT', stop)
 process.on('uncaughtException', uncaught)
 process.on('exit', exiting)
 start()
