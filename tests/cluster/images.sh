@@ -33,20 +33,30 @@ ours() {
   rm -r "$root"
 }
 
-# runtime OUT.tar NAME:TAG PROGRAM LANGUAGE SUFFIX: an image of a language runtime: the interpreter that is installed here,
-# its libraries, and runtimes/LANGUAGE, which starts with main.SUFFIX.
+# is_recent PROGRAM LANGUAGE: whether a runtime can run on this interpreter (as tests/checks/runtimes.sh has it).
+is_recent() {
+  case $2 in
+    nodejs) "$1" -e 'process.exit(Number(process.versions.node.split(".")[0]) >= 18 ? 0 : 1)' ;;
+    python) "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ;;
+  esac
+}
+
+# runtime OUT.tar NAME:TAG PROGRAM LANGUAGE FILE...: an image of a language runtime: the interpreter that is installed here,
+# its libraries, and these files of runtimes/LANGUAGE, the first of which starts it. No image without such an interpreter.
 runtime() {
-  local out=$1 name=$2 program folder=$HERE/../../runtimes/$4 root library needed
-  program=$(readlink -f "$3")
-  [ -x "$program" ] || { say "no image $name: $3 is not installed"; rm -f "$out"; return 0; }
+  local out=$1 name=$2 program language=$4 root library needed; shift 2
+  program=$(readlink -f "$1"); shift 2
+  rm -f "$out"
+  [ -x "$program" ] || { say "no image $name: no $program is installed"; return 0; }
+  is_recent "$program" "$language" || { say "no image $name: $("$program" --version) is too old"; return 0; }
   root=$(mktemp -d)
   "$HERE/../../scripts/image-root.sh" "$program" "$root"
   mkdir -p "$root"/{app,opt/dormouse,tmp}
   chmod 1777 "$root/tmp"
-  cp -r "$folder"/{main.*,lib,dormouse,package.json} "$root/opt/dormouse/" 2>/dev/null || true # what there is of them
+  tar -C "$HERE/../../runtimes/$language" --exclude=__pycache__ -cf - "$@" | tar -C "$root/opt/dormouse" -xf -
   # Python's own modules, and what those in C are linked with.
-  library=$("$program" -c 'import sysconfig; print(sysconfig.get_path("stdlib"))' 2>/dev/null) || library=''
-  if [ -d "$library" ]; then
+  if [ "$language" = python ]; then
+    library=$("$program" -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')
     mkdir -p "$root$library"
     tar -C "$library" --exclude=./test --exclude='./config-*' --exclude=./idlelib -cf - . | tar -C "$root$library" -xf -
     ldd "$library"/lib-dynload/*.so | awk '/=> \// { print $3 }' | sort -u | while read -r needed; do
@@ -55,8 +65,8 @@ runtime() {
     done
   fi
   # Debian's Node reads some of its own modules from here.
-  [ ! -d /usr/share/nodejs ] || [ "$4" != nodejs ] || { mkdir -p "$root/usr/share"; cp -rL /usr/share/nodejs "$root/usr/share/"; }
-  python3 "$HERE/oci.py" "$out" "$name" "$root" "$NOBODY" "/$(basename "$program")" "/opt/dormouse/main.$5"
+  [ ! -d /usr/share/nodejs ] || [ "$language" != nodejs ] || { mkdir -p "$root/usr/share"; cp -rL /usr/share/nodejs "$root/usr/share/"; }
+  python3 "$HERE/oci.py" "$out" "$name" "$root" "$NOBODY" "/$(basename "$program")" "/opt/dormouse/$1"
   rm -r "$root"
 }
 
@@ -76,8 +86,8 @@ build() {
   ours "$out/sample.tar" "dormouse/sample:$VERSION" "$from/dormouse" sample
   # Static: it uses less than a shared C library takes to load (programs.sh).
   image "$out/parker.tar" "dormouse/parker:$VERSION" "$from/dormouse-parker" /dormouse-parker "$NOBODY" /dormouse-parker
-  runtime "$out/runtime-nodejs.tar" "dormouse/runtime-nodejs:$VERSION" /usr/bin/node nodejs js
-  runtime "$out/runtime-python.tar" "dormouse/runtime-python:$VERSION" /usr/bin/python3 python py
+  runtime "$out/runtime-nodejs.tar" "dormouse/runtime-nodejs:$VERSION" /usr/bin/node nodejs main.js lib package.json
+  runtime "$out/runtime-python.tar" "dormouse/runtime-python:$VERSION" /usr/bin/python3 python main.py dormouse
 }
 
 load() {

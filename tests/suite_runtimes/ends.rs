@@ -236,6 +236,26 @@ async fn what_is_no_request_is_refused() {
     .await;
 }
 
+/// The last of many headers says that there is a body.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_head_of_many_headers_is_read_whole() {
+    let many: String = (0..1500).map(|i| format!("a{i}: b\r\n")).collect();
+    let bytes = format!("POST / HTTP/1.1\r\nHost: a\r\n{many}Content-Length: 4\r\n\r\nbody");
+    each(async |kind| {
+        let code = kind.of(
+            "exports.handler = (event) => [Object.keys(event.headers).length, event.body]",
+            "def handler(event, context):\n    return [len(event['headers']), event['body']]\n",
+        );
+        let runtime = Runtime::with(kind, code, json!({})).await?;
+        let mut client = runtime.client().await?;
+        client.send(&bytes).await?;
+        let text = client.reply(false).await?.text();
+        ensure!(text == r#"[1502,"body"]"#, "{text}");
+        Ok(())
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_parked_runtime_ends_at_once() {
     each(async |kind| {
@@ -273,27 +293,4 @@ async fn a_runtime_that_is_asked_to_end_finishes_its_calls() {
         };
         run.await.with_context(|| format!("{kind:?} {code}")).unwrap();
     }
-}
-
-/// What a module registered for the end is done.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_runtime_that_ends_lets_the_module_say_goodbye() {
-    each(async |kind| {
-        let code = kind.of(
-            "process.on('exit', () => console.log('goodbye'))\nexports.handler = () => 1",
-            "import atexit\natexit.register(lambda: print('goodbye'))\ndef handler(event, context):\n    return 1\n",
-        );
-        let runtime = Runtime::with(kind, code, json!({})).await?;
-        ensure!(runtime.get("/").await?.status == 200);
-        signal(runtime.process.pid(), Signal::SIGTERM)?;
-        until("it said so", LIMIT, async || {
-            let log = runtime.log()?;
-            ensure!(log.iter().any(|line| line["message"] == "goodbye"), "{log:?}");
-            Ok(())
-        })
-        .await?;
-        ensure!(runtime.process.wait(LIMIT)?.code() == Some(0));
-        Ok(())
-    })
-    .await;
 }

@@ -1,10 +1,9 @@
 //! Failures that end an instance, and those that must not.
 
 use crate::client::{LIMIT, Request};
-use crate::runtime::{Kind, Runtime, each};
+use crate::runtime::{Kind, Runtime, each, load};
 use anyhow::{Context, ensure};
 use serde_json::json;
-use std::os::unix::process::ExitStatusExt;
 
 /// `/hold` is held for ever; any other path ends the process with code 3.
 const EXITS: [&str; 3] = [
@@ -106,11 +105,43 @@ async fn a_call_that_runs_too_long_ends_the_instance() {
             let spins = code.contains("for (;;)") || code.contains("while True");
             ensure!(!spins || line["stack"].to_string().contains(kind.file()), "{line}");
             let (tmp, status) = (runtime.tmp(), runtime.process.wait(LIMIT)?);
-            ensure!(status.signal() == Some(9), "{status}");
+            ensure!(kind.is_killed(status), "{status}");
             ensure!(std::fs::read_dir(tmp)?.count() == 0, "its code is left");
             anyhow::Ok(())
         };
         run.await.with_context(|| format!("{kind:?} {code}"))
+    });
+    for result in futures::future::join_all(runs).await {
+        result.unwrap();
+    }
+}
+
+/// A regular expression that backtracks holds Python's lock: no thread of the runtime can look at what it does.
+#[tokio::test(flavor = "multi_thread")]
+async fn code_that_holds_the_lock_ends_the_instance() {
+    let codes = [
+        "import re\ndef handler(event, context):\n    return bool(re.match('(a+)+$', 'a' * 60 + 'b'))\n",
+        "import re\nre.match('(a+)+$', 'a' * 60 + 'b')\n",
+    ];
+    let runs = codes.map(async |code| {
+        let run = async {
+            let runtime = Runtime::park(Kind::Python).await?;
+            let limits = json!({"timeoutMs": 200, "initTimeoutMs": 5000});
+            // Nobody can answer what waits for it.
+            if let Ok(reply) = runtime.load(&load(Kind::Python, code, limits)).await {
+                ensure!(reply.status == 200, "not loaded: {}", reply.text());
+                let mut client = runtime.client().await?;
+                client.send(Request::get("/").bytes()).await?;
+                ensure!(client.is_closed().await?, "it was answered");
+            }
+            let log = runtime.folder.path().join("log");
+            let status = runtime.process.wait(LIMIT)?;
+            ensure!(status.code() == Some(1), "{status}");
+            let said = std::fs::read_to_string(log)?;
+            ensure!(said.contains("Timeout (") && said.contains("index.py"), "{said}");
+            anyhow::Ok(())
+        };
+        run.await.with_context(|| code.to_owned())
     });
     for result in futures::future::join_all(runs).await {
         result.unwrap();
@@ -131,7 +162,7 @@ async fn a_function_that_takes_more_than_its_memory_ends() {
         let line = runtime.logged("OutOfMemory").await?;
         ensure!(line["message"].to_string().contains("the function's memory is 256 MiB"), "{line}");
         let status = runtime.process.wait(LIMIT)?;
-        ensure!(status.signal() == Some(9), "{status}");
+        ensure!(kind.is_killed(status), "{status}");
         Ok(())
     })
     .await;
@@ -152,7 +183,7 @@ async fn after_a_rest_calls_are_watched_again() {
         let mut client = runtime.client().await?;
         client.send(Request::get("/spin").bytes()).await?;
         runtime.logged("Timeout").await?;
-        ensure!(runtime.process.wait(LIMIT)?.signal() == Some(9));
+        ensure!(kind.is_killed(runtime.process.wait(LIMIT)?));
         Ok(())
     })
     .await;

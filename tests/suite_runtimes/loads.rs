@@ -8,7 +8,6 @@ use dormouse_tests::wait::until;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::os::unix::process::ExitStatusExt;
 
 const HELLO: [&str; 2] = ["exports.handler = () => 'hello'", "def handler(event, context):\n    return 'hello'\n"];
 
@@ -131,7 +130,8 @@ async fn a_load_that_is_none_is_refused_with_the_field_that_is_wrong() {
             reply.is(*status, code).with_context(what)?;
             ensure!(reply.json()?["message"].as_str().is_some_and(|m| m.contains(words)), "{words}: {}", reply.text());
         }
-        for text in ["{", "7", "null"] {
+        let half = hello(kind, json!({})).to_string().replace("hello-1", r"\ud800");
+        for text in ["{", "7", "null", &"[".repeat(100_000), &half] {
             post(&runtime, text.as_bytes(), &runtime.key.sign(text.as_bytes())).await?.is(400, "BadLoad")?;
         }
         let mut door = Client::open(runtime.door).await?;
@@ -155,8 +155,22 @@ async fn a_body_that_does_not_come_is_not_waited_for() {
         leaver.send("POST /load HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n{").await?;
         drop(leaver);
         slow.reply(false).await?.is(408, "RequestTimeout")?;
+        ensure!(slow.is_closed().await?, "the connection is kept");
         ensure!(runtime.load(&hello(kind, json!({}))).await?.status == 200);
         Ok(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_folder_to_write_to_a_load_is_refused() {
+    each(async |kind| {
+        let mut runtime = Runtime::start(kind, &[("TMPDIR", "/dev/null")])?;
+        runtime.parked().await?;
+        for _ in 0..2 {
+            runtime.load(&hello(kind, json!({}))).await?.is(500, "CannotWrite")?;
+        }
+        still_parked(&runtime).await
     })
     .await;
 }
@@ -283,7 +297,7 @@ async fn an_import_that_does_not_end_is_ended() {
             let log = runtime.logged(expected).await?;
             ensure!(log["message"] == reply.json()?["message"], "{log}");
             let (tmp, status) = (runtime.tmp(), runtime.process.wait(LIMIT)?);
-            ensure!(status.signal() == Some(9), "{status}");
+            ensure!(kind.is_killed(status), "{status}");
             ensure!(std::fs::read_dir(tmp)?.count() == 0, "its files are left");
             anyhow::Ok(())
         };
@@ -332,6 +346,7 @@ const WRONG_STARTS: &[WrongStart] = &[
     (&[("PORT", "http")], "BadSetting", "PORT"),
     (&[("DORMOUSE_LOAD_PORT", "0")], "BadSetting", "DORMOUSE_LOAD_PORT"),
     (&[("DORMOUSE_LOAD_KEY", "c2hvcnQ=")], "BadSetting", "DORMOUSE_LOAD_KEY"),
+    (&[("DORMOUSE_LOAD_KEY", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=")], "BadSetting", "small order"),
 ];
 
 #[tokio::test(flavor = "multi_thread")]

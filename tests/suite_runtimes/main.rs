@@ -7,3 +7,4 @@ mod ends;
 mod failures;
 mod loads;
 mod runtime;
+mod stops;

@@ -11,7 +11,9 @@ use ring::signature::{Ed25519KeyPair, KeyPair};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use std::net::SocketAddr;
+use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
+use std::process::ExitStatus;
 use tempfile::TempDir;
 
 /// The pod that a runtime of this suite thinks it is.
@@ -41,6 +43,14 @@ impl Kind {
         match self {
             Self::Nodejs => "index.js",
             Self::Python => "index.py",
+        }
+    }
+
+    /// Whether a process ended because the runtime's watch ended it.
+    pub(crate) fn is_killed(self, status: ExitStatus) -> bool {
+        match self {
+            Self::Nodejs => status.signal() == Some(9),
+            Self::Python => status.code() == Some(128 + 9),
         }
     }
 
@@ -102,6 +112,11 @@ pub(crate) struct Runtime {
 impl Runtime {
     /// Starts one with these variables and waits for nothing.
     pub(crate) fn start(kind: Kind, variables: &[(&str, &str)]) -> Result<Self> {
+        Self::start_by(&[], kind, variables)
+    }
+
+    /// Starts one by another program, whose words come first.
+    pub(crate) fn start_by(by: &[&str], kind: Kind, variables: &[(&str, &str)]) -> Result<Self> {
         let (folder, key, [traffic, door]) = (tempfile::tempdir()?, Key::new()?, ports::free()?);
         std::fs::create_dir(folder.path().join("tmp"))?;
         let path = std::env::var("PATH").unwrap_or_default();
@@ -112,9 +127,11 @@ impl Runtime {
             format!("DORMOUSE_LOAD_PORT={}", door.port()),
             format!("DORMOUSE_LOAD_KEY={}", key.public()),
             format!("DORMOUSE_POD_UID={POD}"),
+            // What it compiles would lie in the folder that images are made of.
+            "PYTHONDONTWRITEBYTECODE=1".into(),
         ]);
         words.extend(variables.iter().map(|(name, value)| format!("{name}={value}")));
-        words.extend(kind.command().map(str::to_owned));
+        words.extend(by.iter().copied().chain(kind.command()).map(str::to_owned));
         // Nothing of this process's environment is the runtime's.
         let process = Program::new("env", folder.path().join("log")).args(words).start()?;
         Ok(Self { kind, process, traffic, door, key, folder })

@@ -1,8 +1,7 @@
 'use strict'
 // Writes answers: of results, of streams, of failures.
-const { once } = require('node:events')
 const log = require('./log')
-const { BODILESS, InvalidResult, bytesOf, hasType, typeOf } = require('./result')
+const { BODILESS, EMPTY, InvalidResult, LENGTHLESS, bytesOf, hasType, typeOf } = require('./result')
 
 // What callers are told. The trace is in the log, the owner's words are in the log: a caller may be anybody.
 const WORDS = {
@@ -24,9 +23,10 @@ function head(calls, response, status, pairs) {
 function whole(calls, call, { status, pairs, body }) {
   const { response } = call
   if (response.destroyed) return
-  if (!BODILESS.has(status)) pairs.push(['content-length', String(body.length)])
+  const bytes = BODILESS.has(status) ? EMPTY : body
+  if (!LENGTHLESS.has(status)) pairs.push(['content-length', String(bytes.length)])
   head(calls, response, status, pairs)
-  response.end(BODILESS.has(status) ? undefined : body)
+  response.end(bytes)
 }
 
 function failed(calls, call, code, words = WORDS[code][1]) {
@@ -46,12 +46,24 @@ function fail(calls, call, error) {
   else failed(calls, call, codeOf(error))
 }
 
+// Resolves when a response takes more, or when its caller has left.
+function drained(response) {
+  return new Promise((resolve) => {
+    const done = () => {
+      response.off('drain', done).off('close', done)
+      resolve()
+    }
+    response.on('drain', done).on('close', done)
+  })
+}
+
 // Answers with what an async iterator gives. Before its first piece everything can still go wrong in order.
 async function stream(calls, call, { status, pairs, body }, isHead) {
   const { response } = call
   const iterator = body[Symbol.asyncIterator]()
   if (isHead || BODILESS.has(status)) {
     await iterator.return?.()
+    if (BODILESS.has(status)) return whole(calls, call, { status, pairs, body: EMPTY })
     head(calls, response, status, pairs)
     response.end()
     return
@@ -66,10 +78,10 @@ async function stream(calls, call, { status, pairs, body }, isHead) {
         if (!hasType(pairs)) pairs.push(['content-type', typeOf(piece.value)])
         head(calls, response, status, pairs)
       }
-      if (!response.write(bytes)) await Promise.race([once(response, 'drain'), once(response, 'close')])
+      if (!response.write(bytes)) await drained(response)
     }
     if (!isOver) return
-    if (!response.headersSent) whole(calls, call, { status, pairs, body: Buffer.alloc(0) })
+    if (!response.headersSent) whole(calls, call, { status, pairs, body: EMPTY })
     else response.end()
   } finally {
     if (!isOver) await iterator.return?.()

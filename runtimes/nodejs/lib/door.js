@@ -4,6 +4,7 @@ const http = require('node:http')
 const { mkdirSync, mkdtempSync, realpathSync, rmSync, writeFileSync } = require('node:fs')
 const { tmpdir } = require('node:os')
 const path = require('node:path')
+const log = require('./log')
 const { isSigned, publicKey } = require('./signature')
 const { BadLoad, fromLoad } = require('./spec')
 
@@ -16,7 +17,7 @@ const BODY_MS = 5000
 
 // Writes the code into a new folder that nobody else can read.
 function write(files) {
-  const folder = mkdtempSync(path.join(realpathSync(tmpdir()), 'dormouse-'))
+  const folder = newFolder()
   const made = new Set([folder])
   try {
     for (const [name, content] of files) {
@@ -30,10 +31,20 @@ function write(files) {
     rmSync(folder, { recursive: true, force: true })
     const clash = ['EEXIST', 'ENOTDIR', 'EISDIR'].includes(error.code)
     if (clash) throw new BadLoad(`files: two of them want the same path (${error.code})`)
-    throw new BadLoad(`the code cannot be written: ${error.message}`, 500, 'CannotWrite')
+    throw cannotWrite(error)
   }
   return folder
 }
+
+function newFolder() {
+  try {
+    return mkdtempSync(path.join(realpathSync(tmpdir()), 'dormouse-'))
+  } catch (error) {
+    throw cannotWrite(error)
+  }
+}
+
+const cannotWrite = (error) => new BadLoad(`the code cannot be written: ${error.message}`, 500, 'CannotWrite')
 
 function collect(request) {
   return new Promise((resolve, reject) => {
@@ -42,10 +53,13 @@ function collect(request) {
     const slow = setTimeout(() => reject(new BadLoad('the body did not come within 5 s', 408, 'RequestTimeout')), BODY_MS)
     request.on('data', (piece) => {
       size += piece.length
-      if (size > MAX_BODY) reject(new BadLoad(`the body is larger than ${MAX_BODY} bytes`, 413, 'TooLarge'))
-      else pieces.push(piece)
+      if (size <= MAX_BODY) pieces.push(piece)
     })
-    request.on('end', () => resolve(Buffer.concat(pieces)))
+    request.on('end', () => {
+      // Not before: whoever writes more than is read may lose the answer.
+      if (size > MAX_BODY) reject(new BadLoad(`the body is larger than ${MAX_BODY} bytes`, 413, 'TooLarge'))
+      else resolve(Buffer.concat(pieces))
+    })
     request.on('close', () => {
       clearTimeout(slow)
       // After the body's end this says nothing any more.
@@ -66,6 +80,8 @@ class Door {
     this.waiting = undefined
     this.server = http.createServer((request, response) => void this.serve(request, response))
     this.server.maxConnections = MAX_CONNECTIONS
+    // A head is bounded by its bytes: of more headers than a number, Node passes over the last without a word.
+    this.server.maxHeadersCount = 0
   }
 
   async serve(request, response) {
@@ -74,9 +90,15 @@ class Door {
       if (request.method !== 'POST') throw new BadLoad(`POST /load, not ${request.method}`, 405, 'BadMethod')
       this.take(await collect(request), request.headers['dormouse-signature'], response)
     } catch (error) {
-      if (!(error instanceof BadLoad)) throw error
+      if (!(error instanceof BadLoad)) {
+        log.failure('LoadFailed', error)
+        say(response, 500, { error: 'LoadFailed', message: `the load failed: ${error.message}` })
+        return
+      }
       const holder = error.code === 'AlreadyLoaded' ? this.holder : undefined
-      say(response, error.status, { error: error.code, message: error.message, holder })
+      // What else comes of this body is no request.
+      const headers = [408, 413].includes(error.status) ? { connection: 'close' } : {}
+      say(response, error.status, { error: error.code, message: error.message, holder }, headers)
     }
   }
 

@@ -23,7 +23,10 @@ const SPEC = { function: { uid: 'r', namespace: 'r', name: 'r' }, revision: 'r',
 function ask(port, method, path, headers, body) {
   return new Promise((resolve, reject) => {
     const request = http.request({ host: LOOPBACK, port, method, path, headers, agent: false, timeout: LIMIT_MS }, (response) => {
-      response.resume().on('end', resolve)
+      response.resume().on('end', () => {
+        if (response.statusCode === 200) resolve()
+        else reject(new Error(`it was answered ${response.statusCode}`))
+      })
     })
     request.on('timeout', () => request.destroy(new Error('it takes too long')))
     request.on('error', reject).end(body)
@@ -36,10 +39,13 @@ async function calls(folder) {
     const calls = new Calls(new Int32Array(new SharedArrayBuffer(4 * CELLS)), () => {})
     const traffic = new Traffic(SPEC, await importHandler(folder, handler), calls)
     await traffic.listen(LOOPBACK, 0)
-    const { port } = traffic.server.address()
-    await ask(port, 'GET', '/?a=b', {})
-    await ask(port, 'POST', '/', { 'content-type': 'application/json' }, '{}')
-    traffic.stop()
+    try {
+      const { port } = traffic.server.address()
+      await ask(port, 'GET', '/?a=b', {})
+      await ask(port, 'POST', '/', { 'content-type': 'application/json' }, '{}')
+    } finally {
+      traffic.stop()
+    }
   }
 }
 
@@ -56,8 +62,11 @@ async function load(inMain) {
   })
   await new Promise((resolve) => door.server.listen({ host: LOOPBACK, port: 0 }, resolve))
   const signature = sign(null, body, privateKey).toString('base64')
-  await ask(door.server.address().port, 'POST', '/load', { 'dormouse-signature': signature }, body)
-  door.server.close()
+  try {
+    await ask(door.server.address().port, 'POST', '/load', { 'dormouse-signature': signature }, body)
+  } finally {
+    door.server.close()
+  }
 }
 
 // A rehearsal that fails costs the first call some time, and nothing else.

@@ -10,6 +10,8 @@ const VALUE = /^[\t\x20-\x7e\x80-\xff]*$/
 const NOT_SETTABLE = new Set(['connection', 'keep-alive', 'proxy-connection', 'proxy-authenticate', 'proxy-authorization',
   'te', 'trailer', 'transfer-encoding', 'upgrade', 'http2-settings', 'content-length'])
 const BODILESS = new Set([204, 205, 304])
+// Of those, which a caller knows to have no body (RFC 9112 6.3); a 205 has to say so.
+const LENGTHLESS = new Set([204, 304])
 const EMPTY = Buffer.alloc(0)
 const OCTETS = 'application/octet-stream'
 const TEXT = 'text/plain; charset=utf-8'
@@ -111,4 +113,4 @@ function answerOf(result) {
 // The type of a stream without one, by its first piece.
 const typeOf = (piece) => (typeof piece === 'string' ? TEXT : OCTETS)
 
-module.exports = { BODILESS, InvalidResult, answerOf, bytesOf, hasType, isIterator, typeOf }
+module.exports = { BODILESS, EMPTY, InvalidResult, LENGTHLESS, answerOf, bytesOf, hasType, isIterator, typeOf }

@@ -1,6 +1,7 @@
 'use strict'
 // The traffic port: a request is read whole, made an event, given to the handler, answered.
 const http = require('node:http')
+const net = require('node:net')
 const answer = require('./answer')
 const { BadEvent, eventOf } = require('./event')
 const log = require('./log')
@@ -61,6 +62,8 @@ class Traffic {
     // An upload may take as long as a call: whoever forwards it counts its time.
     const limits = { keepAliveTimeout: KEEP_ALIVE_MS, maxHeaderSize: MAX_HEAD, requestTimeout: 0 }
     this.server = http.createServer({ ...limits, requireHostHeader: false })
+    // A head is bounded by its bytes: of more headers than a number, Node passes over the last without a word.
+    this.server.maxHeadersCount = 0
     this.server.on('request', (request, response) => void this.serve(request, response))
     this.server.on('clientError', refuse)
   }
@@ -76,10 +79,17 @@ class Traffic {
     })
   }
 
-  // No new connections; those without a call are closed.
+  // No new connections; those without a call are closed. Node takes an answer that is written for one that has left, and
+  // would cut it off: so those are waited for first.
   stop() {
-    this.server.close()
-    this.server.closeIdleConnections()
+    const leaving = [...this.calls.open].find(({ response }) => response.writableEnded)
+    if (leaving === undefined) {
+      this.server.close()
+      this.server.closeIdleConnections()
+    } else {
+      net.Server.prototype.close.call(this.server)
+      leaving.response.once('close', () => this.stop())
+    }
   }
 
   async serve(request, response) {

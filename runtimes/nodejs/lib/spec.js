@@ -38,8 +38,11 @@ function fields(value, where, needed, optional = []) {
   }
 }
 
+// Text that can be written: JSON may hold half of a surrogate pair, which no file or variable can.
+const isText = (value) => typeof value === 'string' && Buffer.from(value).toString() === value
+
 function name(value, where) {
-  if (typeof value === 'string' && value.length > 0 && value.length <= MAX_NAME) return value
+  if (isText(value) && value.length > 0 && value.length <= MAX_NAME) return value
   throw new BadLoad(`${where} must be text of 1 to ${MAX_NAME} characters`)
 }
 
@@ -52,9 +55,9 @@ function number(value, where) {
 function path(value) {
   const steps = value.split('/')
   const isBad = steps.some((step) => step === '' || step === '.' || step === '..') || value.includes('\0')
-  if (isBad || Buffer.byteLength(value) > MAX_PATH) {
+  if (isBad || !isText(value) || Buffer.byteLength(value) > MAX_PATH) {
     const shown = JSON.stringify(value.slice(0, MAX_PATH))
-    throw new BadLoad(`files: ${shown} must be a relative path of at most ${MAX_PATH} bytes, without empty names, . or ..`)
+    throw new BadLoad(`files: ${shown} must be a relative path of at most ${MAX_PATH} bytes of UTF-8, without empty names, . or ..`)
   }
   return value
 }
@@ -79,7 +82,7 @@ function files(value) {
 function env(value) {
   if (!isObject(value)) throw new BadLoad('env must be an object')
   for (const [key, text] of Object.entries(value)) {
-    const isGood = /^[A-Za-z_][A-Za-z0-9_.-]*$/.test(key) && typeof text === 'string' && !text.includes('\0')
+    const isGood = /^[A-Za-z_][A-Za-z0-9_.-]*$/.test(key) && isText(text) && !text.includes('\0')
     if (!isGood) throw new BadLoad(`env: ${JSON.stringify(key)} must be a variable's name, and its value text without NUL`)
   }
   return value

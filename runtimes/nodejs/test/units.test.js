@@ -8,7 +8,7 @@ const { decoded } = require('../lib/base64')
 const { BadEvent, eventOf } = require('../lib/event')
 const { answerOf } = require('../lib/result')
 const { isSigned, publicKey } = require('../lib/signature')
-const { fromEnv, fromLoad } = require('../lib/spec')
+const { BadLoad, fromEnv, fromLoad } = require('../lib/spec')
 
 const bytes = (hex) => Buffer.from(hex, 'hex')
 
@@ -41,6 +41,9 @@ test('signatures of the RFC hold, and nothing that is near them', () => {
   const body = Buffer.from('body')
   assert.ok(isSigned(publicKey(raw), body, sign(null, body, privateKey).toString('base64')))
   assert.throws(() => publicKey('c2hvcnQ='), /32 bytes/)
+  for (const small of ['00'.repeat(32), `01${'00'.repeat(31)}`, `ee${'ff'.repeat(31)}`]) {
+    assert.throws(() => publicKey(bytes(small).toString('base64')), /small order/)
+  }
 })
 
 test('base64 is what the RFC says and nothing that Buffer passes over', () => {
@@ -93,6 +96,14 @@ test('a load and the environment give the same', () => {
   booted.function.uid = 'u'
   assert.deepEqual(loaded, booted)
   assert.throws(() => fromEnv({ DORMOUSE_HANDLER: 'a.b', DORMOUSE_TIMEOUT_MS: '1s' }), /DORMOUSE_TIMEOUT_MS: timeoutMs must be/)
+})
+
+test('a load is text', () => {
+  const load = { pod: 'p', function: { uid: 'u', namespace: 'n', name: 'f' }, revision: 'r', handler: 'a.b', files: {},
+    memoryMiB: 128, timeoutMs: 5, concurrency: 2 }
+  for (const more of [{ files: { '\ud800': '' } }, { env: { A: '\udc80' } }, { pod: '\ud800' }, { revision: '\udfff' }]) {
+    assert.throws(() => fromLoad(Buffer.from(JSON.stringify({ ...load, ...more }))), BadLoad, JSON.stringify(more))
+  }
 })
 
 test('a logger says what it is given', () => {

@@ -82,6 +82,13 @@ class Ed25519(unittest.TestCase):
             with self.assertRaises(ValueError, msg=bad.hex()):
                 PublicKey(bad)
 
+    def test_a_point_of_small_order_is_no_key(self):
+        order_8 = "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05"
+        for small in (bytes(32), (1).to_bytes(32, "little"), (P - 1).to_bytes(32, "little"), bytes.fromhex(order_8),
+                      (P - int.from_bytes(bytes.fromhex(order_8), "little")).to_bytes(32, "little")):
+            with self.assertRaisesRegex(ValueError, "small order", msg=small.hex()):
+                PublicKey(small)
+
     def test_tables_hold_the_multiples(self):
         point = _BASE[0][1]
         self.assertEqual(_encode(_times(L, _BASE)), _encode(ZERO))

@@ -105,8 +105,10 @@ class Http1(unittest.IsolatedAsyncioTestCase):
         head = b"POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n"
         seen, peer = await exchange([head % 2, b"ab"])
         self.assertTrue(peer.written.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK"), peer.written)
-        _, peer = await exchange([head % 200])
-        self.assertEqual(peer.written, b"", "a body that is too large is not asked for")
+        seen, peer = await exchange([head % 200])
+        self.assertEqual([(target, too_large) for _, target, _, too_large, _ in seen], [("/", True)], "answered without its body")
+        self.assertTrue(peer.written.startswith(b"HTTP/1.1 200 OK") and b"\r\nconnection: close\r\n" in peer.written, peer.written)
+        self.assertTrue(peer.is_closed, "nobody knows whether the body comes")
 
     async def test_a_client_that_sends_ahead_is_not_read(self):
         async def serve(request, response):
@@ -120,3 +122,51 @@ class Http1(unittest.IsolatedAsyncioTestCase):
         connection.data_received(b"x" * 200)
         self.assertFalse(peer.is_reading)
         connection.connection_lost(None)
+
+    async def test_a_server_that_stops_answers_what_has_begun_to_come(self):
+        whole = b"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello"
+        for cut in range(len(whole) + 1):
+            closed, seen = [], []
+
+            async def serve(request, response):
+                seen.append(request.body)
+                response.whole(200, [], b"")
+
+            server, peer = Server(serve, Limits(100)), Peer()
+            connection = Connection(server)
+            connection.connection_made(peer)
+            if cut:
+                connection.data_received(whole[:cut])
+            server.stop(lambda: closed.append(True))
+            self.assertEqual(peer.is_closed, cut == 0, cut)
+            if cut:
+                connection.data_received(whole[cut:])
+                for _ in range(5):
+                    await asyncio.sleep(0)
+                self.assertEqual(seen, [b"hello"], cut)
+                self.assertIn(b"\r\nconnection: close\r\n", peer.written, cut)
+            self.assertTrue(peer.is_closed, cut)
+            self.assertEqual(closed, [], "what was written has not left yet")
+            connection.connection_lost(None)
+            self.assertEqual(closed, [True], cut)
+
+    async def test_a_server_that_stops_within_an_answer_closes_after_it(self):
+        go = asyncio.Event()
+
+        async def serve(request, response):
+            response.start(200, [])
+            await go.wait()
+            response.end()
+
+        server, peer = Server(serve, Limits(100)), Peer()
+        connection = Connection(server)
+        connection.connection_made(peer)
+        connection.data_received(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        await asyncio.sleep(0)
+        self.assertIn(b"keep-alive", peer.written, "it was said before")
+        server.stop(lambda: None)
+        self.assertFalse(peer.is_closed)
+        go.set()
+        for _ in range(5):
+            await asyncio.sleep(0)
+        self.assertTrue(peer.written.endswith(b"0\r\n\r\n") and peer.is_closed, peer.written)

@@ -1,5 +1,7 @@
 """What of the runtime is a rule: data in, expected out."""
+import enum
 import json
+import threading
 import unittest
 from unittest import mock
 
@@ -59,6 +61,62 @@ class Rules(unittest.TestCase):
             logger.warn("%d of %s", 1, "two", x=3)
             logger.error("%d", "no number")
         self.assertEqual(lines, [("info", "100%", {}), ("warn", "1 of two", {"x": 3}), ("error", "%d ('no number',)", {})])
+
+    def test_an_object_that_logs_while_it_goes_keeps_nobody_waiting(self):
+        class Says:
+            def __del__(self):
+                log.emit("info", "gone")
+
+        written, held = [], [Says()]
+
+        def write(_, data):
+            # The collector may come by wherever something is allocated.
+            held.clear()
+            written.append(bytes(data[:40]))
+            return len(written[-1])
+
+        with mock.patch.object(log.os, "write", write):
+            thread = threading.Thread(target=log.emit, args=("info", "said"), daemon=True)
+            thread.start()
+            thread.join(5)
+        self.assertFalse(thread.is_alive(), "the log waits for itself")
+        lines = [json.loads(line) for line in b"".join(written).splitlines()]
+        self.assertEqual([line["message"] for line in lines], ["said", "gone"], "one line after the other")
+
+    def test_an_error_without_words_is_logged(self):
+        class Mute(Exception):
+            def __str__(self):
+                raise ValueError("no words")
+
+        lines = []
+        with mock.patch.object(log, "emit", lambda *said: lines.append(said)):
+            log.failure("HandlerError", Mute())
+        self.assertEqual([(level, message) for level, message, _ in lines], [("error", "Mute: (str() of it failed)")])
+
+    def test_threads_beside_each_other_print_whole_lines(self):
+        lines, stream = [], log.Stream("info")
+        with mock.patch.object(log, "emit", lambda _, message: lines.append(message)):
+            stream.write("mine, ")
+            other = threading.Thread(target=stream.write, args=("another's\n",))
+            other.start()
+            other.join()
+            stream.write("whole\n")
+        self.assertEqual(lines, ["another's", "mine, whole"])
+
+    def test_a_status_is_the_number_that_it_is(self):
+        class S(int, enum.Enum):
+            OK = 200
+
+        self.assertEqual(f"{answer_of({'statusCode': S.OK}).status}", "200")
+
+    def test_a_load_is_text_and_not_too_deep(self):
+        load = {"pod": "p", "function": {"uid": "u", "namespace": "n", "name": "f"}, "revision": "r", "handler": "a.b",
+                "files": {}, "memoryMiB": 128, "timeoutMs": 5, "concurrency": 2}
+        for more in ({"files": {"\ud800": ""}}, {"env": {"A": "\udc80"}}, {"pod": "\ud800"}, {"revision": "\udfff"}):
+            with self.assertRaises(BadLoad, msg=more):
+                from_load(json.dumps({**load, **more}).encode())
+        with self.assertRaisesRegex(BadLoad, "the body is not JSON"):
+            from_load(b"[" * 100_000)
 
     def test_truth_is_no_status(self):
         with self.assertRaises(InvalidResult):

@@ -75,7 +75,7 @@ class Calls:
         self._settle()
 
     def drain(self, done: Callable[[], None]) -> None:
-        """Calls `done` once nothing runs."""
+        """Calls `done` whenever nothing runs any more."""
         self._when_drained = done
         self._settle()
 

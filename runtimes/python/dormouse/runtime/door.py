@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 
+from . import log
 from .ed25519 import PublicKey
 from .http1 import Limits, Request, Response, Server
 from .spec import BadLoad, Spec, from_load
@@ -21,7 +22,11 @@ MAX_CONNECTIONS = 64
 
 def write(files: dict[str, bytes]) -> str:
     """Writes the code into a new folder that nobody else can read."""
-    folder = os.path.realpath(tempfile.mkdtemp(prefix="dormouse-"))
+    try:
+        # Not in any other folder that Python knows of: one that is told and cannot be used is a mistake to hear of.
+        folder = os.path.realpath(tempfile.mkdtemp(prefix="dormouse-", dir=os.environ.get("TMPDIR") or "/tmp"))
+    except OSError as error:
+        raise _cannot_write(error) from None
     made = {folder}
     try:
         for name, content in files.items():
@@ -36,8 +41,12 @@ def write(files: dict[str, bytes]) -> str:
         shutil.rmtree(folder, ignore_errors=True)
         if isinstance(error, (FileExistsError, NotADirectoryError, IsADirectoryError)):
             raise BadLoad(f"files: two of them want the same path ({error.filename[len(folder) + 1:]})") from None
-        raise BadLoad(f"the code cannot be written: {error}", 500, "CannotWrite") from None
+        raise _cannot_write(error) from None
     return folder
+
+
+def _cannot_write(error: OSError) -> BadLoad:
+    return BadLoad(f"the code cannot be written: {error}", 500, "CannotWrite")
 
 
 class Door:
@@ -61,6 +70,10 @@ class Door:
         except BadLoad as bad:
             holder = {"holder": self._holder} if bad.code == "AlreadyLoaded" else {}
             _say(response, bad.status, {"error": bad.code, "message": str(bad), **holder})
+            return
+        except Exception as error:
+            log.failure("LoadFailed", error)
+            _say(response, 500, {"error": "LoadFailed", "message": f"the load failed: {log.text_of(error)}"})
             return
         status, body, sent = await self._outcome
         _say(response, status, body)

@@ -64,7 +64,8 @@ def _table(p: Point) -> list[list[Point]]:
     return table
 
 
-_BASE = _table(_decode(bytes.fromhex("5866666666666666666666666666666666666666666666666666666666666666")))
+BASE_POINT = bytes.fromhex("5866666666666666666666666666666666666666666666666666666666666666")
+_BASE = _table(_decode(BASE_POINT))
 
 
 class PublicKey:
@@ -74,6 +75,11 @@ class PublicKey:
         point = _decode(data) if len(data) == KEY_BYTES else None
         if point is None:
             raise ValueError(f"an Ed25519 key is {KEY_BYTES} bytes that stand for a point; these {len(data)} do not")
+        eightfold = point
+        for _ in range(3):
+            eightfold = _add(eightfold, eightfold)
+        if _encode(eightfold) == _encode(ZERO):
+            raise ValueError("this key is a point of small order, by which anybody can sign")
         self._data = data
         x, y, z, t = point
         self._minus = _table((P - x, y, z, P - t))

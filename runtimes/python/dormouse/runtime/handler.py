@@ -8,6 +8,8 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from .log import text_of
+
 
 class InitFailure(Exception):
     """Why there is no handler; the cause has the trace."""
@@ -52,14 +54,17 @@ def _where(error: BaseException, folder: str) -> str:
     return f"{os.path.relpath(frames[-1].filename, folder)}:{frames[-1].lineno}: " if frames else ""
 
 
-def _explained(error: BaseException, folder: str) -> InitFailure:
+def explained(error: BaseException, folder: str) -> InitFailure:
+    """An error of the module's, in words for the function's owner."""
+    if isinstance(error, InitFailure):
+        return error
     if isinstance(error, SyntaxError) and error.filename:
         file = os.path.relpath(error.filename, folder) if error.filename.startswith(folder) else error.filename
         return InitFailure("SyntaxError", f"{file}:{error.lineno}: {type(error).__name__}: {error.msg}")
     if isinstance(error, SystemExit):
         return InitFailure("Exited", f"{_where(error, folder)}the module ended the process while it was imported")
     code = "ModuleNotFound" if isinstance(error, ModuleNotFoundError) else "InitError"
-    text = str(error).split("\n", 1)[0]
+    text = text_of(error).split("\n", 1)[0]
     return InitFailure(code, f"{_where(error, folder)}{type(error).__name__}: {text}")
 
 
@@ -81,12 +86,8 @@ def _found(module: object, name: str, file: str) -> Handler:
 
 
 def import_handler(folder: str, handler: str) -> Handler:
-    """Imports the handler's module from the folder; raises InitFailure."""
+    """Imports the handler's module from the folder; raises InitFailure, and whatever the module raises."""
     module, file, name = _locate(folder, handler)
     sys.path.insert(0, folder)
     importlib.invalidate_caches()
-    try:
-        imported = importlib.import_module(module)
-    except BaseException as error:
-        raise _explained(error, folder) from error
-    return _found(imported, name, file)
+    return _found(importlib.import_module(module), name, file)

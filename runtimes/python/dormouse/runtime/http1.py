@@ -130,6 +130,7 @@ class Server:
         self.serve, self.limits = serve, limits
         self.connections: set[Connection] = set()
         self.is_stopping = False
+        self._when_closed: Callable[[], None] | None = None
         self._listeners: list[asyncio.Server] = []
 
     async def listen(self, host: str | None, port: int, backlog: int = 1024) -> None:
@@ -144,13 +145,25 @@ class Server:
         """The port that is open."""
         return self._listeners[0].sockets[0].getsockname()[1]
 
-    def stop(self) -> None:
-        """No new connections; those without a request are closed, the others after their answer."""
-        self.is_stopping = True
+    def stop(self, closed: Callable[[], None] = lambda: None) -> None:
+        """No new connections; those to which nothing of a request has come are closed, the others after their answer.
+        `closed` is called once none is left: then all that was written has left."""
+        self.is_stopping, self._when_closed = True, closed
         for listener in self._listeners:
             listener.close()
-        for connection in [c for c in self.connections if not c.is_busy]:
+        for connection in [c for c in self.connections if c.is_idle]:
             connection.close()
+        self._settle()
+
+    def lost(self, connection: "Connection") -> None:
+        """A connection has ended."""
+        self.connections.discard(connection)
+        self._settle()
+
+    def _settle(self) -> None:
+        if self._when_closed is not None and not self.connections:
+            closed, self._when_closed = self._when_closed, None
+            closed()
 
 
 class Connection(asyncio.Protocol):
@@ -178,16 +191,23 @@ class Connection(asyncio.Protocol):
         name = transport.get_extra_info("peername")
         # A socket for both families writes IPv4 so.
         self._peer = name[0].removeprefix("::ffff:") if name else ""
-        if self.server.limits.connections is not None and len(self.server.connections) > self.server.limits.connections:
+        most = self.server.limits.connections
+        # One that was accepted just before a stop would hold it up until its client has something to say.
+        if self.server.is_stopping or (most is not None and len(self.server.connections) > most):
             self.abort()
         else:
             self._await_request()
 
     def connection_lost(self, error):
         self.is_closed = True
-        self.server.connections.discard(self)
         self._stop_timer()
         self._writable.set()
+        self.server.lost(self)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing of a request has come that is not answered."""
+        return not self.is_busy and self._head is None and not self._buffer
 
     def pause_writing(self):
         self._writable.clear()
@@ -276,8 +296,15 @@ class Connection(asyncio.Protocol):
                 self._timer = self._loop.call_later(self.server.limits.body_s, self._slow)
             elif self._timer is not None:
                 self._stop_timer()
-            if (head.header("expect") or "").lower() == "100-continue" and not head.is_too_large:
-                self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            if (head.header("expect") or "").lower() == "100-continue":
+                self._expected(head)
+
+    def _expected(self, head: Request) -> None:
+        """Asks for the body. One that is too large is answered without it, and then nobody knows what comes."""
+        if head.is_too_large:
+            head.keeps_alive, self._part, self._left = False, "whole", 0
+        else:
+            self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def _slow(self) -> None:
         if not self.is_busy:
@@ -363,10 +390,11 @@ class Connection(asyncio.Protocol):
     def _next(self) -> None:
         if self.is_closed:
             return
-        if not self.keeps_alive:
+        self.is_busy = False
+        # The server may have begun to stop after this answer's head.
+        if not self.keeps_alive or (self.server.is_stopping and self.is_idle):
             self.close()
             return
-        self.is_busy = False
         self._transport.resume_reading()
         self._await_request()
         if self._buffer:

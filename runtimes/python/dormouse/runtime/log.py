@@ -1,5 +1,6 @@
 """The log: one JSON object a line on stdout, in the order in which it was said. What user code prints or logs becomes
 such lines."""
+import collections
 import contextvars
 import io
 import json
@@ -17,7 +18,9 @@ MAX_MESSAGE = 64 * 1024
 
 #: The call that is running, in whatever thread or task; anything with an `id` and a dict `partials`.
 current: contextvars.ContextVar = contextvars.ContextVar("dormouse_call", default=None)
-_lock = threading.Lock()
+# One thread may come again: the collector runs user code (`__del__`) wherever something is allocated, within `_put` too.
+_lock = threading.RLock()
+_lines: collections.deque[memoryview] = collections.deque()
 
 
 def cut(text: str) -> str:
@@ -32,16 +35,27 @@ def now() -> str:
 
 
 def _put(line: str) -> None:
-    data = memoryview(line.encode("utf-8", "backslashreplace"))
     with _lock:
-        while data:
+        _lines.append(memoryview(line.encode("utf-8", "backslashreplace")))
+        if len(_lines) > 1:
+            # This thread is within a line: it writes this one after it.
+            return
+        while _lines:
             try:
-                data = data[os.write(STDOUT, data):]
-            except BlockingIOError:
-                # A pipe whose reader is slow: the line is not lost, and nothing overtakes it.
-                os.sched_yield()
-            except OSError:
-                return
+                _write(_lines[0])
+            finally:
+                _lines.popleft()
+
+
+def _write(data: memoryview) -> None:
+    while data:
+        try:
+            data = data[os.write(STDOUT, data):]
+        except BlockingIOError:
+            # A pipe whose reader is slow: the line is not lost, and nothing overtakes it.
+            os.sched_yield()
+        except OSError:
+            return
 
 
 def emit(level: str, message: object, fields: dict | None = None) -> None:
@@ -69,12 +83,20 @@ def stack_of(error: BaseException) -> str:
     return cut("".join(traceback.format_exception(type(error), error, at or error.__traceback__)).rstrip())
 
 
+def text_of(error: BaseException) -> str:
+    """What an error says, which a class of the user's may fail to."""
+    try:
+        return str(error)
+    except BaseException:
+        return "(str() of it failed)"
+
+
 def failure(code: str, error: BaseException | str, **more: object) -> None:
     """Writes an error with its code and whole trace."""
     fields = {"error": code, **more}
     if isinstance(error, BaseException):
         fields["stack"] = stack_of(error)
-        error = f"{type(error).__name__}: {error}"
+        error = f"{type(error).__name__}: {text_of(error)}"
     emit("error", error, fields)
 
 
@@ -104,8 +126,14 @@ class Logger:
         self._say("error", message, args, fields)
 
 
-class _Nobody:
-    partials: dict = {}
+class _Nobody(threading.local):
+    """Whose texts are those that no call says: each thread's own."""
+
+    def __init__(self):
+        self.partials: dict[str, str] = {}
+
+
+_nobody = _Nobody()
 
 
 class _Bytes(io.RawIOBase):
@@ -140,7 +168,7 @@ class Stream(io.TextIOBase):
         return STDOUT
 
     def write(self, text):
-        partials = (current.get() or _Nobody).partials
+        partials = (current.get() or _nobody).partials
         *lines, rest = (partials.get(self._level, "") + text).split("\n")
         if len(rest) > MAX_MESSAGE:
             lines, rest = [*lines, rest], ""

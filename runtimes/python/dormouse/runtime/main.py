@@ -16,7 +16,7 @@ from . import log
 from .calls import Calls
 from .door import Door
 from .ed25519 import PublicKey
-from .handler import InitFailure, import_handler
+from .handler import InitFailure, explained, import_handler
 from .rehearse import rehearse
 from .spec import BadLoad, Spec, from_env
 from .traffic import Traffic
@@ -28,6 +28,8 @@ SETTINGS = ("DORMOUSE_LOAD_PORT", "DORMOUSE_LOAD_KEY", "DORMOUSE_POD_UID", "DORM
             "DORMOUSE_INIT_TIMEOUT_MS")
 #: The longest that an exiting process waits for what it has said to be sent.
 SENT_S = 1
+#: What a shell says of a process that SIGKILL ended. The signal itself does nothing where this is PID 1 of a container.
+KILLED = 128 + signal.SIGKILL
 
 
 def _port(variable: str, fallback: int) -> int:
@@ -54,6 +56,7 @@ class Runtime:
         self.host = os.environ.get("HOST") or None
         self.port = _port("PORT", 8080)
         self.state = "parked"
+        self._is_drained = False
         #: The folder of a load: removed at the end.
         self.folder: str | None = None
         self.door: Door | None = None
@@ -106,9 +109,24 @@ class Runtime:
         self.on_loop(self.watch.initialising, spec)
         return spec, folder
 
-    def initialise(self, spec: Spec, folder: str) -> None:
-        """Imports the handler and opens the traffic port; raises InitFailure."""
-        os.chdir(folder)
+    def take_on(self, spec: Spec, folder: str) -> None:
+        """Becomes the function's, or is spent."""
+        try:
+            for name in SETTINGS:
+                os.environ.pop(name, None)
+            if self.folder is not None:
+                sys.dont_write_bytecode = True
+                os.environ.update(spec.env)
+                os.environ.update(K_SERVICE=spec.name, K_CONFIGURATION=spec.name, K_REVISION=spec.revision)
+                time.tzset()
+            os.chdir(folder)
+            self._initialise(spec, folder)
+        except BaseException as error:
+            # Whatever a module raises, where it is imported or looked at.
+            self._failed(error, explained(error, folder))
+
+    def _initialise(self, spec: Spec, folder: str) -> None:
+        """Imports the handler and opens the traffic port."""
         began = time.perf_counter()
         handler = import_handler(folder, spec.handler)
         init_ms = round((time.perf_counter() - began) * 1000, 3)
@@ -126,10 +144,10 @@ class Runtime:
         if self.door is not None:
             self.door.answer(200, {"initMs": init_ms})
 
-    def failed(self, failure: InitFailure) -> None:
+    def _failed(self, error: BaseException, failure: InitFailure) -> None:
         """Says why there is no handler, and leaves."""
         self.state = "spent"
-        cause = failure.__cause__ or failure
+        cause = (error.__cause__ if error is failure else None) or error
         log.emit("error", str(failure), {"error": failure.code, "stack": log.stack_of(cause)})
         sent = threading.Event()
 
@@ -151,14 +169,10 @@ class Runtime:
         """Ends the process, whose main thread may never look again."""
         log.emit("error", message, {"error": code, "stack": stack})
 
-        def end():
-            self._remove_folder()
-            os.kill(os.getpid(), signal.SIGKILL)
-
         if self.state == "initialising":
-            self._answer_load(422, code, message, end)
+            self._answer_load(422, code, message, lambda: self.leave(KILLED))
         else:
-            end()
+            self.leave(KILLED)
 
     def exited(self, status: int) -> None:
         """User code ended the process: every call in flight is told, and it ends. On the second thread."""
@@ -172,10 +186,14 @@ class Runtime:
         self.on_loop(self._drain)
 
     def _drain(self) -> None:
-        self.traffic.server.stop()
+        self.traffic.server.stop(self._drained)
         self.calls.drain(self._drained)
 
     def _drained(self) -> None:
+        # A call goes on without its caller, and an answer leaves after its call's end.
+        if self.calls.open or self.traffic.server.connections or self._is_drained:
+            return
+        self._is_drained = True
         # What is registered with atexit runs on the main thread; a user's thread that goes on for ever holds nobody up.
         self.user.stop()
         self.loop.call_later(SENT_S, self.leave, 0)
@@ -207,6 +225,7 @@ def main() -> None:
     log.take_over()
     try:
         runtime = Runtime()
+        # Until here main.py's.
         signal.signal(signal.SIGTERM, runtime.stop)
         signal.signal(signal.SIGINT, runtime.stop)
         spec, folder = runtime.boot() if os.environ.get("DORMOUSE_HANDLER") else runtime.park()
@@ -214,15 +233,5 @@ def main() -> None:
         log.emit("error", str(error), {"error": "BadSetting"})
         sys.stdout.flush()
         os._exit(1)
-    for name in SETTINGS:
-        os.environ.pop(name, None)
-    if runtime.folder is not None:
-        sys.dont_write_bytecode = True
-        os.environ.update(spec.env)
-        os.environ.update(K_SERVICE=spec.name, K_CONFIGURATION=spec.name, K_REVISION=spec.revision)
-        time.tzset()
-    try:
-        runtime.initialise(spec, folder)
-    except InitFailure as failure:
-        runtime.failed(failure)
+    runtime.take_on(spec, folder)
     runtime.serve()

@@ -10,7 +10,7 @@ import sys
 from . import log
 from .calls import Calls
 from .door import Door
-from .ed25519 import PublicKey
+from .ed25519 import BASE_POINT, PublicKey
 from .handler import import_handler
 from .traffic import Traffic
 from .user import user_of
@@ -37,21 +37,22 @@ POST = b"POST %b HTTP/1.1\r\nHost: r\r\nContent-Type: application/json\r\nConnec
 
 
 class _Key:
-    """Takes every signature; a real one's work is done beside it."""
+    """Takes this message and no other, whoever else finds the port; a real key's work is done beside it."""
 
-    def __init__(self):
-        self._real = PublicKey((1).to_bytes(32, "little"))
+    def __init__(self, message: bytes):
+        self._real, self._message = PublicKey(BASE_POINT), message
 
-    def verifies(self, signature: bytes, message: bytes) -> bool:
-        return not self._real.verifies(b"r" * 63 + b"\0", message)
+    def verifies(self, _signature: bytes, message: bytes) -> bool:
+        return not self._real.verifies(b"r" * 63 + b"\0", message) and message == self._message
 
 
-async def _ask(port: int, *requests: bytes) -> None:
+async def _ask(port: int, *requests: bytes) -> bytes:
     """Sends requests, the last of which closes the connection, and reads what comes."""
     reader, writer = await asyncio.open_connection(LOOPBACK, port)
     writer.write(b"".join(requests))
-    await reader.read(-1)
+    answers = await reader.read(-1)
     writer.close()
+    return answers
 
 
 def _call(loop: asyncio.AbstractEventLoop, folder: str, spec, export: str) -> None:
@@ -79,19 +80,29 @@ def _call(loop: asyncio.AbstractEventLoop, folder: str, spec, export: str) -> No
 
 def _play(loop: asyncio.AbstractEventLoop) -> None:
     loads: queue.SimpleQueue = queue.SimpleQueue()
-    door = Door(_Key(), POD, lambda spec, folder: loads.put((spec, folder)))
-    asyncio.run_coroutine_threadsafe(door.server.listen(LOOPBACK, 0), loop).result(LIMIT_S)
     body = json.dumps(LOAD).encode()
-    asked = asyncio.run_coroutine_threadsafe(_ask(door.server.port, POST % (b"/load", len(body), body)), loop)
-    spec, folder = loads.get(timeout=LIMIT_S)
+    door = Door(_Key(body), POD, lambda spec, folder: loads.put((spec, folder)))
+    asyncio.run_coroutine_threadsafe(door.server.listen(LOOPBACK, 0), loop).result(LIMIT_S)
+    try:
+        asked = asyncio.run_coroutine_threadsafe(_ask(door.server.port, POST % (b"/load", len(body), body)), loop)
+        # A load that is refused is answered before it is here.
+        asked.add_done_callback(lambda _: loads.put(None))
+        loaded = loads.get(timeout=LIMIT_S)
+        if loaded is None:
+            raise RuntimeError(asked.result())
+        _play_with(loop, *loaded)
+        loop.call_soon_threadsafe(door.answer, 200, {"initMs": 0})
+        asked.result(LIMIT_S)
+    finally:
+        loop.call_soon_threadsafe(door.server.stop)
+
+
+def _play_with(loop: asyncio.AbstractEventLoop, spec, folder: str) -> None:
     try:
         for export in ("plain", "on_loop"):
             _call(loop, folder, spec, export)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    loop.call_soon_threadsafe(door.answer, 200, {"initMs": 0})
-    asked.result(LIMIT_S)
-    loop.call_soon_threadsafe(door.server.stop)
 
 
 def rehearse(loop: asyncio.AbstractEventLoop) -> None:

@@ -11,6 +11,8 @@ VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 NOT_SETTABLE = frozenset(("connection", "keep-alive", "proxy-connection", "proxy-authenticate", "proxy-authorization", "te",
                           "trailer", "transfer-encoding", "upgrade", "http2-settings", "content-length"))
 BODILESS = (204, 205, 304)
+#: Of those, which a caller knows to have no body (RFC 9112 6.3); a 205 has to say so.
+LENGTHLESS = (204, 304)
 OCTETS = "application/octet-stream"
 TEXT = "text/plain; charset=utf-8"
 BYTES = (bytes, bytearray, memoryview)
@@ -127,7 +129,8 @@ def _http(result: Mapping) -> Answer:
     _add_headers(headers, result.get("headers"), "headers", False)
     _add_headers(headers, result.get("multiValueHeaders"), "multiValueHeaders", True)
     body, default = _body(result)
-    answer = Answer(status, headers, body)
+    # Not as an enumeration, which may print as a name.
+    answer = Answer(int(status), headers, body)
     if default is not None and not answer.has_type:
         headers.append(("content-type", default))
     if status in BODILESS and not answer.is_stream:

@@ -63,8 +63,16 @@ def _fields(value: object, where: str, needed: tuple, optional: tuple = ()) -> d
     return value
 
 
+def _is_text(value: object) -> bool:
+    """Whether it is text that can be written: JSON may hold half of a surrogate pair, which no file or variable can."""
+    try:
+        return isinstance(value, str) and value.encode() is not None
+    except UnicodeEncodeError:
+        return False
+
+
 def _name(value: object, where: str) -> str:
-    if isinstance(value, str) and 0 < len(value) <= MAX_NAME:
+    if _is_text(value) and 0 < len(value) <= MAX_NAME:
         return value
     raise BadLoad(f"{where} must be text of 1 to {MAX_NAME} characters")
 
@@ -78,9 +86,9 @@ def _number(value: object, where: str) -> int:
 
 def _path(value: str) -> str:
     is_bad = any(step in ("", ".", "..") for step in value.split("/")) or "\0" in value
-    if is_bad or len(value.encode("utf-8", "surrogatepass")) > MAX_PATH:
+    if is_bad or not _is_text(value) or len(value.encode()) > MAX_PATH:
         shown = json.dumps(value[:MAX_PATH])
-        raise BadLoad(f"files: {shown} must be a relative path of at most {MAX_PATH} bytes, without empty names, . or ..")
+        raise BadLoad(f"files: {shown} must be a relative path of at most {MAX_PATH} bytes of UTF-8, without empty names, . or ..")
     return value
 
 
@@ -106,7 +114,7 @@ def _env(value: object) -> dict[str, str]:
     if not isinstance(value, dict):
         raise BadLoad("env must be an object")
     for key, text in value.items():
-        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.-]*", key) or not isinstance(text, str) or "\0" in text:
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.-]*", key) or not _is_text(text) or "\0" in text:
             raise BadLoad(f"env: {json.dumps(key)} must be a variable's name, and its value text without NUL")
     return value
 
@@ -121,7 +129,7 @@ def from_load(body: bytes) -> Spec:
     """A load's body, whose signature was checked."""
     try:
         load = json.loads(body)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadLoad(f"the body is not JSON: {error}") from None
     _fields(load, "the load", NEEDED, OPTIONAL)
     function = _fields(load["function"], "function", ("uid", "namespace", "name"))

@@ -8,7 +8,7 @@ from .calls import Call, Calls, Context
 from .event import BadEvent, event_of
 from .handler import Handler
 from .http1 import Limits, Request, Response, Server
-from .result import BODILESS, Answer, InvalidResult, answer_of, bytes_of, type_of
+from .result import BODILESS, LENGTHLESS, Answer, InvalidResult, answer_of, bytes_of, type_of
 from .spec import Spec
 from .user import END, Exited, User
 
@@ -80,14 +80,17 @@ class Traffic:
         if answer.is_stream:
             await self._stream(call, answer)
         else:
-            call.response.whole(answer.status, answer.headers, answer.body, answer.status not in BODILESS)
+            call.response.whole(answer.status, answer.headers, answer.body, answer.status not in LENGTHLESS)
 
     async def _stream(self, call: Call, answer: Answer) -> None:
         """Answers with what an iterator gives. Before its first piece everything can still go wrong in order."""
         response, iterator = call.response, answer.body
         piece = None
         try:
-            if response.is_head or answer.status in BODILESS:
+            if answer.status in BODILESS:
+                response.whole(answer.status, answer.headers, b"", answer.status not in LENGTHLESS)
+                return
+            if response.is_head:
                 response.start(answer.status, answer.headers, has_body=False)
                 return
             while not response.is_gone:

@@ -169,7 +169,9 @@ class OnThreads(User):
         return self._runners.own.run(_awaited(made), context=contextvars.copy_context())
 
     def stop(self):
-        self._jobs.put(None)
+        # One for each thread: any of them may take it, and the main thread must.
+        for _ in range(self._threads):
+            self._jobs.put(None)
 
 
 def user_of(handler: Handler, loop: asyncio.AbstractEventLoop, own: asyncio.AbstractEventLoop, concurrency: int) -> User:

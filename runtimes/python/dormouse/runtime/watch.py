@@ -1,5 +1,6 @@
 """Sees to it that nothing runs for ever or takes all memory: on the second thread, which goes on while user code computes."""
 import asyncio
+import faulthandler
 import re
 import sys
 import time
@@ -15,6 +16,13 @@ LOOK_S = 0.1
 GRACE_S = 3
 #: Looks without a call until there are no more looks: calls that follow each other start no timer each.
 IDLE_LOOKS = 20
+#: Code that holds the interpreter's lock (a regular expression that backtracks for ever) keeps this thread from looking too.
+#: So Python's own watchdog, which needs no lock, ends a process in which nobody has looked: this much after the watch would
+#: have. It is more than REARM_S and LOOK_S, so no call is ended sooner than the watch would end it.
+LAST_S = 2
+#: The watchdog is a new thread each time that it is set: not at every look.
+REARM_S = 1
+STDERR = 2
 ANON = re.compile(rb"^RssAnon:\s+(\d+) kB", re.MULTILINE)
 
 
@@ -39,6 +47,7 @@ class Watch:
         self._calls: Calls | None = None
         self._init_ends: float | None = None
         self._idle = 0
+        self._armed = 0.0
 
     def initialising(self, spec: Spec) -> None:
         self._spec, self._init_ends = spec, time.monotonic() + spec.init_timeout_ms / 1000
@@ -46,17 +55,26 @@ class Watch:
 
     def serving(self, calls: Calls) -> None:
         self._init_ends, self._calls = None, calls
+        self._arm()
 
     def wake(self) -> None:
         """There is something to look at."""
         self._idle = 0
         if self._timer is None:
+            self._arm()
             self._timer = asyncio.get_running_loop().call_later(LOOK_S, self._look)
 
     def stop(self) -> None:
+        faulthandler.cancel_dump_traceback_later()
         if self._timer is not None:
             self._timer.cancel()
         self._spec = None
+
+    def _arm(self) -> None:
+        """Has the process ended by Python itself unless there is another look in time."""
+        self._armed = time.monotonic()
+        allowed_ms = self._spec.timeout_ms if self._init_ends is None else self._spec.init_timeout_ms
+        faulthandler.dump_traceback_later(allowed_ms / 1000 + GRACE_S + LAST_S, file=STDERR, exit=True)
 
     def _look(self) -> None:
         self._timer = None
@@ -64,7 +82,11 @@ class Watch:
         if found is not None:
             self._kill(*found, self._stack())
         elif self._idle <= IDLE_LOOKS:
+            if time.monotonic() - self._armed > REARM_S:
+                self._arm()
             self._timer = asyncio.get_running_loop().call_later(LOOK_S, self._look)
+        else:
+            faulthandler.cancel_dump_traceback_later()
 
     def _found(self) -> tuple[str, str] | None:
         spec, held = self._spec, held_mib()
