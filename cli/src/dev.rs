@@ -24,9 +24,9 @@ use dormouse_controller::fleet::process::{self, Local, Processes};
 use dormouse_controller::ledger::LedgerDoor;
 use dormouse_controller::reconcile::plan::Urls;
 use dormouse_controller::usage_api::Guard;
-use dormouse_core::FunctionKey;
 use dormouse_core::function::EnvVar;
 use dormouse_core::price::PricePlan;
+use dormouse_core::{Budget, FunctionKey};
 use dormouse_daemon::Token;
 use dormouse_daemon::telemetry::{self, LogFormat};
 use dormouse_daemon::{Health, shutdown};
@@ -90,6 +90,12 @@ pub(crate) async fn run(args: &DevArgs) -> Outcome {
     Dev::start(args, reading, plan, ports, state, ledger).await?.work(watch, stop).await
 }
 
+/// The budgets that there are at the start: calls are served once they are known.
+async fn bound(fleet: Processes, budgets: Vec<Budget>) {
+    fleet.set_budgets(budgets).await;
+    fleet.budgets_known().await;
+}
+
 /// A running `dev`.
 struct Dev {
     folder: PathBuf,
@@ -126,11 +132,7 @@ impl Dev {
         let (seen, lines) = mpsc::channel(LINES);
         let (seen_calls, calls) = mpsc::channel(LINES);
         let fleet = Processes::new(process::Config { program, mark, seen }, locals(&state, &reading)?);
-        let (household, budgets) = (fleet.clone(), reading.budgets());
-        tokio::spawn(async move {
-            household.set_budgets(budgets).await;
-            household.budgets_known().await;
-        });
+        tokio::spawn(bound(fleet.clone(), reading.budgets()));
         let places = Places::default();
         *places.lock() = places_of(&reading);
         let secret = state::random_hex();
