@@ -128,12 +128,15 @@ struct Killed {
     at: Duration,
 }
 
-/// Its instance died, and its caller was told so, when a process of the function was killed.
+/// The loads begin a little after the clock of the kills.
+const APART: Duration = Duration::from_millis(700);
+
+/// Its instance died, and its caller was told so: it ran, or was about to, when a process of the function was killed.
+/// However late it was told.
 fn explained(function: &str, entry: &Entry, kills: &[Killed]) -> bool {
-    let end = Duration::from_micros(entry.due_us + entry.took_us);
-    // The loads begin a little after the clock of the kills, and what breaks is told a little after it did.
-    let near = |killed: &Killed| killed.function == function && end.abs_diff(killed.at) < Duration::from_millis(700);
-    entry.status == 502 && entry.reason == "InstanceDied" && kills.iter().any(near)
+    let (begin, end) = (Duration::from_micros(entry.due_us), Duration::from_micros(entry.due_us + entry.took_us));
+    let met = |killed: &Killed| killed.function == function && begin < killed.at + APART && killed.at < end + APART;
+    entry.status == 502 && entry.reason == "InstanceDied" && kills.iter().any(met)
 }
 
 fn function_of(pod: &Pod) -> Option<String> {
