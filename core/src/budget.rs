@@ -236,8 +236,7 @@ impl Limit {
         let part = Exact::of(self.whole).at(Decimal::new(i64::from(percent), 2));
         match self.measure {
             Measure::Money => part.floor(MONEY_DIGITS),
-            // The most MiB-milliseconds that are no more than that: what one of them is, is finite.
-            Measure::Memory => part.over(plan.memory_unit.gb_seconds(1)),
+            Measure::Memory => plan.memory_unit.mib_ms(part),
         }
     }
 

@@ -91,7 +91,7 @@ impl Book {
             month,
             // As it was, until the ledger says more: what is stopped is not kept warm for a moment.
             state: if same { before.state } else { BudgetState::Unknown },
-            written: object.status.clone().unwrap_or_default(),
+            written: before,
             writing: false,
             well: true,
             write_again_at: None,
@@ -260,14 +260,13 @@ impl Book {
 
     /// When there is something to do: the ledger is to be asked, or the hold is over.
     pub(super) fn due(&self) -> Option<Instant> {
-        let wanted = self.fit == Fit::InForce && !self.counting;
-        let at = wanted.then_some(self.count_at.max(self.rested_at));
-        [at, self.hold_until].into_iter().flatten().min()
+        [self.asks_at(), self.hold_until].into_iter().flatten().min()
     }
 
-    /// It is to be asked now.
-    pub(super) fn is_due(&self, now: Instant) -> bool {
-        self.fit == Fit::InForce && !self.counting && self.count_at.max(self.rested_at) <= now
+    /// When the ledger is to be asked; `None` while it is, or when nobody wants to know.
+    pub(super) fn asks_at(&self) -> Option<Instant> {
+        let wanted = self.fit == Fit::InForce && !self.counting;
+        wanted.then_some(self.count_at.max(self.rested_at))
     }
 
     /// Others ask it: a moment later.

@@ -53,7 +53,7 @@ impl Book {
             period: self.month.to_string(),
             state: state_name(self.state),
             in_force: self.fit == Fit::InForce,
-            problem: self.problem(),
+            problem: self.fits().1,
             unit: limit.map(|limit| limit.unit(plan).to_owned()).unwrap_or_default(),
             limit: whole,
             spent,
@@ -68,15 +68,9 @@ impl Book {
     pub(super) fn status(&self, plan: &PricePlan, wall: Timestamp) -> BudgetStatus {
         let limit = self.limit.as_ref().ok();
         let with_unit = |amount: Decimal| limit.map(|limit| format!("{amount} {}", limit.unit(plan)));
-        let (reason, message) = match &self.fit {
-            Fit::InForce => ("InForce", String::new()),
-            Fit::Invalid(why) => ("Invalid", why.clone()),
-            Fit::OtherCurrency(why) => ("OtherCurrency", why.clone()),
-            Fit::TenantHasBudget(other) => ("TenantHasBudget", second(&self.tenant, other)),
-            Fit::TooMany => ("TooMany", too_many()),
-        };
-        let status = if self.fit == Fit::InForce { "True" } else { "False" };
-        let says = Says::new("Ready", status, reason, message);
+        let (reason, problem) = self.fits();
+        let status = if problem.is_none() { "True" } else { "False" };
+        let says = Says::new("Ready", status, reason, problem.unwrap_or_default());
         let generation = self.object.metadata.generation;
         BudgetStatus {
             observed_generation: generation,
@@ -90,12 +84,14 @@ impl Book {
         }
     }
 
-    fn problem(&self) -> Option<String> {
+    /// Whether it counts, as one word, and why not.
+    fn fits(&self) -> (&'static str, Option<String>) {
         match &self.fit {
-            Fit::InForce => None,
-            Fit::Invalid(why) | Fit::OtherCurrency(why) => Some(why.clone()),
-            Fit::TenantHasBudget(other) => Some(second(&self.tenant, other)),
-            Fit::TooMany => Some(too_many()),
+            Fit::InForce => ("InForce", None),
+            Fit::Invalid(why) => ("Invalid", Some(why.clone())),
+            Fit::OtherCurrency(why) => ("OtherCurrency", Some(why.clone())),
+            Fit::TenantHasBudget(other) => ("TenantHasBudget", Some(second(&self.tenant, other))),
+            Fit::TooMany => ("TooMany", Some(too_many())),
         }
     }
 

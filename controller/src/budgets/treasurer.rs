@@ -476,7 +476,7 @@ impl<F: Fleet> Treasurer<F> {
     /// Asks the ledger what was spent.
     fn count(&mut self, name: &str, now: Instant) {
         let Some(book) = self.books.get_mut(name) else { return };
-        if !book.is_due(now) {
+        if book.asks_at().is_none_or(|at| at > now) {
             return;
         }
         let Ok(turn) = Arc::clone(&self.questions).try_acquire_owned() else {

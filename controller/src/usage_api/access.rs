@@ -43,19 +43,21 @@ fn need(path: &str, tenant: Option<&str>, parameters: &[(String, String)]) -> Ne
     match (path, tenant) {
         ("/v1/prices", _) => Need::Nothing,
         ("/v1/usage", _) => filtered(parameters, ["filter[namespace]", "filter[tenant]", "filter[function]"]),
-        ("/v1/budgets", _) => filtered(parameters, ["", "filter[tenant]", ""]),
+        ("/v1/budgets", _) => paid(values(parameters, "filter[tenant]").map(str::to_owned)),
         ("/v1/records" | "/v1/reversals", _) => filtered(parameters, ["namespace", "tenant", "function"]),
         (path, Some(tenant)) if path.starts_with("/v1/statements/") => paid([tenant.to_owned()]),
         _ => Need::Everything,
     }
 }
 
+/// Every value of a parameter.
+fn values<'a>(parameters: &'a [(String, String)], name: &'a str) -> impl Iterator<Item = &'a str> {
+    parameters.iter().filter(move |(n, _)| n == name).map(|(_, value)| value.as_str())
+}
+
 fn filtered(parameters: &[(String, String)], [namespace, tenant, function]: [&str; 3]) -> Need {
-    let values = |name: &str| -> Vec<&str> {
-        parameters.iter().filter(|(n, _)| !name.is_empty() && n == name).map(|(_, value)| value.as_str()).collect()
-    };
-    // A name that no parameter has stands for one that the question does not know.
-    let (namespaces, tenants, functions) = (values(namespace), values(tenant), values(function));
+    let all = |name| values(parameters, name).collect::<Vec<_>>();
+    let (namespaces, tenants, functions) = (all(namespace), all(tenant), all(function));
     if !namespaces.is_empty() {
         return pinned(namespaces.into_iter().map(str::to_owned));
     }

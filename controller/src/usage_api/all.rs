@@ -59,17 +59,8 @@ async fn send(
     let mut parts = pin!(futures::stream::iter(groups.parts(PART).map(read)).buffered(AHEAD));
     while let Some(rows) = parts.try_next().await.map_err(|_| ApiError::Internal)? {
         let rows = rows?;
-        // Thousands of rows are a moment's work: not on a thread that others wait for.
-        let bytes;
-        (sheet, bytes) = tokio::task::spawn_blocking(move || {
-            let bytes = sheet.rows(&rows);
-            (sheet, bytes)
-        })
-        .await
-        .map_err(|_| ApiError::Internal)?;
-        if !sender.part(bytes?).await {
-            return Ok(());
-        }
+        let Some(back) = sender.made(sheet, move |sheet| sheet.rows(&rows)).await? else { return Ok(()) };
+        sheet = back;
     }
     sender.end(sheet.writer.finish(&[])?).await;
     Ok(())

@@ -19,6 +19,7 @@ use std::ops::Range;
 
 /// Functions' hours that are read, and written, at once.
 const PART: usize = 1_000;
+
 /// Answers `/v1/statements/{tenant}/{period}/focus`.
 pub(super) async fn focus(
     State(api): State<Api>,
@@ -83,17 +84,8 @@ fn version(params: &mut Params) -> Version {
 /// Sends a whole export, for as long as somebody reads it.
 async fn send(mut sheet: Sheet, mut parts: Parts, sender: Sender) -> Result<(), ApiError> {
     while let Some(rows) = parts.next().await? {
-        // Thousands of rows are a moment's work: not on a thread that others wait for.
-        let bytes;
-        (sheet, bytes) = tokio::task::spawn_blocking(move || {
-            let bytes = sheet.rows(&rows);
-            (sheet, bytes)
-        })
-        .await
-        .map_err(|_| ApiError::Internal)?;
-        if !sender.part(bytes?).await {
-            return Ok(());
-        }
+        let Some(back) = sender.made(sheet, move |sheet| sheet.rows(&rows)).await? else { return Ok(()) };
+        sheet = back;
     }
     sender.end(sheet.finish()?).await;
     Ok(())

@@ -1,6 +1,7 @@
 //! Answers that are sent while they are made: however long one is, little of it is held.
 
 use super::error::ApiError;
+use crate::table::WriteError;
 use axum::body::{Body, Bytes};
 use futures::Stream;
 use std::io;
@@ -52,8 +53,23 @@ fn whole(parts: mpsc::Receiver<Option<Bytes>>) -> impl Stream<Item = io::Result<
 }
 
 impl Sender {
+    /// A part that a sheet makes of rows; answers the sheet, or nothing when nobody reads any longer. Thousands of rows are a
+    /// moment's work: not on a thread that others wait for.
+    pub(super) async fn made<S: Send + 'static>(
+        &self,
+        mut sheet: S,
+        make: impl FnOnce(&mut S) -> Result<Vec<u8>, WriteError> + Send + 'static,
+    ) -> Result<Option<S>, ApiError> {
+        let made = tokio::task::spawn_blocking(move || {
+            let bytes = make(&mut sheet);
+            (sheet, bytes)
+        });
+        let (sheet, bytes) = made.await.map_err(|_| ApiError::Internal)?;
+        Ok(self.part(bytes?).await.then_some(sheet))
+    }
+
     /// False when nobody reads any longer.
-    pub(super) async fn part(&self, bytes: Vec<u8>) -> bool {
+    async fn part(&self, bytes: Vec<u8>) -> bool {
         if bytes.is_empty() {
             return !self.0.is_closed();
         }

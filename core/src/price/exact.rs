@@ -178,22 +178,6 @@ impl Exact {
         units.saturating_add(u128::from(rest))
     }
 
-    /// How often `other` is in it as a whole; [`u128::MAX`] when that is more, or `other` is nothing.
-    #[must_use]
-    pub fn over(&self, other: Self) -> u128 {
-        let (mut low, mut high) = (0, u128::MAX);
-        // The largest that fits, by halving: this is done once for each budget.
-        while low < high {
-            let middle = low + (high - low).div_ceil(2);
-            if Self::whole(middle).times_exact(other) <= *self { low = middle } else { high = middle - 1 }
-        }
-        low
-    }
-
-    fn times_exact(self, other: Self) -> Self {
-        other.nearest().map_or(Self { limbs: [u64::MAX; LIMBS], scale: 0 }, |price| self.at(price))
-    }
-
     /// The value in units of 10^-digits, and whether anything of it is below one of them.
     fn whole_units(&self, digits: u32) -> (u128, bool) {
         let mut value = self.trimmed();

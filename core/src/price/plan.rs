@@ -166,6 +166,17 @@ impl MemoryUnit {
         }
     }
 
+    /// Whole MiB-milliseconds of an amount of GB-seconds, rounded down: the inverse of [`MemoryUnit::gb_seconds`].
+    #[must_use]
+    pub fn mib_ms(self, gb_seconds: Exact) -> u128 {
+        match self {
+            // 1024 MiB x 1000 ms
+            Self::Binary => gb_seconds.at(Decimal::from(1_024_000)).floor(0),
+            // 10^9 bytes x 1000 ms, in MiB of 2^20 bytes
+            Self::Decimal => gb_seconds.at(Decimal::from(1_000_000_000_000_u64)).floor(0) >> 20,
+        }
+    }
+
     /// What memory x time is counted in.
     #[must_use]
     pub fn second(self) -> &'static str {
