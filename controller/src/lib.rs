@@ -14,6 +14,8 @@ pub mod parking;
 pub mod pools;
 pub mod reconcile;
 pub mod routes;
+#[cfg(test)]
+mod sample;
 pub mod shares;
 pub mod table;
 pub mod tenants;

@@ -2,10 +2,10 @@
 
 use super::*;
 use crate::fleet::process::{Config, Processes};
-use crate::ledger::{Frame, Ledger, LedgerDoor, Place};
+use crate::ledger::{Ledger, LedgerDoor, Place};
 use crate::office::Mail;
+use crate::sample;
 use dormouse_core::price::PricePlan;
-use dormouse_core::record::{CallRecord, Outcome, Packer, Subject};
 use std::time::Duration;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -99,53 +99,9 @@ fn allowed(allowance: &v1::Allowance) -> u128 {
 
 /// As many calls of 100 ms with 512 MiB, which cost 0.0000017 each.
 async fn calls(ledger: &Ledger, tenant: &str, activator: u64, count: u32) {
-    let text = |text: &str| text.to_owned();
-    let subject = Subject {
-        function_uid: text("u"),
-        namespace: text(tenant),
-        name: text("f"),
-        revision: text("r"),
-        tenant: text(tenant),
-        memory_mib: 512,
-        cpu_millis: 100,
-        instance: text("i"),
-    };
-    let mut packer = Packer::default();
-    for call in 0..u64::from(count) {
-        packer.push(&CallRecord {
-            subject: 0,
-            call,
-            received_at_us: jiff::Timestamp::now().as_microsecond(),
-            wait_us: 0,
-            claim_us: 0,
-            start_us: 0,
-            connect_us: 0,
-            run_us: 100_000,
-            request_bytes: 0,
-            response_bytes: 0,
-            status: 200,
-            outcome: Outcome::Ok,
-            cold: false,
-            first: false,
-            warm_slots: 0,
-            key: 0,
-        });
-    }
-    let records = packer.finish();
-    let crc32c = crc32c::crc32c(&records);
-    ledger
-        .append(Frame {
-            activator,
-            epoch: 1,
-            first_seq: 1,
-            count,
-            subjects: vec![subject],
-            records,
-            crc32c,
-            unseen: false,
-        })
-        .await
-        .unwrap();
+    let now = jiff::Timestamp::now().as_microsecond();
+    let calls = (0..count.into()).map(|call| sample::call(call, now));
+    ledger.append(sample::frame((activator, 1), vec![sample::subject(tenant, tenant, "f")], calls)).await.unwrap();
 }
 
 #[tokio::test]

@@ -5,11 +5,12 @@ pub(super) mod formats;
 mod reversals;
 
 use super::*;
-use crate::ledger::{Frame, Place, Plans};
+use crate::ledger::{Place, Plans};
+use crate::sample;
 use axum::body::{Body, Bytes};
 use axum::http::{Request, StatusCode};
 use dormouse_core::price::PricePlan;
-use dormouse_core::record::{CallRecord, Outcome, Packer, Subject};
+use dormouse_core::record::{CallRecord, Outcome};
 use dormouse_daemon::Token;
 use http_body_util::BodyExt;
 use serde_json::Value;
@@ -30,42 +31,17 @@ pub(super) async fn fixture(token: Option<&str>) -> Fixture {
     let plans = Plans::new(PricePlan::default(), PricePlan::shipped());
     let door = LedgerDoor::new(Place::folder(dir.path()), plans);
     let ledger = door.open().await.unwrap();
-    let subject = |name: &str| Subject {
-        function_uid: format!("uid-{name}"),
-        namespace: "shop".to_owned(),
-        name: name.to_owned(),
-        revision: "r1".to_owned(),
-        tenant: "acme".to_owned(),
-        memory_mib: 512,
-        cpu_millis: 100,
-        instance: format!("i-{name}"),
-    };
-    let mut packer = Packer::default();
-    for call in 0..100u64 {
-        packer.push(&CallRecord {
-            subject: (call % 2) as u32,
-            call,
-            received_at_us: NOVEMBER_US + call as i64 * 60_000_000,
-            wait_us: 0,
-            claim_us: if call == 0 { 9_000 } else { 0 },
-            connect_us: 0,
-            start_us: if call == 0 { 70_000 } else { 0 },
-            run_us: 100_000,
-            request_bytes: 1,
-            response_bytes: 2,
-            status: 200,
-            outcome: if call == 99 { Outcome::PlatformError } else { Outcome::Ok },
-            cold: call == 0,
-            first: call == 0,
-            warm_slots: 0,
-            key: 0,
-        });
-    }
-    let records = packer.finish();
-    let crc32c = crc32c::crc32c(&records);
-    let subjects = vec![subject("cart"), subject("pay")];
-    let frame = Frame { activator: 7, epoch: 1, first_seq: 1, count: 100, subjects, records, crc32c, unseen: false };
-    ledger.append(frame).await.unwrap();
+    let calls = (0..100).map(|call| CallRecord {
+        subject: (call % 2) as u32,
+        claim_us: if call == 0 { 9_000 } else { 0 },
+        start_us: if call == 0 { 70_000 } else { 0 },
+        outcome: if call == 99 { Outcome::PlatformError } else { Outcome::Ok },
+        cold: call == 0,
+        first: call == 0,
+        ..sample::call(call, NOVEMBER_US + call as i64 * 60_000_000)
+    });
+    let subjects = ["cart", "pay"].map(|name| sample::subject("acme", "shop", name));
+    ledger.append(sample::frame((7, 1), subjects.into(), calls)).await.unwrap();
     let guard = token.and_then(Token::new).map_or_else(Guard::open, Guard::token);
     Fixture { router: router(door.clone(), Budgets::none(), guard, Tenants::of_themselves()), door, _dir: dir }
 }

@@ -3,10 +3,11 @@ use super::super::tests::{Fixture, NOVEMBER_US, fixture};
 use super::super::{Guard, Tenants};
 use super::*;
 use crate::ledger::{Frame, Ledger, LedgerDoor, Place, Retention};
+use crate::sample;
 use axum::body::Body;
 use axum::http::Request;
 use dormouse_core::price::{PricePlan, Tiers};
-use dormouse_core::record::{CallRecord, Outcome, Packer, Subject};
+use dormouse_core::record::CallRecord;
 use http_body_util::BodyExt;
 use rust_decimal::Decimal;
 use std::sync::Arc;
@@ -119,41 +120,12 @@ async fn ledger(functions: u32, hours: u32, plan: PricePlan) -> (LedgerDoor, Led
 }
 
 fn frame(epoch: u32, functions: u32, hours: u32) -> Frame {
-    let subject = |n: u32| Subject {
-        function_uid: format!("uid{n}"),
-        namespace: "shop".to_owned(),
-        name: format!("fn{n}"),
-        revision: "r1".to_owned(),
-        tenant: "acme".to_owned(),
-        memory_mib: 512,
-        cpu_millis: 100,
-        instance: "i".to_owned(),
-    };
-    let mut packer = Packer::default();
-    for n in 0..functions * hours {
-        packer.push(&CallRecord {
-            subject: n % functions,
-            call: n.into(),
-            received_at_us: NOVEMBER_US + i64::from(n / functions) * 3_600_000_000,
-            wait_us: 0,
-            claim_us: 0,
-            start_us: 0,
-            connect_us: 0,
-            run_us: 100_000,
-            request_bytes: 0,
-            response_bytes: 0,
-            status: 200,
-            outcome: Outcome::Ok,
-            cold: false,
-            first: false,
-            warm_slots: 0,
-            key: 0,
-        });
-    }
-    let (count, records) = (packer.count(), packer.finish());
-    let subjects = (0..functions).map(subject).collect();
-    let crc32c = crc32c::crc32c(&records);
-    Frame { activator: 7, epoch, first_seq: 1, count, subjects, records, crc32c, unseen: false }
+    let calls = (0..functions * hours).map(|n| CallRecord {
+        subject: n % functions,
+        ..sample::call(n.into(), NOVEMBER_US + i64::from(n / functions) * 3_600_000_000)
+    });
+    let subject = |n: u32| sample::subject("acme", "shop", &format!("fn{n}"));
+    sample::frame((7, epoch), (0..functions).map(subject).collect(), calls)
 }
 
 #[tokio::test]

@@ -10,42 +10,8 @@ async fn five() -> (Router, tempfile::TempDir) {
     let plan = PricePlan { per_call: Tiers::flat(Decimal::ONE), ..PricePlan::default() };
     let door = LedgerDoor::new(Place::folder(dir.path()), plan);
     let ledger = door.open().await.unwrap();
-    let text = |text: &str| text.to_owned();
-    let subject = Subject {
-        function_uid: text("uid"),
-        namespace: text("shop"),
-        name: text("cart"),
-        revision: text("r1"),
-        tenant: text("acme"),
-        memory_mib: 512,
-        cpu_millis: 100,
-        instance: text("i"),
-    };
-    let mut packer = Packer::default();
-    for call in 0..5 {
-        packer.push(&CallRecord {
-            subject: 0,
-            call,
-            received_at_us: NOVEMBER_US + call as i64 * 60_000_000,
-            wait_us: 0,
-            claim_us: 0,
-            start_us: 0,
-            connect_us: 0,
-            run_us: 100_000,
-            request_bytes: 1,
-            response_bytes: 2,
-            status: 200,
-            outcome: Outcome::Ok,
-            cold: false,
-            first: false,
-            warm_slots: 0,
-            key: 0,
-        });
-    }
-    let records = packer.finish();
-    let (crc32c, subjects) = (crc32c::crc32c(&records), vec![subject]);
-    let frame = Frame { activator: 7, epoch: 1, first_seq: 1, count: 5, subjects, records, crc32c, unseen: false };
-    ledger.append(frame).await.unwrap();
+    let calls = (0..5).map(|call| sample::call(call, NOVEMBER_US + call as i64 * 60_000_000));
+    ledger.append(sample::frame((7, 1), vec![sample::subject("acme", "shop", "cart")], calls)).await.unwrap();
     (router(door, Budgets::none(), Guard::open(), Tenants::of_themselves()), dir)
 }
 
