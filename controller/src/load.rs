@@ -205,7 +205,31 @@ struct HolderFunction {
 pub async fn send(key: &LoadKey, load: Load<'_>, at: SocketAddr) -> Result<(), LoadError> {
     let body = load.body();
     let signature = key.sign(&body);
-    let stream = connect(at).await?;
+    let stream = connect(at, OPEN).await?;
+    let (status, answer) = exchange(stream, at, body, signature, INIT + ANSWER).await?;
+    outcome(&load, status, &answer)
+}
+
+/// Whether a runtime was given to somebody; `None`: it does not say. A load that is none is refused by the one that is parked
+/// for its signature, and by the one that is not because it is held.
+pub async fn is_held(at: SocketAddr) -> Option<bool> {
+    let stream = connect(at, ANSWER).await.ok()?;
+    let (status, _) = exchange(stream, at, Vec::new(), String::new(), ANSWER).await.ok()?;
+    match status {
+        StatusCode::CONFLICT => Some(true),
+        StatusCode::UNAUTHORIZED => Some(false),
+        _ => None,
+    }
+}
+
+/// One request to a load port, and its answer within a limit.
+async fn exchange(
+    stream: TcpStream,
+    at: SocketAddr,
+    body: Vec<u8>,
+    signature: String,
+    limit: Duration,
+) -> Result<(StatusCode, Bytes), LoadError> {
     let failed = |error: &dyn std::fmt::Display| LoadError::Failed(format!("{at}: {error}"));
     let exchange = async {
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|e| failed(&e))?;
@@ -231,9 +255,8 @@ pub async fn send(key: &LoadKey, load: Load<'_>, at: SocketAddr) -> Result<(), L
             },
         }
     };
-    let late = || LoadError::Failed(format!("{at} gave no answer within {} s", (INIT + ANSWER).as_secs()));
-    let (status, answer) = timeout(INIT + ANSWER, exchange).await.map_err(|_| late())??;
-    outcome(&load, status, &answer)
+    let late = || LoadError::Failed(format!("{at} gave no answer within {} s", limit.as_secs()));
+    timeout(limit, exchange).await.map_err(|_| late())?
 }
 
 fn outcome(load: &Load<'_>, status: StatusCode, answer: &[u8]) -> Result<(), LoadError> {
@@ -254,8 +277,8 @@ fn outcome(load: &Load<'_>, status: StatusCode, answer: &[u8]) -> Result<(), Loa
 }
 
 /// Dials until the load port is open.
-async fn connect(at: SocketAddr) -> Result<TcpStream, LoadError> {
-    let until = Instant::now() + OPEN;
+async fn connect(at: SocketAddr, limit: Duration) -> Result<TcpStream, LoadError> {
+    let until = Instant::now() + limit;
     let (mut pause, longest) = DIAL;
     loop {
         let dial = timeout(until.saturating_duration_since(Instant::now()), TcpStream::connect(at));
@@ -269,7 +292,7 @@ async fn connect(at: SocketAddr) -> Result<TcpStream, LoadError> {
                 return Err(LoadError::Failed(format!("{at} cannot be reached: {error}")));
             }
             Ok(Err(_)) => sleep(pause).await,
-            Err(_) => return Err(LoadError::Failed(format!("{at} cannot be reached within {} s", OPEN.as_secs()))),
+            Err(_) => return Err(LoadError::Failed(format!("{at} cannot be reached within {} s", limit.as_secs()))),
         }
         pause = (pause * 2).min(longest);
     }

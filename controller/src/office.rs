@@ -401,9 +401,22 @@ impl<F: Fleet> Office<F> {
         for key in self.pools.keys() {
             self.look_at(Some(key), now);
         }
+        self.look_into_runtimes();
         tracing::info!(functions = uids.len(), instances = self.owners.len(), "everything that exists is known");
         self.routes.open();
         self.health.pass(CHECK);
+    }
+
+    /// Of what was parked before this life, some may be held: a load writes nothing that the cluster knows.
+    fn look_into_runtimes(&self) {
+        for parked in self.pools.runtimes().cloned() {
+            let fleet = self.hands.fleet.clone();
+            tokio::spawn(async move {
+                if let Err(error) = fleet.look_into(&parked).await {
+                    tracing::warn!(pod = parked.name, %error, "a parked runtime that is held could not be let go");
+                }
+            });
+        }
     }
 
     /// A message from an activator.

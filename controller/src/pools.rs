@@ -110,6 +110,11 @@ impl Pools {
         self.pools.keys().cloned().collect()
     }
 
+    /// Pods that keep a runtime.
+    pub fn runtimes(&self) -> impl Iterator<Item = &Parked> {
+        self.pools.values().flat_map(|pool| pool.parked.values()).filter(|parked| parked.runtime.is_some())
+    }
+
     /// How many pods of a pool can be claimed; `None` when there is no such pool.
     #[must_use]
     pub fn count(&self, key: &PoolKey) -> Option<usize> {

@@ -1,15 +1,18 @@
 //! Handler code: on its own Deployment, from a ConfigMap that changes, and loaded into parked runtimes.
 
+use crate::activators::needs_the_node;
 use crate::world::{World, ok};
 use anyhow::{Context, Result};
 use dormouse_core::WarmPool;
 use dormouse_tests::client::Answer;
 use dormouse_tests::cluster::{LIMIT, Space, pod_name};
+use dormouse_tests::trouble::kill_controller;
 use dormouse_tests::wait::until;
 use futures::future::join_all;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 /// Where a pod that was loaded says whose it is.
 const LOADED: &str = "dormouse.dev/loaded";
@@ -211,6 +214,50 @@ pub(crate) async fn a_function_is_loaded_into_a_parked_runtime(world: World) -> 
             let pod = one_pod(&space, "hidden").await?;
             let grafted = pod.spec.as_ref().and_then(|s| s.ephemeral_containers.as_ref()).map_or(0, Vec::len);
             anyhow::ensure!(grafted == 1 && !is_loaded(&pod), "{}", pod_name(&pod));
+            Ok(())
+        })
+        .await
+}
+
+/// The controller is killed while it loads, or just after, before the cluster knows: calls are answered, no process runs
+/// two functions' code, and no runtime is left that nobody knows of.
+pub(crate) async fn no_kill_leaks_a_load(world: World) -> Result<()> {
+    needs_the_node()?;
+    let kills = if world.long { 40 } else { 6 };
+    world
+        .alone("loads", |world, space| async move {
+            let spec = json!({"startCheck": "Never", "idleTimeoutSeconds": 2, "timeoutSeconds": 5, "queue": {"maxWaitSeconds": 60}});
+            for name in ["left", "right"] {
+                space.apply(&source(name, "nodejs", &code("nodejs", name), spec.clone()))?;
+                space.ready(name, "True").await?;
+            }
+            pool(&space, "small", Some("nodejs"), 2).await?;
+            let mut ran: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+            for n in 0..kills {
+                let calls = ["left", "right"].map(|name| {
+                    let target = world.by_host(&space, name, "/");
+                    tokio::spawn(async move { target.call(1).await })
+                });
+                // A load takes some 10 ms; the cluster knows of it 250 ms after the claim.
+                tokio::time::sleep(Duration::from_millis(7 * (n % 40))).await;
+                kill_controller(&world.cluster).await?;
+                for (name, call) in ["left", "right"].into_iter().zip(calls) {
+                    let answer = call.await??;
+                    anyhow::ensure!(answer.status == 200 && said(&answer)?["who"] == name, "kill {n}, {name}: {answer}");
+                    ran.entry(answer.header("x-instance").to_owned()).or_default().insert(name.to_owned());
+                }
+                world.cluster.system_ready().await?;
+                until("no pod of a function is left, and the pool is whole", LIMIT, || async {
+                    let pods = space.cluster.pods(&space.name, "").await?;
+                    let parked = pods.iter().filter(|p| p.metadata.deletion_timestamp.is_none() && !is_loaded(p)).count();
+                    anyhow::ensure!(parked == 2 && pods.len() == 2, "{parked} parked of {} pods", pods.len());
+                    Ok(())
+                })
+                .await?;
+                full(&space, "small", 2).await?;
+            }
+            let shared: Vec<_> = ran.iter().filter(|(_, names)| names.len() > 1).collect();
+            anyhow::ensure!(shared.is_empty(), "{shared:?}");
             Ok(())
         })
         .await

@@ -111,6 +111,7 @@ const CASES: &[(&str, Case)] = &cases![
     code::broken_code_is_told_and_mended,
     code::code_in_a_config_map_is_followed,
     code::a_function_is_loaded_into_a_parked_runtime,
+    code::no_kill_leaks_a_load,
     code::many_functions_share_a_small_pool,
     wall::who_opts_out_has_none,
     chaos::calls_survive_what_goes_wrong,

@@ -227,6 +227,10 @@ impl Fleet for Kubernetes {
         self.claim(function, target, parked, claim).await
     }
 
+    async fn look_into(&self, parked: &Parked) -> Result<(), FleetError> {
+        self.let_go_if_held(parked).await
+    }
+
     async fn own(
         &self,
         function: &Arc<Function>,

@@ -44,15 +44,26 @@ impl Kubernetes {
                 Err(FleetError::Broken(Trouble::new(Code::HandlerFailed, format!("{code}: {message}"))))
             }
             Err(LoadError::Held(by)) => {
-                // Loaded in an earlier life of the controller, which ended before it could say so: nobody else takes this
-                // pod, so it goes, with all the time that its calls may need.
-                tracing::warn!(pod = parked.name, %by, "a parked runtime is held already and is let go");
-                let victim = Victim { id: parked.id.clone(), name: parked.name.clone() };
-                self.end_pod_in_its_time(&parked.pool.namespace, &victim).await?;
+                tracing::warn!(pod = parked.name, %by, "a parked runtime is held already");
+                self.let_go(parked).await?;
                 Err(FleetError::Conflict(parked.name.clone()))
             }
             Err(LoadError::Failed(why)) => Err(FleetError::Failed(why)),
         }
+    }
+
+    pub(super) async fn let_go_if_held(&self, parked: &Parked) -> Result<(), FleetError> {
+        if load::is_held((parked.ip, load::PORT).into()).await != Some(true) {
+            return Ok(());
+        }
+        tracing::info!(pod = parked.name, "a parked runtime was given away in an earlier life and is let go");
+        self.let_go(parked).await
+    }
+
+    /// Ends a parked pod that may be serving.
+    async fn let_go(&self, parked: &Parked) -> Result<(), FleetError> {
+        let victim = Victim { id: parked.id.clone(), name: parked.name.clone() };
+        self.end_pod_in_its_time(&parked.pool.namespace, &victim).await
     }
 
     /// The graft itself. What is refused may have been refused because somebody else was first: the pod tells.
