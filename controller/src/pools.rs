@@ -403,15 +403,22 @@ impl Pool {
 fn may_load(valid: &ValidFunction, runtime: Runtime) -> bool {
     let Some(handler) = &valid.source else { return false };
     let values_only = valid.env_from.is_empty() && valid.env.iter().all(|var| var.value_from.is_none());
+    let environment: usize =
+        valid.env.iter().map(|var| var.name.len() + var.value.as_ref().map_or(0, String::len)).sum();
     let options = valid.env.iter().any(|var| OPTIONS.contains(&var.name.as_str()));
     handler.runtime == runtime
         && handler.code.is_some()
         && values_only
+        && environment <= MAX_ENVIRONMENT
         && !options
         && valid.security_context.is_none()
         && valid.image_pull_secrets.is_empty()
         && valid.port == load::CALLS
 }
+
+/// Most bytes of variables in a load: its body has at most 1 MiB, of which the files take 350 KiB as base64 and a byte of text
+/// as JSON at most six.
+const MAX_ENVIRONMENT: usize = 100 * 1024;
 
 /// Variables that an interpreter reads when it starts.
 const OPTIONS: [&str; 4] = ["NODE_OPTIONS", "NODE_PATH", "PYTHONPATH", "PYTHONHASHSEED"];
@@ -541,6 +548,7 @@ mod tests {
             json!({"envFrom": [{"configMapRef": {"name": "c"}}]}),
             json!({"securityContext": {"runAsUser": 5}}),
             json!({"port": 9000}),
+            json!({"env": (0..4).map(|n| json!({"name": format!("E{n}"), "value": "x".repeat(30_000)})).collect::<Vec<_>>()}),
         ] {
             assert!(!takes(Some(Runtime::Python), &source(no.clone())) && takes(None, &source(no.clone())), "{no}");
         }

@@ -10,8 +10,12 @@ mod away;
 mod budgets;
 mod calls;
 mod chaos;
+#[path = "../suite_runtimes/client.rs"]
+#[allow(dead_code, reason = "part of it is for the suite of the runtimes alone")]
+mod client;
 mod code;
 mod concurrency;
+mod contract;
 mod deletion;
 mod faults;
 mod hello;
@@ -20,6 +24,9 @@ mod inside;
 mod install;
 mod restarts;
 mod revisions;
+#[path = "../suite_runtimes/table.rs"]
+#[allow(dead_code, reason = "part of it is for the suite of the runtimes alone")]
+mod table;
 mod tenants;
 mod told;
 mod usage_api;
@@ -113,6 +120,7 @@ const CASES: &[(&str, Case)] = &cases![
     code::a_function_is_loaded_into_a_parked_runtime,
     code::no_kill_leaks_a_load,
     code::many_functions_share_a_small_pool,
+    contract::functions_give_what_the_contract_says,
     wall::who_opts_out_has_none,
     chaos::calls_survive_what_goes_wrong,
     idle::calls_at_the_idle_edge_never_fail,

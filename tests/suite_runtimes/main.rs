@@ -8,3 +8,4 @@ mod failures;
 mod loads;
 mod runtime;
 mod stops;
+mod table;
