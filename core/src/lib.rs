@@ -14,6 +14,7 @@ pub mod record;
 pub mod revision;
 pub mod scale;
 pub mod share;
+pub mod source;
 pub mod table;
 pub mod usage;
 pub mod valid;

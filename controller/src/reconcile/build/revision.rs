@@ -23,8 +23,8 @@ pub fn controller_revision(function: &Function, target: &Target, number: i64) ->
             owner_references: function.controller_owner_ref(&()).map(|owner| vec![owner]),
             ..ObjectMeta::default()
         },
-        data: Some(RawExtension(json!({ "spec": history::running(&function.spec) }))),
-        revision: number,
+        data: RawExtension(json!({ "spec": history::running(&function.spec) })),
+        revision: Some(number),
     }
 }
 
@@ -32,7 +32,7 @@ pub fn controller_revision(function: &Function, target: &Target, number: i64) ->
 #[must_use]
 pub fn entry(found: &ControllerRevision) -> Option<Entry> {
     let (_, revision) = labels::owner(found.metadata.labels.as_ref())?;
-    Some(Entry { revision: revision.to_string(), number: found.revision })
+    Some(Entry { revision: revision.to_string(), number: found.revision? })
 }
 
 #[cfg(test)]

@@ -1,0 +1,112 @@
+//! Applying: the code first, then who runs it.
+
+use super::read::{Document, Kind};
+use super::{code, owners};
+use crate::exit::Failure;
+use crate::say;
+use crate::target::cluster::{MANAGER, words};
+use crate::wait;
+use dormouse_core::function::Function;
+use dormouse_core::{Budget, WarmPool};
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::api::{ApiResource, DynamicObject, Patch, PatchParams};
+use kube::{Api, Client, Resource, ResourceExt};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use std::fmt::Debug;
+
+/// Where documents go.
+pub(crate) struct Writer {
+    pub(crate) client: Client,
+    /// Of documents that name none.
+    pub(crate) namespace: String,
+    /// Take fields over.
+    pub(crate) force: bool,
+}
+
+/// A function that was applied.
+pub(crate) struct Written {
+    pub(crate) namespace: String,
+    pub(crate) name: String,
+    /// Of its spec as it is now.
+    pub(crate) generation: i64,
+}
+
+impl Writer {
+    /// Applies one; a function is answered.
+    pub(crate) async fn write(&self, document: &Document) -> Result<Option<Written>, Failure> {
+        let namespace = document.namespace.as_deref().unwrap_or(&self.namespace);
+        let of = |kind: ApiResource| Api::<DynamicObject>::namespaced_with(self.client.clone(), namespace, &kind);
+        match document.kind {
+            Kind::Budget => {
+                let api = Api::all_with(self.client.clone(), &ApiResource::erase::<Budget>(&()));
+                self.object(&api, document).await.map(|_| None)
+            }
+            Kind::WarmPool => self.object(&of(ApiResource::erase::<WarmPool>(&())), document).await.map(|_| None),
+            Kind::Function => {
+                let api = of(ApiResource::erase::<Function>(&()));
+                let before = api.get_metadata_opt(&document.name).await;
+                let before = before.map_err(|e| refused(document, &words(&e)))?;
+                if let Some(before) = &before {
+                    self.own(&api, before).await?;
+                }
+                self.code(document, namespace, before.and_then(|b| b.uid())).await?;
+                let written = self.object(&api, document).await?;
+                // So that the code goes with the function.
+                self.code(document, namespace, written.uid()).await?;
+                let (namespace, name) = (namespace.to_owned(), document.name.clone());
+                Ok(Some(Written { namespace, name, generation: wait::generation(&written) }))
+            }
+        }
+    }
+
+    async fn object(&self, api: &Api<DynamicObject>, document: &Document) -> Result<DynamicObject, Failure> {
+        let mut value = document.value.clone();
+        // The namespace is in the request's path; an object of another API version is converted by the API server.
+        if let Some(object) = value.as_object_mut() {
+            object.entry("apiVersion").or_insert_with(|| json!("dormouse.dev/v1alpha1"));
+            object.remove("status");
+        }
+        let applied = self.apply(api, &document.name, &value).await?;
+        say::note(format_args!("{} {} applied", document.kind.name(), document.name));
+        Ok(applied)
+    }
+
+    async fn apply<K>(&self, api: &Api<K>, name: &str, value: &Value) -> Result<K, Failure>
+    where
+        K: Clone + DeserializeOwned + Debug,
+    {
+        let mut params = PatchParams::apply(MANAGER);
+        params.force = self.force;
+        api.patch(name, &params, &Patch::Apply(value)).await.map_err(|e| match e {
+            kube::Error::Api(status) if status.code == 409 => Failure::failed(format!(
+                "{name} is not applied: others have written what the manifest says otherwise:\n{}\ntake these fields over with --force-conflicts, or leave them out of the manifest",
+                owners::conflicts(&status)
+            )),
+            e => Failure::failed(format!("{name} is not applied: {}", words(&e))),
+        })
+    }
+
+    /// What a rollback wrote is this command line's, too.
+    async fn own<K: Resource>(&self, api: &Api<DynamicObject>, before: &K) -> Result<(), Failure> {
+        let Some(managed) = owners::merged(before.managed_fields()) else { return Ok(()) };
+        let name = before.name_any();
+        let version = before.resource_version();
+        let body = json!({"metadata": {"resourceVersion": version, "managedFields": managed}});
+        let patched = api.patch_metadata(&name, &PatchParams::default(), &Patch::Merge(body)).await;
+        patched.map(drop).map_err(|e| Failure::failed(format!("cannot take over what a rollback wrote: {}", words(&e))))
+    }
+
+    /// The ConfigMap of a function's files, if those are its code.
+    async fn code(&self, document: &Document, namespace: &str, function: Option<String>) -> Result<(), Failure> {
+        let Some(files) = &document.code else { return Ok(()) };
+        let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), namespace);
+        let map: Value = code::config_map(&document.name, files, function.as_deref())?;
+        let name = code::name(&document.name);
+        self.apply(&api, &name, &map).await.map(drop)
+    }
+}
+
+fn refused(document: &Document, why: &str) -> Failure {
+    Failure::failed(format!("cannot read the {} {}: {why}", document.kind.name(), document.name))
+}
