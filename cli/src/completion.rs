@@ -3,7 +3,7 @@
 use crate::args::Cli;
 use crate::exit::Outcome;
 use crate::say;
-use clap::{Args, CommandFactory, ValueEnum};
+use clap::{Args, Command, CommandFactory, ValueEnum};
 use clap_complete::aot;
 
 #[derive(Args, Debug)]
@@ -36,7 +36,11 @@ fn script(shell: Shell) -> Vec<u8> {
         Shell::Zsh => aot::Shell::Zsh,
         Shell::Fish => aot::Shell::Fish,
     };
+    // What is hidden would be offered: a command line without it is described.
+    let whole = Cli::command();
+    let shown = whole.get_subcommands().filter(|command| !command.is_hide_set()).cloned();
+    let mut described = Command::new("dormouse").version(env!("CARGO_PKG_VERSION")).subcommands(shown);
     let mut script = Vec::new();
-    aot::generate(shell, &mut Cli::command(), "dormouse", &mut script);
+    aot::generate(shell, &mut described, "dormouse", &mut script);
     script
 }
