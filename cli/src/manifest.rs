@@ -1,5 +1,6 @@
 //! The manifests of a folder: the same YAML that `kubectl apply` takes, read with every fault at its line.
 
+pub(crate) mod code;
 pub(crate) mod tree;
 
 use dormouse_controller::fleet::process::command;
@@ -11,6 +12,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::SystemTime;
 use tree::Document;
 
@@ -47,8 +49,16 @@ pub(crate) fn folder_of(file: &Path) -> PathBuf {
     folder.canonicalize().unwrap_or_else(|_| folder.into())
 }
 
+/// What an image holds is here, too, if it is run here: its revision changes with it.
+fn attach(function: &mut Function, folder: &Path) {
+    if function.spec.image.is_some() && function.spec.source.is_some() {
+        let code = code::beside(function, folder).ok().flatten().map(Arc::new);
+        function.spec.source.iter_mut().for_each(|source| source.code = code.clone());
+    }
+}
+
 /// The files below the manifest's folder that the words of a command name.
-fn code(command: &[String], file: &Path) -> Vec<(PathBuf, Stamp)> {
+fn named(command: &[String], file: &Path) -> Vec<(PathBuf, Stamp)> {
     let folder = folder_of(file);
     let found =
         command.iter().map(|word| folder.join(word)).filter(|path| path.starts_with(&folder) && *path != folder);
@@ -163,10 +173,12 @@ impl Reading {
             return self.budget(file, document);
         }
         let local = local_faults(&document.value);
-        match ValidFunction::from_value(&document.value) {
-            Ok((function, valid)) if local.is_empty() => {
+        let folder = folder_of(file);
+        match ValidFunction::from_value_beside(&document.value, |function| code::beside(function, &folder)) {
+            Ok((mut function, valid)) if local.is_empty() => {
+                attach(&mut function, &folder);
                 let command = valid.local_command.as_deref().and_then(|c| command::words(c).ok()).unwrap_or_default();
-                let code = code(&command, file);
+                let code = named(&command, file);
                 let (file, line) = (file.to_path_buf(), document.line);
                 self.manifests.push(Manifest { key: valid.key, function, command, file, line, code });
             }
@@ -264,10 +276,19 @@ fn local_faults(value: &Value) -> Vec<Fault> {
     let mut faults = Vec::new();
     let annotation = value.pointer("/metadata/annotations").and_then(|a| a.get(LOCAL_COMMAND));
     let path = format!("metadata.annotations.{LOCAL_COMMAND}");
+    let source = value.pointer("/spec/source").filter(|source| !source.is_null());
+    if source.and_then(|source| source.get("configMap")).is_some_and(|map| !map.is_null()) {
+        let message = "there are no ConfigMaps here: put the files beside the manifest and leave this out (`dormouse deploy` sends them)";
+        faults.push(Fault::new("spec.source.configMap", message));
+    }
     match annotation {
+        None if source.is_some() => {}
+        Some(_) if source.is_some() => {
+            faults.push(Fault::new(path, "is not for handler code, which its runtime runs: remove it, or spec.source"));
+        }
         None => faults.push(Fault::new(
             path,
-            "is missing: here an instance is a process, and this says what to run, for example '[\"python3\", \"server.py\"]'",
+            "is missing: here an instance is a process, and this says what to run, for example '[\"python3\", \"server.py\"]' (or write handler code: spec.source)",
         )),
         Some(Value::String(text)) => {
             if let Err(e) = command::words(text) {

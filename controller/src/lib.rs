@@ -8,6 +8,7 @@ pub mod doors;
 pub mod fleet;
 pub mod labels;
 pub mod ledger;
+pub mod load;
 pub mod metrics;
 pub mod office;
 pub mod parking;

@@ -578,6 +578,13 @@ impl<F: Fleet> Office<F> {
                 }
                 observed.claiming.refused = Some((revision, why));
             }
+            // The code was tried and does not work: who waits is told, and the function's own pods are what is tried next.
+            FleetError::Broken(trouble) => {
+                instance.seen.trouble = Some(trouble);
+                claimed.given_up = true;
+                observed.claiming.failed(now);
+                return;
+            }
             // It is somebody else's, or gone.
             FleetError::Conflict(_) | FleetError::Gone(_) => {}
             // Nobody knows: it may be ours by now.
@@ -792,6 +799,9 @@ fn refused(observed: &mut Observed, lane: &Lane, error: &FleetError) {
         (Lane::Prepare(_) | Lane::Scale(_), FleetError::Refused(why)) => {
             observed.refused = Some(Trouble::new(Code::AdmissionRefused, why.clone()));
         }
+        (Lane::Prepare(_) | Lane::Scale(_), FleetError::Broken(trouble)) => {
+            observed.refused = Some(trouble.clone());
+        }
         // It would stay in its pool, which waits for it.
         (Lane::Own(id), FleetError::Refused(why)) => {
             if let Some(instance) = observed.instances.get_mut(id) {
@@ -823,7 +833,7 @@ fn failed(observed: &mut Observed, lane: Lane, error: &FleetError, failures: u32
     let pause = backoff::pause(failures, (MIN_PAUSE, MAX_PAUSE));
     let pause = match (&lane, error) {
         (Lane::Probe(_), _) => pause.min(MAX_PROBE_PAUSE),
-        (_, FleetError::Refused(_)) => MAX_PAUSE,
+        (_, FleetError::Refused(_) | FleetError::Broken(_)) => MAX_PAUSE,
         _ => pause,
     };
     observed.lanes.insert(lane, LaneState::Paused { until: now + pause, failures: failures + 1 });

@@ -2,10 +2,11 @@
 //!
 //! Bounds and paths are those of a runtime's load (`runtimes/README.md`): what is refused there is refused here first.
 
-use crate::function::{Source, container::Runtime};
+use crate::function::{Function, Runtime, Source};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 /// Most bytes of all files together. As base64 in a load they are a third more, and a ConfigMap takes 1 MiB.
 pub const MAX_BYTES: usize = 256 * 1024;
@@ -130,6 +131,16 @@ pub fn key_of(path: &str) -> Option<String> {
 #[must_use]
 pub fn path_of(key: &str) -> String {
     key.replace(STEP, "/")
+}
+
+/// What code a function has, where it is known without asking anybody: in its manifest, or attached to it.
+#[must_use]
+pub fn code_of(function: &Function) -> Option<Arc<Code>> {
+    let source = function.spec.source.as_ref()?;
+    match &source.inline {
+        Some(text) => Code::inline(source, text).ok().map(Arc::new),
+        None => source.code.clone(),
+    }
 }
 
 fn largest(files: &BTreeMap<String, Vec<u8>>) -> String {

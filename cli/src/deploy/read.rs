@@ -2,8 +2,8 @@
 
 use super::code;
 use crate::exit::Failure;
-use crate::manifest::tree;
-use crate::manifest::{Finding, folder_of, is_manifest};
+use crate::manifest::code::beside;
+use crate::manifest::{Finding, folder_of, is_manifest, tree};
 use dormouse_core::source::Code;
 use dormouse_core::valid::ValidFunction;
 use dormouse_core::{Budget, Fault};
@@ -121,9 +121,19 @@ impl Reading {
             let why = "is passed over: only Functions, Budgets and WarmPools are applied";
             return self.notes.push(format!("{}:{}: {kind} {name} {why}", file.display(), document.line));
         };
-        let (mut value, mut faults) = (document.value.clone(), Vec::new());
-        let code = if kind == Kind::Function { files_beside(file, &mut value, &mut faults) } else { None };
-        faults.extend(faults_of(kind, &value));
+        let (mut value, mut faults, mut code) = (document.value.clone(), Vec::new(), None);
+        match kind {
+            Kind::Function => match function(&mut value, &folder_of(file)) {
+                Ok(found) => code = found,
+                Err(found) => faults = found,
+            },
+            Kind::Budget => faults = Budget::from_value(&value).err().unwrap_or_default(),
+            // Checked by the API server alone.
+            Kind::WarmPool if value.pointer("/metadata/name").and_then(Value::as_str).is_none() => {
+                faults.push(Fault::new("metadata.name", "is missing"));
+            }
+            Kind::WarmPool => {}
+        }
         let text = |path| value.pointer(path).and_then(Value::as_str).map(str::to_owned);
         let (name, own) = (text("/metadata/name"), text("/metadata/namespace"));
         if let (Some(own), Some(asked)) = (&own, namespace)
@@ -174,33 +184,86 @@ fn kind(value: &Value) -> Option<Kind> {
     }
 }
 
-/// A warm pool is checked by the API server alone.
-fn faults_of(kind: Kind, value: &Value) -> Vec<Fault> {
-    match kind {
-        Kind::Function => ValidFunction::from_value(value).err().unwrap_or_default(),
-        Kind::Budget => Budget::from_value(value).err().unwrap_or_default(),
-        Kind::WarmPool => match value.pointer("/metadata/name").and_then(Value::as_str) {
-            Some(_) => Vec::new(),
-            None => vec![Fault::new("metadata.name", "is missing")],
-        },
+/// Checks a function. Where its source does not say where the code is, the files beside the manifest are it: they are
+/// answered, and the manifest names the ConfigMap that they go into.
+fn function(value: &mut Value, folder: &Path) -> Result<Option<Arc<Code>>, Vec<Fault>> {
+    let (function, valid) = ValidFunction::from_value_beside(value, |function| beside(function, folder))?;
+    let Some(code) = function.spec.source.and_then(|source| source.code) else { return Ok(None) };
+    if let Some(why) = code::fault(&code) {
+        return Err(vec![Fault::new("spec.source", why)]);
     }
+    if let Some(source) = value.pointer_mut("/spec/source").and_then(Value::as_object_mut) {
+        source.insert("configMap".into(), json!({ "name": code::name(&valid.key.name) }));
+    }
+    Ok(Some(code))
 }
 
-/// Where a function has a source that names no code, the files beside its manifest are it; the manifest then names the
-/// ConfigMap that they go into.
-fn files_beside(file: &Path, value: &mut Value, faults: &mut Vec<Fault>) -> Option<Arc<Code>> {
-    let name = value.pointer("/metadata/name").and_then(Value::as_str)?.to_owned();
-    let named = |value: &Value, path| value.pointer(path).is_some_and(|v| !v.is_null());
-    if ["/spec/image", "/spec/source/inline", "/spec/source/configMap"].into_iter().any(|path| named(value, path)) {
-        return None;
-    }
-    let source = value.pointer_mut("/spec/source").and_then(Value::as_object_mut)?;
-    source.insert("configMap".into(), json!({ "name": code::name(&name) }));
-    match code::read(&folder_of(file)) {
-        Ok(code) => Some(Arc::new(code)),
-        Err(why) => {
-            faults.push(Fault::new("spec.source", why));
-            None
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SOURCE: &str = "\
+apiVersion: dormouse.dev/v1alpha1
+kind: Function
+metadata: {name: orders}
+spec: {source: {runtime: nodejs, handler: index.handler}}
+";
+
+    fn read_of(files: &[(&str, &str)], namespace: Option<&str>) -> Reading {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, content) in files {
+            std::fs::write(folder.path().join(name), content).unwrap();
         }
+        read(folder.path(), namespace).unwrap()
+    }
+
+    #[test]
+    fn files_beside_a_manifest_go_into_a_config_map() {
+        let reading = read_of(&[("function.yaml", SOURCE), ("index.js", "x"), (".env", "y")], None);
+        assert_eq!(reading.faults, []);
+        let [document] = reading.documents.as_slice() else { panic!("{reading:?}") };
+        assert_eq!(document.value.pointer("/spec/source/configMap/name").unwrap(), "orders-code");
+        let files: Vec<&str> = document.code.as_ref().unwrap().files().map(|(path, _)| path).collect();
+        assert_eq!(files, ["index.js"]);
+        assert_eq!(document.value.pointer("/spec").unwrap().as_object().unwrap().len(), 1, "no defaults are applied");
+    }
+
+    #[test]
+    fn code_that_is_elsewhere_is_left_there() {
+        for place in ["inline: 'x'", "configMap: {name: mine}"] {
+            let manifest = SOURCE.replace("handler: index.handler", &format!("handler: index.handler, {place}"));
+            let reading = read_of(&[("function.yaml", &manifest), ("a b", "no key")], None);
+            assert!(reading.faults.is_empty() && reading.documents[0].code.is_none(), "{reading:?}");
+        }
+    }
+
+    #[test]
+    fn every_fault_has_its_place_and_others_are_passed_over() {
+        let other = "apiVersion: v1\nkind: Secret\nmetadata: {name: s}\n";
+        let double = "apiVersion: dormouse.dev/v1alpha1\nkind: Function\nmetadata: {name: a}\nspec: {image: i}\n";
+        let wrong = double.replace("name: a", "name: b, namespace: x").replace("image: i", "image: i, port: 0");
+        let files = [("1.yaml", double), ("2.yaml", double), ("3.yaml", &wrong), ("4.yaml", other), ("5.yaml", "a: [")];
+        let reading = read_of(&files, Some("shop"));
+        let faults: Vec<(String, Option<u64>, &str)> = reading
+            .faults
+            .iter()
+            .map(|f| (f.file.file_name().unwrap().to_string_lossy().into_owned(), f.line, f.path.as_str()))
+            .collect();
+        assert_eq!(faults[0], ("2.yaml".into(), Some(1), "metadata.name"));
+        assert_eq!(faults[1], ("3.yaml".into(), Some(3), "metadata.namespace"));
+        assert_eq!(faults[2], ("3.yaml".into(), Some(4), "spec.port"));
+        assert_eq!((faults[3].0.as_str(), faults.len()), ("5.yaml", 4));
+        assert!(reading.notes[0].contains("Secret s is passed over"), "{:?}", reading.notes);
+    }
+
+    #[test]
+    fn functions_come_last() {
+        let budget =
+            "apiVersion: dormouse.dev/v1alpha1\nkind: Budget\nmetadata: {name: b}\nspec: {tenant: t, gbSeconds: '5'}\n";
+        let pool = "apiVersion: dormouse.dev/v1alpha1\nkind: WarmPool\nmetadata: {name: p}\nspec: {}\n";
+        let image = "apiVersion: dormouse.dev/v1alpha1\nkind: Function\nmetadata: {name: a}\nspec: {image: i}\n";
+        let reading = read_of(&[("1.yaml", image), ("2.yaml", pool), ("3.yaml", budget)], None);
+        let kinds: Vec<Kind> = reading.documents.iter().map(|d| d.kind).collect();
+        assert_eq!((kinds.last(), kinds.len()), (Some(&Kind::Function), 3), "{:?}", reading.faults);
     }
 }

@@ -5,6 +5,7 @@ use super::tail::{Instances, Reader, Stage};
 use crate::exit::Failure;
 use crate::say;
 use crate::target::cluster::words;
+use crate::target::details;
 use dormouse_controller::labels;
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::Pod;
@@ -36,7 +37,7 @@ pub(crate) async fn so_far(instances: &Instances, wanted: &Wanted) -> Result<boo
             None => continue,
             Some(Stage::Before) => say::note(format_args!("{name} has not started yet")),
             Some(Stage::Logs | Stage::Over) if logs.len() == MAX_LOGS => left += 1,
-            Some(Stage::Logs | Stage::Over) => match instances.open(&name, false, None).await {
+            Some(Stage::Logs | Stage::Over) => match instances.open((&name, details::name(&pod)), false, None).await {
                 Ok(reader) => logs.push(Log { name, reader, next: None }),
                 Err(error) => say::note(format_args!("{name}: {}", words(&error))),
             },
@@ -136,9 +137,9 @@ impl Following<'_> {
                 "{name} is left out: {MAX_LOGS} logs are read at once; name one with --instance"
             ));
         }
-        let (instances, sender) = (self.instances.clone(), self.sender.clone());
+        let (instances, container, sender) = (self.instances.clone(), details::name(pod), self.sender.clone());
         self.tails.spawn(async move {
-            let tailed = instances.tail(name.clone(), sender).await;
+            let tailed = instances.tail(name.clone(), container, sender).await;
             tailed.map_err(|why| format!("{name}: {why}"))
         });
     }

@@ -2,9 +2,9 @@
 
 use super::line::Line;
 use crate::target::cluster::words;
+use crate::target::details;
 use dormouse_controller::fleet::kubernetes::instance;
 use dormouse_controller::fleet::{FunctionUid, Phase};
-use dormouse_controller::reconcile::build::deployment::CONTAINER;
 use futures::io::{AsyncBufRead, AsyncBufReadExt};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
@@ -53,10 +53,7 @@ impl Instances {
         if self.only.as_ref().is_some_and(|only| *only != seen.name) {
             return None;
         }
-        let status = pod.status.as_ref();
-        let made = status.and_then(|s| s.container_statuses.as_ref()).into_iter().flatten();
-        let added = status.and_then(|s| s.ephemeral_container_statuses.as_ref()).into_iter().flatten();
-        let container = made.chain(added).find(|c| c.name == CONTAINER);
+        let container = details::container(pod);
         // Set with its first start.
         let begun = container.is_some_and(|c| c.container_id.as_ref().is_some_and(|id| !id.is_empty()));
         let runs = container.and_then(|c| c.state.as_ref()).is_some_and(|state| state.running.is_some());
@@ -68,9 +65,14 @@ impl Instances {
     }
 
     /// Opens the log of a pod, from a moment on when it was read before.
-    pub(crate) async fn open(&self, pod: &str, follow: bool, from: Option<Timestamp>) -> kube::Result<Reader> {
+    pub(crate) async fn open(
+        &self,
+        (pod, container): (&str, &str),
+        follow: bool,
+        from: Option<Timestamp>,
+    ) -> kube::Result<Reader> {
         let params = LogParams {
-            container: Some(CONTAINER.into()),
+            container: Some(container.into()),
             follow,
             timestamps: true,
             since_seconds: if from.is_some() { None } else { self.since },
@@ -81,10 +83,15 @@ impl Instances {
     }
 
     /// Sends the lines of a pod until it has ended.
-    pub(crate) async fn tail(self, pod: String, out: mpsc::Sender<(String, Line)>) -> Result<(), String> {
+    pub(crate) async fn tail(
+        self,
+        pod: String,
+        container: &'static str,
+        out: mpsc::Sender<(String, Line)>,
+    ) -> Result<(), String> {
         let mut from = None;
         loop {
-            match self.open(&pod, true, from).await {
+            match self.open((&pod, container), true, from).await {
                 Ok(mut reader) => {
                     // A connection that broke is made again.
                     while let Ok(Some(line)) = reader.next().await {

@@ -5,6 +5,8 @@ use crate::say;
 use dormouse_controller::fleet::kubernetes::instance;
 use dormouse_controller::labels;
 use dormouse_controller::reconcile::build::deployment::CONTAINER;
+use dormouse_controller::reconcile::build::graft::Mark;
+use dormouse_controller::reconcile::build::pool;
 use dormouse_core::function::Function;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
@@ -60,12 +62,21 @@ pub(crate) async fn of(client: &Client, function: &Function) -> Details {
     Details { revisions, ends }
 }
 
-/// The state of the container that takes calls: one of the pod's own, or one that was added to it.
+/// The name of the container that takes calls: the function's own, or the runtime that its code was loaded into.
+pub(crate) fn name(pod: &Pod) -> &'static str {
+    match Mark::of(pod) {
+        Some(Mark { restarts: Some(_), .. }) => pool::CONTAINER,
+        _ => CONTAINER,
+    }
+}
+
+/// Its state; it is one of the pod's own, or was added to it.
 pub(crate) fn container(pod: &Pod) -> Option<&ContainerStatus> {
     let status = pod.status.as_ref()?;
     let made = status.container_statuses.iter().flatten();
     let added = status.ephemeral_container_statuses.iter().flatten();
-    made.chain(added).find(|container| container.name == CONTAINER)
+    let name = name(pod);
+    made.chain(added).find(|container| container.name == name)
 }
 
 /// The end of its present process and of the one before.

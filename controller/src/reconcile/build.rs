@@ -1,5 +1,6 @@
 //! Kubernetes objects, one kind per file: pure, held by golden tests.
 
+pub mod code;
 pub mod deployment;
 pub mod graft;
 pub mod network_policy;

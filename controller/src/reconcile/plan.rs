@@ -441,7 +441,11 @@ impl Draft<'_> {
 /// The reason why nothing of a revision runs, when there is one and waiting does not help.
 pub(super) fn stuck<'a>(observed: &'a Observed, revision: &Revision) -> Option<&'a Trouble> {
     let mut live = observed.instances.values().filter(|i| i.is_live() && i.seen.revision == *revision).peekable();
-    live.peek()?;
+    if live.peek().is_none() {
+        // None can be made: of the revision that the spec has, for nobody else is asked for.
+        let asked = observed.object.as_ref().is_some_and(|object| object.revision == *revision);
+        return observed.refused.as_ref().filter(|trouble| asked && trouble.code.terminal());
+    }
     let mut first = None;
     for instance in live {
         if !instance.is_stuck() {

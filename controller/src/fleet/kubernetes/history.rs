@@ -7,6 +7,7 @@ use crate::labels;
 use crate::reconcile::build::{deployment, revision};
 use dormouse_core::function::Function;
 use dormouse_core::history::{self, Entry};
+use dormouse_core::revision::Revision;
 use k8s_openapi::api::apps::v1::{ControllerRevision, Deployment};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt};
@@ -45,9 +46,18 @@ impl Kubernetes {
                         Err(error) => return Err(error),
                     }
                 }
+                self.remove_code(&Target { revision: Revision::from(revision.as_str()), ..target.clone() }).await?;
             }
         }
         Ok(())
+    }
+
+    /// Whether one can go back to a revision.
+    pub(super) async fn is_kept(&self, target: &Target) -> Result<bool, FleetError> {
+        let api: Api<ControllerRevision> = self.in_namespace(&target.key.namespace);
+        let name = deployment::name(target);
+        let found = within(&name, api.get_metadata_opt(&name)).await?;
+        Ok(found.is_some_and(|f| labels::owner(f.metadata.labels.as_ref()).is_some_and(|(uid, _)| uid == target.uid)))
     }
 }
 

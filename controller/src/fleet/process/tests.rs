@@ -31,8 +31,13 @@ fn bench(script: &str) -> Bench {
     let folder = tempfile::tempdir().unwrap();
     let (out, seen) = mpsc::channel(100);
     let mark = uuid::Uuid::new_v4().simple().to_string();
-    let config = Config { program: "/bin/false".into(), mark: mark.clone(), seen: out };
-    let fleet = Processes::new(config, vec![local(folder.path(), script)]);
+    let config = Config {
+        program: "/bin/false".into(),
+        mark: mark.clone(),
+        runtimes: std::env::temp_dir().join(&mark),
+        seen: out,
+    };
+    let fleet = Processes::new(config, vec![local(folder.path(), script)]).unwrap();
     let events = fleet.events().unwrap();
     assert!(fleet.events().is_none());
     Bench { fleet, events, seen, folder, mark }
@@ -152,10 +157,10 @@ async fn a_process_that_keeps_ending_is_a_crash_loop() {
 async fn a_command_that_is_not_there_is_told_at_once() {
     let folder = tempfile::tempdir().unwrap();
     let (out, _seen) = mpsc::channel(100);
-    let config = Config { program: "/bin/false".into(), mark: "none".into(), seen: out };
+    let config = Config { program: "/bin/false".into(), mark: "none".into(), runtimes: "/nowhere".into(), seen: out };
     let mut local = local(folder.path(), "");
     local.command = vec!["./no-such-file".into()];
-    let fleet = Processes::new(config, vec![local]);
+    let fleet = Processes::new(config, vec![local]).unwrap();
     let events = fleet.events().unwrap();
     let mut bench = Bench { fleet, events, seen: _seen, folder, mark: "none".into() };
     bench.scaled(1).await;

@@ -12,6 +12,8 @@ fn parked(n: u32) -> Parked {
         pool,
         ip: [10, 0, 1, n as u8].into(),
         size: (256, 100),
+        runtime: None,
+        restarts: 0,
     }
 }
 
