@@ -25,7 +25,7 @@ use write::Writer;
 #[command(after_help = "\
 Applies Functions, Budgets and WarmPools of a folder (*.yaml, *.yml and *.json, not of folders in it) or of one file, by
 server-side apply as dormouse-cli. Every fault is told before anything is written. The files beside a manifest whose source
-names no code become the ConfigMap NAME-code: all of them but manifests, Markdown, hidden ones, node_modules and __pycache__.
+names no code become a ConfigMap NAME-code-...: all but manifests, hidden ones, and what is installed (node_modules, venv).
 Then it waits until each function serves; progress is on standard error, addresses on standard output.
 
 Examples:

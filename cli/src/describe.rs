@@ -98,7 +98,12 @@ fn head(page: &mut String, view: &View, now: Timestamp) {
         line("Instances", &format!("{} ready, {} wanted, {} warm", counts.ready, counts.wanted, counts.warm));
     }
     line("Revision", status.and_then(|s| s.revision.as_deref()).unwrap_or("-"));
-    line("Image", spec.image.as_deref().unwrap_or("-"));
+    if let Some(source) = &spec.source {
+        line("Handler", &format!("{} on {}", source.handler, source.runtime.name()));
+    }
+    if let Some(image) = &spec.image {
+        line("Image", image);
+    }
     if !spec.command.is_empty() {
         line("Command", &spec.command.join(" "));
     }

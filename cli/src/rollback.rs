@@ -16,13 +16,13 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::{Patch, PatchParams};
 use kube::{Api, Client, ResourceExt};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::time::Duration;
 
 #[derive(Args, Debug)]
 #[command(after_help = "\
 The cluster keeps what each of a function's last 10 revisions ran: image or code, command, environment, resources, timeout.
-Going back writes these fields; how it scales stays as it is. Without --to it goes back to the revision before the newest.
+Going back writes these fields; how it scales stays as it is. Without --to it goes back to the newest that it does not run.
 
 Examples:
   dormouse rollback hello --list
@@ -101,8 +101,8 @@ pub(crate) fn rows(kept: &[Kept], now: Timestamp) -> String {
     text(&rows)
 }
 
-/// The revision that was named; else, as with `kubectl rollout undo`, the one before the newest: whether that serves or
-/// cannot start. Where the newest is not what the spec says now, it is the one.
+/// The revision that was named; else the newest of those that the spec does not say now, so that twice leads back, as with
+/// `kubectl rollout undo`.
 fn choose<'a>(function: &Function, kept: &'a [Kept], to: Option<&str>) -> Result<&'a Kept, Failure> {
     let known = || kept.iter().map(|k| k.revision.as_str()).collect::<Vec<_>>().join(", ");
     if let Some(to) = to {
@@ -110,12 +110,31 @@ fn choose<'a>(function: &Function, kept: &'a [Kept], to: Option<&str>) -> Result
             Failure::not_found(format!("no revision {to} is kept of {}; there are: {}", function.name_any(), known()))
         });
     }
-    let current = history::running(&function.spec);
-    let newest_runs = kept.first().is_some_and(|newest| newest.spec == current);
-    kept.get(usize::from(newest_runs)).ok_or_else(|| {
+    kept.iter().find(|kept| !is_said(function, kept)).ok_or_else(|| {
         let name = function.name_any();
         Failure::not_found(format!("nothing is kept that {name} ran before: there is nothing to go back to"))
     })
+}
+
+/// Whether the spec says what a revision runs: as it was made, or as it was gone back to, with the copy of its code.
+fn is_said(function: &Function, kept: &Kept) -> bool {
+    let said = history::running(&function.spec);
+    said == kept.spec || said == with_code(kept, &copy_of(function, kept))
+}
+
+/// The ConfigMap in which the cluster keeps the code of a revision.
+fn copy_of(function: &Function, kept: &Kept) -> String {
+    format!("{}-{}", function.name_any(), kept.revision)
+}
+
+/// What a revision runs, with its code from this ConfigMap where it is from any.
+fn with_code(kept: &Kept, copy: &str) -> Map<String, Value> {
+    let mut spec = kept.spec.clone();
+    let source = spec.get_mut("source").and_then(Value::as_object_mut);
+    if let Some(named) = source.and_then(|source| source.get_mut("configMap")) {
+        *named = json!({ "name": copy });
+    }
+    spec
 }
 
 /// The name of the ConfigMap that holds the revision's own files, where they came from a ConfigMap: the one that its
@@ -129,7 +148,7 @@ async fn code_of(
     if chosen.spec.get("source").and_then(|s| s.get("configMap")).is_none() {
         return Ok(None);
     }
-    let copy = format!("{}-{}", function.name_any(), chosen.revision);
+    let copy = copy_of(function, chosen);
     let found = Api::<ConfigMap>::namespaced(client.clone(), namespace).get_metadata_opt(&copy).await;
     match found.map_err(|e| Failure::failed(format!("cannot read the ConfigMap {copy}: {}", words(&e))))? {
         Some(_) => Ok(Some(copy)),
@@ -142,10 +161,7 @@ async fn code_of(
 
 /// The merge patch. The version makes it fail when somebody else has written meanwhile.
 fn change(function: &Function, chosen: &Kept, code: Option<&str>) -> Value {
-    let mut wanted = chosen.spec.clone();
-    if let (Some(copy), Some(source)) = (code, wanted.get_mut("source").and_then(Value::as_object_mut)) {
-        source.insert("configMap".into(), json!({ "name": copy }));
-    }
+    let wanted = code.map_or_else(|| chosen.spec.clone(), |copy| with_code(chosen, copy));
     let version = function.metadata.resource_version.clone();
     json!({"metadata": {"resourceVersion": version}, "spec": history::restored(&function.spec, &wanted)})
 }
@@ -174,13 +190,14 @@ mod tests {
     }
 
     #[test]
-    fn the_one_before_the_newest_is_meant() {
+    fn the_newest_that_does_not_run_is_meant() {
         let (a, b, c) = (json!({"image": "a"}), json!({"image": "b"}), json!({"image": "c"}));
         let list = [kept("rb", 2, &b), kept("ra", 1, &a)];
         let of = |spec: &Value, to| choose(&function(spec.clone()), &list, to).map(|k| k.revision.clone());
         assert_eq!(of(&b, None).unwrap(), "ra");
         assert_eq!(of(&b, Some("rb")).unwrap(), "rb");
         assert_eq!(of(&c, None).unwrap(), "rb", "what the spec says never came to be");
+        assert_eq!(of(&a, None).unwrap(), "rb", "twice leads back");
         let unknown = of(&b, Some("rx")).unwrap_err();
         assert!(unknown.message().contains("rb, ra"), "{}", unknown.message());
         assert!(choose(&function(a.clone()), &[kept("ra", 1, &a)], None).is_err());
@@ -193,6 +210,24 @@ mod tests {
         let before = kept("ra", 1, &json!({"image": "a", "idleTimeoutSeconds": 60}));
         let wanted = json!({"metadata": {"resourceVersion": "7"}, "spec": {"image": "a", "env": null}});
         assert_eq!(change(&now, &before, None), wanted);
+    }
+
+    /// What the spec named has other files by now, or is gone: the copy is named in its place.
+    #[test]
+    fn code_comes_from_the_copy() {
+        let source = |map: &str, key: &str| {
+            let map = if key.is_empty() { json!({"name": map}) } else { json!({"name": map, "key": key}) };
+            json!({"source": {"runtime": "python", "handler": "a.b", "configMap": map}})
+        };
+        let (old, new) = (kept("ra", 1, &source("one", "a.py")), kept("rb", 2, &source("two", "")));
+        let list = [new, old];
+        let now = function(source("two", ""));
+        let chosen = choose(&now, &list, None).unwrap();
+        assert_eq!(chosen.revision, "ra");
+        let wanted = json!({"source": {"configMap": {"name": "hello-ra"}}});
+        assert_eq!(change(&now, chosen, Some("hello-ra"))["spec"], wanted);
+        let back = function(source("hello-ra", ""));
+        assert_eq!(choose(&back, &list, None).unwrap().revision, "rb");
     }
 
     #[test]

@@ -5,10 +5,22 @@ use dormouse_core::source::{Code, key_of};
 use k8s_openapi::ByteString;
 use serde_json::{Map, Value, json};
 
-/// The ConfigMap of a function's code.
-pub(crate) fn name(function: &str) -> String {
-    format!("{function}-code")
+/// Digits of the code's digest in the name: two of one function's last 1000 versions share them with a probability of
+/// 1000^2 / 2 / 16^10, about 5 in ten million.
+const DIGITS: usize = 10;
+
+/// The ConfigMap of a function's code. Another code is another ConfigMap, which the function's spec names: so code and spec
+/// change at one moment, and what is told of the spec's generation is told of this code.
+pub(crate) fn name(function: &str, code: &Code) -> String {
+    format!("{function}-code-{}", &code.digest()[..DIGITS])
 }
+
+/// Selects the ConfigMaps of a function's code.
+pub(crate) fn selector(function: &str) -> String {
+    format!("{CODE_OF}={function}")
+}
+
+const CODE_OF: &str = "dormouse.dev/code-of";
 
 /// What no ConfigMap can hold.
 pub(crate) fn fault(code: &Code) -> Option<String> {
@@ -33,15 +45,15 @@ pub(crate) fn config_map(function: &str, code: &Code, uid: Option<&str>) -> Resu
     }
     let labels = json!({
         "app.kubernetes.io/name": function, "app.kubernetes.io/part-of": "dormouse",
-        "app.kubernetes.io/managed-by": "dormouse-cli", "dormouse.dev/function": function,
+        "app.kubernetes.io/managed-by": "dormouse-cli", CODE_OF: function,
     });
     let owner =
         uid.map(|uid| json!({"apiVersion": "dormouse.dev/v1alpha1", "kind": "Function", "name": function, "uid": uid}));
     let owners: Vec<Value> = owner.into_iter().collect();
     Ok(json!({
         "apiVersion": "v1", "kind": "ConfigMap",
-        "metadata": {"name": name(function), "labels": labels, "ownerReferences": owners},
-        "data": data, "binaryData": binary,
+        "metadata": {"name": name(function, code), "labels": labels, "ownerReferences": owners},
+        "data": data, "binaryData": binary, "immutable": true,
     }))
 }
 
@@ -60,7 +72,8 @@ mod tests {
         let map = config_map("hello", &code, Some("u-1")).unwrap();
         assert_eq!(map["data"], json!({"index.js": "x", "lib..text.js": "y"}));
         assert_eq!(map["binaryData"], json!({"lib..deep..data.bin": "/wA="}));
-        assert_eq!(map["metadata"]["name"], "hello-code");
+        assert_eq!(map["metadata"]["name"], name("hello", &code));
+        assert!(name("hello", &code).starts_with("hello-code-"));
         assert_eq!(map["metadata"]["ownerReferences"][0]["uid"], "u-1");
         assert_eq!(config_map("hello", &code, None).unwrap()["metadata"]["ownerReferences"], json!([]));
     }

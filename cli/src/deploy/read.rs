@@ -193,7 +193,7 @@ fn function(value: &mut Value, folder: &Path) -> Result<Option<Arc<Code>>, Vec<F
         return Err(vec![Fault::new("spec.source", why)]);
     }
     if let Some(source) = value.pointer_mut("/spec/source").and_then(Value::as_object_mut) {
-        source.insert("configMap".into(), json!({ "name": code::name(&valid.key.name) }));
+        source.insert("configMap".into(), json!({ "name": code::name(&valid.key.name, &code) }));
     }
     Ok(Some(code))
 }
@@ -222,7 +222,8 @@ spec: {source: {runtime: nodejs, handler: index.handler}}
         let reading = read_of(&[("function.yaml", SOURCE), ("index.js", "x"), (".env", "y")], None);
         assert_eq!(reading.faults, []);
         let [document] = reading.documents.as_slice() else { panic!("{reading:?}") };
-        assert_eq!(document.value.pointer("/spec/source/configMap/name").unwrap(), "orders-code");
+        let named = document.value.pointer("/spec/source/configMap/name").and_then(Value::as_str).unwrap();
+        assert!(named.starts_with("orders-code-"), "{named}");
         let files: Vec<&str> = document.code.as_ref().unwrap().files().map(|(path, _)| path).collect();
         assert_eq!(files, ["index.js"]);
         assert_eq!(document.value.pointer("/spec").unwrap().as_object().unwrap().len(), 1, "no defaults are applied");

@@ -9,11 +9,14 @@ use crate::wait;
 use dormouse_core::function::Function;
 use dormouse_core::{Budget, WarmPool};
 use k8s_openapi::api::core::v1::ConfigMap;
-use kube::api::{ApiResource, DynamicObject, Patch, PatchParams};
+use kube::api::{ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use std::fmt::Debug;
+
+/// Most ConfigMaps of earlier code that are removed at once: there is one, unless a deploy was broken off.
+const PAGE: u32 = 100;
 
 /// Where documents go.
 pub(crate) struct Writer {
@@ -54,6 +57,7 @@ impl Writer {
                 let written = self.object(&api, document).await?;
                 // So that the code goes with the function.
                 self.code(document, namespace, written.uid()).await?;
+                self.forget(document, namespace).await;
                 let (namespace, name) = (namespace.to_owned(), document.name.clone());
                 Ok(Some(Written { namespace, name, generation: wait::generation(&written) }))
             }
@@ -102,8 +106,23 @@ impl Writer {
         let Some(files) = &document.code else { return Ok(()) };
         let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), namespace);
         let map: Value = code::config_map(&document.name, files, function.as_deref())?;
-        let name = code::name(&document.name);
+        let name = code::name(&document.name, files);
         self.apply(&api, &name, &map).await.map(drop)
+    }
+
+    /// Removes the function's other ConfigMaps of code: what was made from them has copies of its own.
+    async fn forget(&self, document: &Document, namespace: &str) {
+        let Some(files) = &document.code else { return };
+        let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), namespace);
+        let present = code::name(&document.name, files);
+        let of_function = ListParams::default().labels(&code::selector(&document.name)).limit(PAGE);
+        let found = api.list_metadata(&of_function).await.map(|list| list.items).unwrap_or_default();
+        for old in found.iter().map(ResourceExt::name_any).filter(|name| *name != present) {
+            // They go with the function at the latest.
+            if let Err(error) = api.delete(&old, &DeleteParams::default()).await {
+                say::note(format_args!("the ConfigMap {old} of earlier code is left: {}", words(&error)));
+            }
+        }
     }
 }
 

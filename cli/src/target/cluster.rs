@@ -130,7 +130,10 @@ fn instance(pod: &Pod) -> InstanceView {
         address: status.and_then(|s| s.pod_ip.clone()),
         pid: None,
         restarts: container.and_then(|c| u32::try_from(c.restart_count).ok()).unwrap_or(0),
-        trouble: trouble.map(|(reason, message)| format!("{reason}: {message}")),
+        trouble: trouble.map(|(reason, message)| match message {
+            "" => reason.clone(),
+            message => format!("{reason}: {message}"),
+        }),
     }
 }
 
