@@ -50,11 +50,18 @@ pub(crate) fn config_map(function: &str, code: &Code, uid: Option<&str>) -> Resu
     let owner =
         uid.map(|uid| json!({"apiVersion": "dormouse.dev/v1alpha1", "kind": "Function", "name": function, "uid": uid}));
     let owners: Vec<Value> = owner.into_iter().collect();
-    Ok(json!({
+    let mut map = json!({
         "apiVersion": "v1", "kind": "ConfigMap",
         "metadata": {"name": name(function, code), "labels": labels, "ownerReferences": owners},
-        "data": data, "binaryData": binary, "immutable": true,
-    }))
+        "immutable": true,
+    });
+    // An empty one is not the same as none to who looks whether something changes that must not.
+    for (field, files) in [("data", data), ("binaryData", binary)] {
+        if !files.is_empty() {
+            map[field] = Value::Object(files);
+        }
+    }
+    Ok(map)
 }
 
 #[cfg(test)]
@@ -75,7 +82,9 @@ mod tests {
         assert_eq!(map["metadata"]["name"], name("hello", &code));
         assert!(name("hello", &code).starts_with("hello-code-"));
         assert_eq!(map["metadata"]["ownerReferences"][0]["uid"], "u-1");
-        assert_eq!(config_map("hello", &code, None).unwrap()["metadata"]["ownerReferences"], json!([]));
+        let text = config_map("hello", &super::tests::code(&[("a.js", b"x")]), None).unwrap();
+        assert_eq!(text["metadata"]["ownerReferences"], json!([]));
+        assert_eq!(text.get("binaryData"), None);
     }
 
     #[test]

@@ -71,9 +71,17 @@ async fn put(api: &Api<ControllerRevision>, wanted: &ControllerRevision) -> Resu
     }
     let Some(found) = within(&name, api.get_opt(&name)).await? else { return Err(FleetError::Conflict(name)) };
     let owner = |of: &ControllerRevision| labels::owner(of.metadata.labels.as_ref());
-    if owner(&found) != owner(wanted) {
-        // Of a former function of this name, which goes with it; or somebody else's.
-        return Err(FleetError::Conflict(name));
+    match owner(&found) {
+        same if same == owner(wanted) => {}
+        // Of a function of that name that is gone: it goes, too.
+        Some(_) => {
+            within(&name, api.delete(&name, &of_uid(found.uid(), DeleteParams::background()))).await?;
+            return within(&name, api.create(&params, wanted)).await.map(drop);
+        }
+        None => {
+            let why = format!("a ControllerRevision named {name} exists and is not ours: rename one");
+            return Err(FleetError::Refused(why));
+        }
     }
     let params = PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() };
     let body = json!({"metadata": {"uid": found.uid()}, "revision": wanted.revision});
