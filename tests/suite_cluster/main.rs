@@ -10,6 +10,7 @@ mod away;
 mod budgets;
 mod calls;
 mod chaos;
+mod code;
 mod concurrency;
 mod deletion;
 mod faults;
@@ -106,6 +107,11 @@ const CASES: &[(&str, Case)] = &cases![
     warm::the_values_name_warm_pools,
     warm::a_cold_call_says_where_its_time_went,
     warm::no_kill_leaks_a_claim,
+    code::a_handler_runs_from_its_manifest,
+    code::broken_code_is_told_and_mended,
+    code::code_in_a_config_map_is_followed,
+    code::a_function_is_loaded_into_a_parked_runtime,
+    code::many_functions_share_a_small_pool,
     wall::who_opts_out_has_none,
     chaos::calls_survive_what_goes_wrong,
     idle::calls_at_the_idle_edge_never_fail,
