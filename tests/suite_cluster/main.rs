@@ -11,6 +11,7 @@ mod budgets;
 mod calls;
 mod chaos;
 mod code;
+mod commands;
 mod concurrency;
 mod deletion;
 mod faults;
@@ -112,6 +113,10 @@ const CASES: &[(&str, Case)] = &cases![
     code::code_in_a_config_map_is_followed,
     code::a_function_is_loaded_into_a_parked_runtime,
     code::many_functions_share_a_small_pool,
+    commands::a_folder_is_deployed_changed_and_gone_back_from,
+    commands::the_last_revisions_are_kept,
+    commands::logs_are_those_of_all_instances,
+    commands::what_others_wrote_is_not_taken_over,
     wall::who_opts_out_has_none,
     chaos::calls_survive_what_goes_wrong,
     idle::calls_at_the_idle_edge_never_fail,
