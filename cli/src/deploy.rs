@@ -73,6 +73,7 @@ pub(crate) async fn run(args: &DeployArgs) -> Outcome {
     }))
     .await?;
     for (written, function) in serving {
+        writer.forget(written).await;
         let url = function.status.and_then(|s| s.url).unwrap_or_default();
         let (namespace, name) = (&written.namespace, &written.name);
         say::note(format_args!(

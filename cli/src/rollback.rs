@@ -19,6 +19,9 @@ use kube::{Api, Client, ResourceExt};
 use serde_json::{Map, Value, json};
 use std::time::Duration;
 
+/// How often a write is tried that met one of the status: those come in twos and threes.
+const TRIES: u32 = 5;
+
 #[derive(Args, Debug)]
 #[command(after_help = "\
 The cluster keeps what each of a function's last 10 revisions ran: image or code, command, environment, resources, timeout.
@@ -64,19 +67,37 @@ pub(crate) async fn run(args: &RollbackArgs) -> Outcome {
     }
     let chosen = choose(&function, &kept, args.to.as_deref())?;
     let copy = code_of(&client, &namespace, &function, chosen).await?;
-    let body = change(&function, chosen, copy.as_deref());
-    let params = PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() };
-    let written = api.patch(name, &params, &Patch::Merge(&body)).await.map_err(|e| match e {
-        kube::Error::Api(status) if status.code == 409 => {
-            Failure::failed(format!("{name} was changed by somebody else meanwhile: look, and try again"))
-        }
-        e => Failure::failed(format!("cannot go back to revision {}: {}", chosen.revision, words(&e))),
-    })?;
+    let written = write(&api, function, chosen, copy.as_deref()).await?;
     let limit = Duration::from_secs(args.timeout);
     say::note(format_args!("{name}: going back to revision {} ({})", chosen.revision, chosen.runs()));
     wait::until_serving(&api, name, wait::generation(&written), limit).await?;
     say::out(format_args!("{namespace}/{name} serves revision {} again", chosen.revision));
     Ok(())
+}
+
+/// Writes it, unless somebody else has changed the spec meanwhile. The controller's own writes of the status only make it
+/// look again.
+async fn write(
+    api: &Api<Function>,
+    mut function: Function,
+    chosen: &Kept,
+    code: Option<&str>,
+) -> Result<Function, Failure> {
+    let (name, read) = (function.name_any(), wait::generation(&function));
+    let changed = || Failure::failed(format!("{name} was changed by somebody else meanwhile: look, and try again"));
+    let failed = |e| Failure::failed(format!("cannot go back to revision {}: {}", chosen.revision, words(&e)));
+    let params = PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() };
+    for _ in 0..TRIES {
+        match api.patch(&name, &params, &Patch::Merge(change(&function, chosen, code))).await {
+            Err(kube::Error::Api(status)) if status.code == 409 => {}
+            written => return written.map_err(failed),
+        }
+        function = api.get(&name).await.map_err(failed)?;
+        if wait::generation(&function) != read {
+            break;
+        }
+    }
+    Err(changed())
 }
 
 fn list(format: Format, kept: &[Kept]) -> Outcome {

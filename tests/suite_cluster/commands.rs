@@ -61,6 +61,9 @@ pub(crate) async fn a_folder_is_deployed_changed_and_gone_back_from(world: World
             replace(&index, "Hello", "Welcome")?;
             dormouse(&space, &["deploy", place])?;
             says(&world, &space, name, "Welcome, world").await?;
+            let own = ListParams::default().labels(&format!("dormouse.dev/code-of={name}"));
+            let maps = space.api::<ConfigMap>().list(&own).await?.items.len();
+            anyhow::ensure!(maps == 1, "{maps} ConfigMaps of deployed code");
             fs::write(&index, "export const handler = (")?;
             let broken = fails(&space, &["deploy", place])?;
             anyhow::ensure!(broken.contains("HandlerFailed") && broken.contains("index.mjs:1"), "{broken}");
@@ -75,10 +78,6 @@ pub(crate) async fn a_folder_is_deployed_changed_and_gone_back_from(world: World
             let first = kept.last().and_then(|k| k["revision"].as_str()).context("no revision")?;
             dormouse(&space, &["rollback", name, "--to", first])?;
             says(&world, &space, name, "Hello, world").await?;
-            let own = ListParams::default().labels(&format!("dormouse.dev/code-of={name}"));
-            let maps = space.api::<ConfigMap>().list(&own).await?.items.len();
-            anyhow::ensure!(maps == 1, "{maps} ConfigMaps of deployed code");
-
             space.cluster.kubectl(&["delete", "fn", name, "-n", &space.name, "--timeout=60s"])?;
             until("nothing of it is left", LIMIT, || nothing_left(&space)).await
         })
@@ -102,7 +101,7 @@ pub(crate) async fn the_last_revisions_are_kept(world: World) -> Result<()> {
             space.ready(name, "True").await?;
             let mut all = Vec::new();
             for n in 0..KEPT + 2 {
-                let env = json!([{"name": "ROUND", "value": n.to_string()}]);
+                let env = json!([{"name": "GREETING", "value": n.to_string()}]);
                 space.patch(name, &json!({"spec": {"env": env}})).await?;
                 let function = space.ready(name, "True").await?;
                 all.push(function.status.and_then(|s| s.revision).context("no revision")?);
@@ -123,7 +122,7 @@ pub(crate) async fn the_last_revisions_are_kept(world: World) -> Result<()> {
             let function = space.function(name).await?;
             anyhow::ensure!(function.spec.idle_timeout_seconds == 9, "a scaling field changed");
             let answer = ok(&world.by_host(&space, name, "/env")).await?;
-            anyhow::ensure!(answer.text().contains("ROUND=2\n"), "{answer}");
+            anyhow::ensure!(answer.text().contains("GREETING=2\n"), "{answer}");
             let status = space.ready(name, "True").await?.status.unwrap_or_default();
             anyhow::ensure!(status.revision.as_ref() == Some(&all[2]), "another revision than before: {status:?}");
             Ok(())

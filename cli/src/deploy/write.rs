@@ -10,13 +10,16 @@ use dormouse_core::function::Function;
 use dormouse_core::{Budget, WarmPool};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::{ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams};
-use kube::{Api, Client, Resource, ResourceExt};
+use kube::{Api, Client, ResourceExt};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use std::fmt::Debug;
 
 /// Most ConfigMaps of earlier code that are removed at once: there is one, unless a deploy was broken off.
 const PAGE: u32 = 100;
+
+/// How often a write is tried that met one of the status.
+const TRIES: u32 = 5;
 
 /// Where documents go.
 pub(crate) struct Writer {
@@ -33,6 +36,8 @@ pub(crate) struct Written {
     pub(crate) name: String,
     /// Of its spec as it is now.
     pub(crate) generation: i64,
+    /// The ConfigMap of its code, where that was sent.
+    pub(crate) code: Option<String>,
 }
 
 impl Writer {
@@ -48,18 +53,14 @@ impl Writer {
             Kind::WarmPool => self.object(&of(ApiResource::erase::<WarmPool>(&())), document).await.map(|_| None),
             Kind::Function => {
                 let api = of(ApiResource::erase::<Function>(&()));
-                let before = api.get_metadata_opt(&document.name).await;
-                let before = before.map_err(|e| refused(document, &words(&e)))?;
-                if let Some(before) = &before {
-                    self.own(&api, before).await?;
-                }
-                self.code(document, namespace, before.and_then(|b| b.uid())).await?;
+                let before = self.own(&api, document).await?;
+                self.code(document, namespace, before).await?;
                 let written = self.object(&api, document).await?;
                 // So that the code goes with the function.
                 self.code(document, namespace, written.uid()).await?;
-                self.forget(document, namespace).await;
                 let (namespace, name) = (namespace.to_owned(), document.name.clone());
-                Ok(Some(Written { namespace, name, generation: wait::generation(&written) }))
+                let code = document.code.as_ref().map(|files| code::name(&name, files));
+                Ok(Some(Written { namespace, name, generation: wait::generation(&written), code }))
             }
         }
     }
@@ -91,14 +92,24 @@ impl Writer {
         })
     }
 
-    /// What a rollback wrote is this command line's, too.
-    async fn own<K: Resource>(&self, api: &Api<DynamicObject>, before: &K) -> Result<(), Failure> {
-        let Some(managed) = owners::merged(before.managed_fields()) else { return Ok(()) };
-        let name = before.name_any();
-        let version = before.resource_version();
-        let body = json!({"metadata": {"resourceVersion": version, "managedFields": managed}});
-        let patched = api.patch_metadata(&name, &PatchParams::default(), &Patch::Merge(body)).await;
-        patched.map(drop).map_err(|e| Failure::failed(format!("cannot take over what a rollback wrote: {}", words(&e))))
+    /// What a rollback wrote is this command line's, too. Answers the function's uid, if there is one.
+    async fn own(&self, api: &Api<DynamicObject>, document: &Document) -> Result<Option<String>, Failure> {
+        let name = &document.name;
+        let cannot = |what: &str, e: &kube::Error| Failure::failed(format!("cannot {what} {name}: {}", words(e)));
+        for _ in 0..TRIES {
+            let before = api.get_metadata_opt(name).await.map_err(|e| cannot("read", &e))?;
+            let managed = before.as_ref().and_then(|b| owners::merged(b.managed_fields()));
+            let (Some(before), Some(managed)) = (&before, managed) else { return Ok(before.and_then(|b| b.uid())) };
+            let metadata = json!({"resourceVersion": before.resource_version(), "managedFields": managed});
+            let body = Patch::Merge(json!({ "metadata": metadata }));
+            match api.patch_metadata(name, &PatchParams::default(), &body).await {
+                Ok(_) => return Ok(before.uid()),
+                // The controller has written its status.
+                Err(kube::Error::Api(status)) if status.code == 409 => {}
+                Err(e) => return Err(cannot("take over what a rollback wrote in", &e)),
+            }
+        }
+        Err(Failure::failed(format!("{name} is changed all the time: try again")))
     }
 
     /// The ConfigMap of a function's files, if those are its code.
@@ -110,22 +121,18 @@ impl Writer {
         self.apply(&api, &name, &map).await.map(drop)
     }
 
-    /// Removes the function's other ConfigMaps of code: what was made from them has copies of its own.
-    async fn forget(&self, document: &Document, namespace: &str) {
-        let Some(files) = &document.code else { return };
-        let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), namespace);
-        let present = code::name(&document.name, files);
-        let of_function = ListParams::default().labels(&code::selector(&document.name)).limit(PAGE);
+    /// Removes the ConfigMaps of a function's earlier code, once it serves what was written: what was made from them has
+    /// copies of its own.
+    pub(crate) async fn forget(&self, written: &Written) {
+        let Some(present) = &written.code else { return };
+        let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), &written.namespace);
+        let of_function = ListParams::default().labels(&code::selector(&written.name)).limit(PAGE);
         let found = api.list_metadata(&of_function).await.map(|list| list.items).unwrap_or_default();
-        for old in found.iter().map(ResourceExt::name_any).filter(|name| *name != present) {
+        for old in found.iter().map(ResourceExt::name_any).filter(|name| name != present) {
             // They go with the function at the latest.
             if let Err(error) = api.delete(&old, &DeleteParams::default()).await {
                 say::note(format_args!("the ConfigMap {old} of earlier code is left: {}", words(&error)));
             }
         }
     }
-}
-
-fn refused(document: &Document, why: &str) -> Failure {
-    Failure::failed(format!("cannot read the {} {}: {why}", document.kind.name(), document.name))
 }
