@@ -18,6 +18,9 @@ const MAX_FILE: u64 = 4 << 20;
 /// Most manifest files of a folder.
 const MAX_FILES: usize = 1000;
 
+/// Folders of packages, which are larger than handler code may be.
+const INSTALLED: [&str; 3] = ["node_modules", "site-packages", "venv"];
+
 /// What a document is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -124,7 +127,10 @@ impl Reading {
         let (mut value, mut faults, mut code) = (document.value.clone(), Vec::new(), None);
         match kind {
             Kind::Function => match function(&mut value, &folder_of(file)) {
-                Ok(found) => code = found,
+                Ok(found) => {
+                    self.notes.extend(found.as_ref().and_then(|_| not_sent(&folder_of(file))));
+                    code = found;
+                }
                 Err(found) => faults = found,
             },
             Kind::Budget => faults = Budget::from_value(&value).err().unwrap_or_default(),
@@ -198,6 +204,13 @@ fn function(value: &mut Value, folder: &Path) -> Result<Option<Arc<Code>>, Vec<F
     Ok(Some(code))
 }
 
+/// What `dev` finds in the folder and a cluster will not.
+fn not_sent(folder: &Path) -> Option<String> {
+    let found = INSTALLED.into_iter().map(|name| folder.join(name)).find(|path| path.is_dir())?;
+    let why = "is not sent: code that needs packages is built into an image (`source.handler` with `image`)";
+    Some(format!("{} {why}", found.display()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -227,6 +240,17 @@ spec: {source: {runtime: nodejs, handler: index.handler}}
         let files: Vec<&str> = document.code.as_ref().unwrap().files().map(|(path, _)| path).collect();
         assert_eq!(files, ["index.js"]);
         assert_eq!(document.value.pointer("/spec").unwrap().as_object().unwrap().len(), 1, "no defaults are applied");
+    }
+
+    #[test]
+    fn packages_that_are_not_sent_are_told() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("function.yaml"), SOURCE).unwrap();
+        std::fs::write(folder.path().join("index.js"), "x").unwrap();
+        assert_eq!(read(folder.path(), None).unwrap().notes, Vec::<String>::new());
+        std::fs::create_dir(folder.path().join("node_modules")).unwrap();
+        let notes = read(folder.path(), None).unwrap().notes;
+        assert!(notes.len() == 1 && notes[0].contains("node_modules is not sent"), "{notes:?}");
     }
 
     #[test]
