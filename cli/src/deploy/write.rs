@@ -66,13 +66,7 @@ impl Writer {
     }
 
     async fn object(&self, api: &Api<DynamicObject>, document: &Document) -> Result<DynamicObject, Failure> {
-        let mut value = document.value.clone();
-        // The namespace is in the request's path; an object of another API version is converted by the API server.
-        if let Some(object) = value.as_object_mut() {
-            object.entry("apiVersion").or_insert_with(|| json!("dormouse.dev/v1alpha1"));
-            object.remove("status");
-        }
-        let applied = self.apply(api, &document.name, &value).await?;
+        let applied = self.apply(api, &document.name, &document.value).await?;
         say::note(format_args!("{} {} applied", document.kind.name(), document.name));
         Ok(applied)
     }
