@@ -5,6 +5,7 @@ pub mod admit;
 pub mod allowance;
 pub mod budget;
 pub mod function;
+pub mod history;
 pub mod id;
 pub mod pool;
 pub mod price;

@@ -79,7 +79,17 @@ impl Cluster {
     /// # Errors
     /// When it fails, with both its streams.
     pub fn dormouse(&self, args: &[&str]) -> Result<String> {
-        run(self.command(&Env::read()?.program("dormouse")?).args(args))
+        run(&mut self.dormouse_command(args)?)
+    }
+
+    /// `dormouse` against the cluster, to be started.
+    ///
+    /// # Errors
+    /// When there is no such program.
+    pub fn dormouse_command(&self, args: &[&str]) -> Result<Command> {
+        let mut command = self.command(&Env::read()?.program("dormouse")?);
+        command.args(args);
+        Ok(command)
     }
 
     fn command(&self, program: &Path) -> Command {

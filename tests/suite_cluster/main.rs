@@ -14,6 +14,7 @@ mod chaos;
 #[allow(dead_code, reason = "part of it is for the suite of the runtimes alone")]
 mod client;
 mod code;
+mod commands;
 mod concurrency;
 mod contract;
 mod deletion;
@@ -121,6 +122,10 @@ const CASES: &[(&str, Case)] = &cases![
     code::no_kill_leaks_a_load,
     code::many_functions_share_a_small_pool,
     contract::functions_give_what_the_contract_says,
+    commands::a_folder_is_deployed_changed_and_gone_back_from,
+    commands::the_last_revisions_are_kept,
+    commands::logs_are_those_of_all_instances,
+    commands::what_others_wrote_is_not_taken_over,
     wall::who_opts_out_has_none,
     chaos::calls_survive_what_goes_wrong,
     idle::calls_at_the_idle_edge_never_fail,

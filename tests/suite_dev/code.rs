@@ -126,6 +126,22 @@ fn who_calls_broken_code_is_told() {
     }
 }
 
+/// What `init` writes runs as it is, and answers the request that it writes.
+#[test]
+fn what_init_writes_runs() {
+    for language in &LANGUAGES {
+        let bench = Bench::new(&[]);
+        let written = bench.run(&["init", language.runtime, "hello", "--dir", "."]);
+        assert!(written.status.success(), "{written:?}");
+        let dev = bench.start();
+        dev.says("Active");
+        assert_eq!(body(&dev.invoke(&["-d", "@request.txt"])), r#"{"message":"Hello, dormouse"}"#);
+        assert_eq!(body(&dev.invoke(&[])), r#"{"message":"Hello, world"}"#);
+        dev.says("greets");
+        dev.ends(Signal::SIGINT);
+    }
+}
+
 /// What depends on packages boots in its folder, where they are.
 #[test]
 fn packages_beside_it_are_found() {

@@ -25,7 +25,7 @@ struct Found {
 
 /// The code of a manifest that does not say where it is: every file in its folder and below, but for manifests, hidden
 /// files and what is left out.
-pub(super) fn beside(function: &Function, folder: &Path) -> Result<Option<Code>, Fault> {
+pub(crate) fn beside(function: &Function, folder: &Path) -> Result<Option<Code>, Fault> {
     let fault = |message: String| Fault::new("spec.source", message);
     let unread = |e: io::Error| fault(format!("the files in {} cannot be read: {e}", folder.display()));
     let found = found(folder).map_err(unread)?;

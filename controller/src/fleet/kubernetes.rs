@@ -1,6 +1,7 @@
 //! Functions as custom resources, instances as pods of one Deployment per revision.
 //!
-//! `watch` turns watches into events, `codes` finds handler code, `namespaces` who pays for each, [`instance`] reads a pod, `effects` writes, [`gate`] lets pods through,
+//! `watch` turns watches into events, `codes` finds handler code, `namespaces` who pays for each, [`instance`] reads a pod, `effects` writes,
+//! `history` keeps what was run before, [`gate`] lets pods through,
 //! [`wall`] keeps others than activators away from them, [`activators`] tells which activators have ended. Two field
 //! managers: what a Deployment is belongs to [`MANAGER`], how many instances it has to [`SCALER`].
 
@@ -9,6 +10,7 @@ mod budgets;
 mod codes;
 mod effects;
 pub mod gate;
+mod history;
 pub mod instance;
 mod named;
 mod namespaces;
@@ -206,7 +208,13 @@ impl Fleet for Kubernetes {
     }
 
     async fn prepare(&self, function: &Arc<Function>, target: &Target) -> Result<(), FleetError> {
-        self.make_deployment(function, target).await
+        self.make_deployment(function, target).await?;
+        // A function runs whether or not one can go back to this revision.
+        if let Err(error) = self.keep_revision(function, target).await {
+            let (function, revision) = (&target.key, &target.revision);
+            tracing::warn!(%function, %revision, %error, "the revision is not kept: no rollback will find it");
+        }
+        Ok(())
     }
 
     async fn scale(&self, target: &Target, replicas: u32, victims: &[Victim]) -> Result<(), FleetError> {

@@ -5,3 +5,4 @@ pub mod deployment;
 pub mod graft;
 pub mod network_policy;
 pub mod pool;
+pub mod revision;

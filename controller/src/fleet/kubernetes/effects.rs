@@ -102,6 +102,21 @@ impl Kubernetes {
         }
     }
 
+    /// Removes the copy of a revision's code, if that has one.
+    pub(super) async fn remove_code(&self, target: &Target) -> Result<(), FleetError> {
+        let name = deployment::name(target);
+        let api: Api<ConfigMap> = self.in_namespace(&target.key.namespace);
+        let Some(found) = within(&name, api.get_metadata_opt(&name)).await? else { return Ok(()) };
+        if labels::owner(found.metadata.labels.as_ref()).is_none_or(|(uid, _)| uid != target.uid) {
+            return Ok(());
+        }
+        match within(&name, api.delete(&name, &of_uid(found.uid(), DeleteParams::background()))).await {
+            // Gone, or another of that name by now.
+            Ok(_) | Err(FleetError::Gone(_) | FleetError::Conflict(_)) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
     /// The victims are deleted by name and with a short grace at the same moment as the number is lowered; [`super::gate`]
     /// says why.
     pub(super) async fn set_replicas(
@@ -164,11 +179,9 @@ impl Kubernetes {
     pub(super) async fn remove_deployment(&self, target: &Target) -> Result<(), FleetError> {
         let api: Api<Deployment> = self.in_namespace(&target.key.namespace);
         let name = deployment::name(target);
-        let code: Api<ConfigMap> = self.in_namespace(&target.key.namespace);
-        match within(&name, code.delete(&name, &DeleteParams::background())).await {
-            // Most have none.
-            Ok(_) | Err(FleetError::Gone(_)) => {}
-            Err(error) => return Err(error),
+        // As long as one can go back to the revision its code stays; as long as nobody knows, too.
+        if !self.is_kept(target).await.unwrap_or(true) {
+            self.remove_code(target).await?;
         }
         within(&name, api.delete(&name, &DeleteParams::background())).await.map(drop)
     }
