@@ -8,6 +8,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 # Four bytes each while it is made small: 160 MB, and the function has 512.
 MOST_PIXELS = 40_000_000
+# Pillow's own bound is another one, with an answer of its own.
+Image.MAX_IMAGE_PIXELS = None
 SIZES = range(16, 1025)
 
 
