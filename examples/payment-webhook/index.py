@@ -13,7 +13,9 @@ from database import connection
 KEY = os.environ["SIGNING_KEY"].encode()
 # A captured request is of no use later; clocks may differ by as much.
 MOST_SECONDS = 300
-SIGNATURE = re.compile(r"t=(\d{1,12}),v1=([0-9a-f]{64})")
+# More is a mistake, whoever signed it.
+MOST_CENTS = 10**12
+SIGNATURE = re.compile(r"t=([0-9]{1,12}),v1=([0-9a-f]{64})")
 
 
 def handler(event, context):
@@ -25,13 +27,19 @@ def handler(event, context):
     # It is the provider's from here on.
     try:
         told = json.loads(raw)
-        event_id, invoice, cents = str(told["id"]), str(told["invoice"]), int(told["cents"])
+        event_id, invoice, cents = told["id"], told["invoice"], told["cents"]
     except (ValueError, TypeError, KeyError):
         return {"statusCode": 400, "body": "not an event: id, invoice and cents are needed\n"}
+    if not (is_name(event_id) and is_name(invoice) and type(cents) is int and 0 < cents <= MOST_CENTS):
+        return {"statusCode": 400, "body": "id and invoice must be short texts, cents a positive whole number\n"}
     first = pay(event_id, invoice, cents)
     context.logger.info("payment", event=event_id, invoice=invoice, cents=cents, first=first)
     # The same answer both times: otherwise the provider goes on sending it.
     return {"received": event_id}
+
+
+def is_name(value):
+    return isinstance(value, str) and 0 < len(value) <= 200 and value.isprintable()
 
 
 def refusal(header, raw):

@@ -18,8 +18,10 @@ LOCK_SECONDS = 5
 def handler(event, context):
     try:
         order = json.loads(event["body"])
-        order_id, item = str(order["order"]), str(order["item"])
+        order_id, item = order["order"], order["item"]
     except (ValueError, TypeError, KeyError):
+        order_id = item = None
+    if not (is_name(order_id) and is_name(item)):
         return answer(400, 'send {"order": "an id of yours", "item": "lamp"}')
     lock = store.lock(f"place-order:{item}", timeout=LOCK_SECONDS)
     if not lock.acquire(blocking=False):
@@ -31,6 +33,10 @@ def handler(event, context):
             lock.release()
         except LockError:
             context.logger.warn("the order took longer than its lock", item=item)
+
+
+def is_name(value):
+    return isinstance(value, str) and 0 < len(value) <= 200 and value.isprintable()
 
 
 def place(order_id, item):

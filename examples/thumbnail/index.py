@@ -32,11 +32,14 @@ def handler(event, context):
 
 
 def thumbnail(picture, size):
-    # As it was held when it was taken; the smaller one keeps no metadata, such as where that was.
-    small = ImageOps.exif_transpose(picture)
-    clear = "A" in small.getbands() or "transparency" in small.info
-    small = small.convert("RGBA" if clear else "RGB")
-    small.thumbnail((size, size))
+    clear = "A" in picture.getbands() or "transparency" in picture.info
+    if picture.mode not in ("L", "RGB", "RGBA"):
+        picture = picture.convert("RGBA" if clear else "RGB")
+    # In place, and a JPEG is unpacked no larger than is needed.
+    picture.thumbnail((size, size))
+    # As it was held when it was taken; the small one keeps no metadata, such as where that was.
+    small = ImageOps.exif_transpose(picture).convert("RGBA" if clear else "RGB")
+    small.info.clear()
     kind = "PNG" if clear else "JPEG"
     out = io.BytesIO()
     small.save(out, kind)

@@ -85,7 +85,18 @@ async fn who_did_not_sign_or_signed_long_ago_is_not_believed() -> Result<()> {
     }
     let late = send(&dev, body, &signed(now() - 200, body)).await?;
     ensure!(late.status == 200, "{late}");
-    for broken in [&b"[]"[..], b"{}", b"{\"id\": 1, \"invoice\": 2, \"cents\": \"x\"}", b"\xff"] {
+    let long = format!("{{\"id\": \"{}\", \"invoice\": \"i\", \"cents\": 1}}", "x".repeat(201));
+    let broken = [
+        "[]",
+        "{}",
+        "{\"id\": 1, \"invoice\": \"i\", \"cents\": 1}",
+        "{\"id\": \"e\", \"invoice\": \"i\", \"cents\": 1.5}",
+        "{\"id\": \"e\", \"invoice\": \"i\", \"cents\": true}",
+        "{\"id\": \"e\", \"invoice\": \"i\", \"cents\": -1}",
+        "{\"id\": \"\\u0000\", \"invoice\": \"i\", \"cents\": 1}",
+        &long,
+    ];
+    for broken in broken.map(str::as_bytes).into_iter().chain([&b"\xff"[..]]) {
         let answer = send(&dev, broken, &signed(now(), broken)).await?;
         ensure!(answer.status == 400, "{answer}");
     }

@@ -5,6 +5,16 @@ use anyhow::{Context, Result, ensure};
 
 const NAME: &str = "thumbnail";
 
+/// Pictures with something to them: Exif's orientation 6 is a camera held upright.
+const MADE: &str = "\
+from PIL import Image
+exif = Image.Exif()
+exif[0x0112] = 6
+Image.new('RGB', (256, 128), 'red').save('upright.jpeg', exif=exif)
+Image.new('RGBA', (6324, 6324), (0, 128, 0, 128)).save('largest.png', compress_level=1)
+Image.new('P', (400, 200)).save('palette.gif')
+";
+
 /// Width and height of a PNG: behind the signature and the name of its first part, two numbers of four bytes.
 fn png_size(bytes: &[u8]) -> Option<(u32, u32)> {
     let number = |at: usize| Some(u32::from_be_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
@@ -44,6 +54,16 @@ async fn an_uploaded_picture_becomes_small() -> Result<()> {
     let answer = dev.post(NAME, photo.clone()).await?;
     ensure!(answer.status == 200 && answer.header("content-type") == "image/jpeg", "{answer}");
     ensure!(jpeg_size(&answer.body) == Some((128, 80)), "{:?}", jpeg_size(&answer.body));
+
+    // Held upright, which the file only says; and as large as fits, unpacked to 160 MB by a function of 512.
+    place.shell()?.paste(&format!("/usr/bin/python3 - <<'END'\n{MADE}END\n")).await?;
+    let answer = dev.post(NAME, std::fs::read(place.path().join("upright.jpeg"))?).await?;
+    ensure!(jpeg_size(&answer.body) == Some((64, 128)), "{:?}", jpeg_size(&answer.body));
+    ensure!(!answer.body.windows(4).any(|bytes| bytes == b"Exif"), "metadata was left");
+    let answer = dev.post(NAME, std::fs::read(place.path().join("largest.png"))?).await?;
+    ensure!(answer.status == 200 && png_size(&answer.body) == Some((128, 128)), "{answer}");
+    let answer = dev.post(NAME, std::fs::read(place.path().join("palette.gif"))?).await?;
+    ensure!(answer.status == 200 && jpeg_size(&answer.body) == Some((128, 64)), "{answer}");
 
     // A picture of one clear pixel stays clear, and is not made larger.
     let clear = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg==";
