@@ -1,11 +1,13 @@
 //! Orders under a lock: what callers get, what is in the database, and how many connections were made for it.
 
+use crate::LIMIT;
 use crate::dev::Dev;
 use crate::place::Place;
 use anyhow::{Context, Result, ensure};
 use dormouse_tests::client::{Answer, Target};
 use dormouse_tests::postgres::Postgres;
 use dormouse_tests::redis::Redis;
+use dormouse_tests::wait::until;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -106,6 +108,41 @@ async fn fails(shop: &Shop, dev: &Dev) -> Result<()> {
     Ok(())
 }
 
+/// A call that holds its lock for too long loses it to another: then the database alone keeps both from selling the last one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_that_was_lost_sells_nothing_twice() -> Result<()> {
+    let shop = Shop::new().await?;
+    shop.sql(&std::fs::read_to_string(shop.place.example(NAME).join("schema.sql"))?)?;
+    shop.sql("UPDATE items SET stock = 1")?;
+    let dev = Dev::start(&shop.place, &["dev", &format!("examples/{NAME}")]).await?;
+    let held = shop.postgres.begin("ledger0", "SELECT FROM items FOR UPDATE")?;
+    let mut calls = tokio::task::JoinSet::new();
+    for n in 1..=2 {
+        let target = dev.target(NAME, "");
+        calls.spawn(async move { target.send(target.post(1, order(&format!("o-{n}"), "lamp"))).await });
+        let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
+        until("its order waits in the database", LIMIT, async || {
+            let count = shop.sql(waiting)?;
+            (count == n.to_string()).then_some(()).context(count)
+        })
+        .await?;
+        // As if its time were over.
+        shop.redis.call(&["DEL", "place-order:lamp"])?;
+    }
+    drop(held);
+    let mut told = Vec::new();
+    while let Some(answer) = calls.join_next().await {
+        let answer = answer??;
+        told.push((answer.status.as_u16(), serde_json::from_slice::<Value>(&answer.body)?["result"].clone()));
+    }
+    told.sort_by_key(|(status, _)| *status);
+    ensure!(told == [(201, "placed".into()), (409, "out of stock".into())], "{told:?}");
+    let (sold, left) = shop.sold()?;
+    ensure!(sold.len() == 1 && left == "0", "{left} left, {sold:?} sold");
+    dev.says("the order took longer than its lock").await?;
+    dev.end()
+}
+
 /// Two hundred who want one of fifty, all at once. Each tries again while it is told that others are at it.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_hundred_orders_for_fifty_items_sell_fifty() -> Result<()> {
@@ -153,7 +190,7 @@ async fn orders(target: Target, id: String) -> Result<(String, u16, usize)> {
             (201, Some("placed")) | (409, Some("out of stock")) => return Ok((id, answer.status.as_u16(), tries)),
             _ => anyhow::bail!("{answer}"),
         }
-        ensure!(began.elapsed() < crate::LIMIT * 3, "{id} is told that others are at it for ever");
+        ensure!(began.elapsed() < LIMIT * 3, "{id} is told that others are at it for ever");
         tokio::time::sleep(Duration::from_millis(rand::random_range(20..200))).await;
     }
     anyhow::bail!("never")
