@@ -45,7 +45,9 @@ struct Shop {
     redis: Redis,
     postgres: Postgres,
     url: String,
-    folder: tempfile::TempDir,
+    _folder: tempfile::TempDir,
+    /// Not in the function's folder: every file there is code.
+    home: tempfile::TempDir,
     target: Target,
     process: Process,
 }
@@ -137,22 +139,23 @@ async fn call(target: Target, caller: usize, items: usize, end: Instant) -> Resu
 impl Shop {
     async fn open(items: usize) -> Result<Self> {
         let (redis, postgres) = (Redis::start().await?, Postgres::start().await?);
-        let (url, folder, [calls, usage]) = (postgres.database()?, tempfile::tempdir()?, free_ports()?);
+        let (folder, home) = (tempfile::tempdir()?, tempfile::tempdir()?);
+        let (url, [calls, usage]) = (postgres.database()?, free_ports()?);
         for file in ["function.yaml", "secret.yaml", "index.py", "database.py"] {
             let text = std::fs::read_to_string(Path::new(EXAMPLE).join(file))?;
             let text = text.replace(REDIS, &redis.url()).replace(POSTGRES, &url);
             std::fs::write(folder.path().join(file), text)?;
         }
         let path = format!("/usr/bin:/bin:{}", std::env::var("PATH").unwrap_or_default());
-        let process = Program::new(Env::read()?.program("dormouse")?, Self::log(folder.path()))
+        let process = Program::new(Env::read()?.program("dormouse")?, Self::log(home.path()))
             .args(["dev".to_owned(), folder.path().display().to_string()])
             .args([format!("--port={}", calls.port()), format!("--usage-port={}", usage.port())])
-            .env("XDG_RUNTIME_DIR", folder.path().display().to_string())
+            .env("XDG_RUNTIME_DIR", home.path().display().to_string())
             // The distribution's interpreter has the distribution's packages.
             .env("PATH", path)
             .start()?;
         let target = Target::new(calls, "bench", format!("/fn/default/{NAME}/"));
-        let shop = Self { redis, postgres, url, folder, target, process };
+        let shop = Self { redis, postgres, url, _folder: folder, home, target, process };
         shop.sql(&std::fs::read_to_string(Path::new(EXAMPLE).join("schema.sql"))?)?;
         shop.sql(&format!("INSERT INTO items SELECT 'item-' || n, 1000000 FROM generate_series(0, {}) n", items - 1))?;
         shop.sql("DELETE FROM items WHERE name = 'lamp'")?;
@@ -166,8 +169,8 @@ impl Shop {
         Ok(shop)
     }
 
-    fn log(folder: &Path) -> PathBuf {
-        folder.join("dev.log")
+    fn log(home: &Path) -> PathBuf {
+        home.join("dev.log")
     }
 
     fn sql(&self, statement: &str) -> Result<String> {
@@ -177,7 +180,7 @@ impl Shop {
 
     /// Instances that were started.
     fn instances(&self) -> Result<usize> {
-        let said = std::fs::read_to_string(Self::log(self.folder.path()))?;
+        let said = std::fs::read_to_string(Self::log(self.home.path()))?;
         Ok(said.lines().filter(|line| line.contains(" started: process ")).count())
     }
 }
