@@ -48,6 +48,7 @@ pub fn record(seq: u64) -> CallRecord {
         first: false,
         warm_slots: if seq.is_multiple_of(4) { 80 } else { 0 },
         key: if seq.is_multiple_of(9) { seq } else { 0 },
+        timed: None,
     }
 }
 

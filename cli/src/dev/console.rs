@@ -156,6 +156,7 @@ mod tests {
             first: true,
             warm_slots: 0,
             key: 0,
+            timed: None,
         };
         assert_eq!(times(&record), "wait 1.2 claim 3.0 start 40.1 connect 0.1 run 0.9 ms");
         assert_eq!(times(&CallRecord { cold: false, ..record }), "wait 1.2 run 0.9 ms");

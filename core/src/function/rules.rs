@@ -50,14 +50,8 @@ pub fn name_is_valid(name: &str) -> bool {
 }
 
 /// Every rule over the spec, in the order in which faults are told.
-pub const ALL: [&SpecRule; 6] = [
-    &IMAGE_OR_SOURCE,
-    &ENV_RESERVED,
-    &WARM_WITHIN_RESERVED,
-    &WINDOWS_WITHIN_RESERVED,
-    &NOT_YET_SOURCE,
-    &NOT_YET_SCHEDULES,
-];
+pub const ALL: [&SpecRule; 5] =
+    [&IMAGE_OR_SOURCE, &ENV_RESERVED, &WARM_WITHIN_RESERVED, &WINDOWS_WITHIN_RESERVED, &NOT_YET_SOURCE];
 
 /// Something must run.
 pub const IMAGE_OR_SOURCE: SpecRule = SpecRule {
@@ -102,12 +96,4 @@ pub const NOT_YET_SOURCE: SpecRule = SpecRule {
     message: "handler code is not supported by this version of Dormouse: build an image and name it in image",
     path: "source",
     keeps: |spec| spec.source.is_none(),
-};
-
-/// Not in this version.
-pub const NOT_YET_SCHEDULES: SpecRule = SpecRule {
-    cel: "!has(self.schedules) || self.schedules.size() == 0",
-    message: "schedules are not supported by this version of Dormouse: remove them",
-    path: "schedules",
-    keeps: |spec| spec.schedules.is_empty(),
 };

@@ -128,6 +128,7 @@ pub(super) fn plain_record(row: &Row) -> Result<(u64, u32, u64, CallRecord), Tro
         first: row.get(17),
         warm_slots: short(14)?,
         key: row.get::<_, i64>(12).cast_unsigned(),
+        timed: None,
     };
     let epoch = u32::try_from(row.get::<_, i64>(1)).map_err(|_| corrupt())?;
     Ok((unsigned(row.get(0)), epoch, n(2), record))
