@@ -131,7 +131,10 @@ impl Dev {
         let (keeper, left) = Keeper::start(&program, &mark).await?;
         let (seen, lines) = mpsc::channel(LINES);
         let (seen_calls, calls) = mpsc::channel(LINES);
-        let fleet = Processes::new(process::Config { program, mark, seen }, locals(&state, &reading)?);
+        let fleet = Processes::new(
+            process::Config { program, mark, schedules: Some(state.schedules()), seen },
+            locals(&state, &reading)?,
+        );
         tokio::spawn(bound(fleet.clone(), reading.budgets()));
         let places = Places::default();
         *places.lock() = places_of(&reading);

@@ -5,6 +5,7 @@ pub mod backoff;
 pub mod budgets;
 pub mod demand;
 pub mod doors;
+pub mod fires;
 pub mod fleet;
 pub mod labels;
 pub mod ledger;
@@ -134,6 +135,7 @@ impl<F: Fleet> Controller<F> {
             metrics,
             warm_meter: warm_meter.clone(),
             through: config.ledger.through().clone(),
+            wall: Arc::new(jiff::Timestamp::now),
         });
         let parts = budgets::Parts { fleet: treasury, ledger: config.ledger.clone(), office: post.clone() };
         let (treasurer, budgets) = Treasurer::new(parts);

@@ -37,6 +37,8 @@ pub struct Planned {
     pub event: String,
     /// Body of the call.
     pub body: Option<Arc<str>>,
+    /// What that is; empty without one.
+    pub content_type: &'static str,
     /// How late it may start.
     pub deadline: SignedDuration,
     /// What happens when the call before it still runs.
@@ -104,6 +106,7 @@ impl Planned {
         Self {
             name: name.clone(),
             event: event.clone(),
+            content_type: body.as_deref().map_or("", content_type),
             body: body.as_deref().map(Arc::from),
             deadline,
             overlap: *overlap,
@@ -123,6 +126,13 @@ impl Planned {
     pub fn before(&self, at: Timestamp) -> Option<Timestamp> {
         self.rule.before(at)
     }
+}
+
+/// What a body is taken for.
+#[must_use]
+pub fn content_type(body: &str) -> &'static str {
+    let json = serde_json::from_str::<serde::de::IgnoredAny>(body).is_ok();
+    if json { "application/json" } else { "text/plain; charset=utf-8" }
 }
 
 /// Whether a text may be an event's type or a schedule's name.

@@ -10,6 +10,7 @@ mod instance;
 pub mod leftover;
 mod object;
 mod queue;
+mod schedules;
 mod seen;
 
 pub use seen::{Seen, Shown, ToldAt};
@@ -25,6 +26,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use object::{key, prepared, same, versioned};
 use parking_lot::Mutex;
 use queue::Queue;
+use schedules::Kept;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -41,6 +43,8 @@ pub struct Config {
     pub program: PathBuf,
     /// The mark that instances carry, see [`leftover`].
     pub mark: String,
+    /// The file that keeps what is known of schedules; `None`: a restart forgets it.
+    pub schedules: Option<PathBuf>,
     /// What happens, for the console. Output of functions waits when it is full; everything else is dropped.
     pub seen: mpsc::Sender<Seen>,
 }
@@ -89,6 +93,7 @@ struct Shared {
     ports: Mutex<HashSet<u16>>,
     queue: Queue,
     ended: Notify,
+    schedules: Kept,
 }
 
 /// Budgets as they were told.
@@ -112,6 +117,7 @@ impl Processes {
     pub fn new(config: Config, functions: Vec<Local>) -> Self {
         let (out, events) = mpsc::channel(MAX_EVENTS);
         let shared = Arc::new(Shared {
+            schedules: Kept::open(config.schedules.clone()),
             config,
             state: Mutex::default(),
             ports: Mutex::default(),
@@ -140,7 +146,13 @@ impl Processes {
             if old.is_some_and(|k| same(&k.function, &function) && k.folder == local.folder) {
                 continue;
             }
-            let function = Arc::new(versioned(function, old.map(|k| &*k.function)));
+            let mut function = versioned(function, old.map(|k| &*k.function));
+            if old.is_none() {
+                // As if an API server had kept it.
+                let schedules = self.shared.schedules.of(&uid);
+                function.status = Some(FunctionStatus { schedules, ..FunctionStatus::default() });
+            }
+            let function = Arc::new(function);
             self.shared.queue.push(Event::Function(function.clone()));
             match state.functions.get_mut(&uid) {
                 Some(known) => (known.function, known.folder) = (function, local.folder),
@@ -404,6 +416,7 @@ impl Fleet for Processes {
 
     async fn report(&self, function: &Arc<Function>, status: &FunctionStatus) -> Result<(), FleetError> {
         let uid = FunctionUid::from(function.metadata.uid.clone().unwrap_or_default());
+        self.shared.schedules.keep(&uid, &status.schedules).await?;
         match self.shared.state.lock().functions.get_mut(&uid) {
             Some(known) => {
                 known.status = Some(status.clone());
@@ -427,6 +440,7 @@ impl Fleet for Processes {
 
     async fn release(&self, function: &Arc<Function>) -> Result<(), FleetError> {
         let uid = FunctionUid::from(function.metadata.uid.clone().unwrap_or_default());
+        self.shared.schedules.keep(&uid, &[]).await?;
         if self.shared.state.lock().functions.remove(&uid).is_some() {
             self.shared.queue.push(Event::FunctionGone(uid));
         }

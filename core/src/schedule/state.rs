@@ -167,14 +167,25 @@ impl State {
             decided: Vec::new(),
         };
         if let Some(status) = status {
-            state.rule.clone_from(&status.rule);
-            state.next = status.next_due.as_ref().map(|at| at.0);
-            state.last.clone_from(&status.last);
-            let open = |open: &OpenFire| Open::new(open.due.0, open.activator.as_str().into(), Stage::Sent);
-            state.open = status.open.iter().take(MAX_OPEN).map(open).collect();
+            state = Self::left(status);
         }
         state.replan(planned, now);
         state
+    }
+
+    /// A schedule that the manifest has no more, as a status has it: it may have calls that are not over.
+    #[must_use]
+    pub fn left(status: &ScheduleStatus) -> Self {
+        let ScheduleStatus { name, rule, next_due, last, open } = status.clone();
+        let known = |open: OpenFire| Open::new(open.due.0, open.activator.into(), Stage::Sent);
+        Self {
+            name,
+            rule,
+            next: next_due.map(|at| at.0),
+            open: open.into_iter().take(MAX_OPEN).map(known).collect(),
+            last,
+            decided: Vec::new(),
+        }
     }
 
     /// Acts by what the manifest says now: with another expression or zone the next due time is the first one after now.
