@@ -24,7 +24,9 @@ impl Rule {
         let fields = if seconds { Seconds::Optional } else { Seconds::Disallowed };
         let parser = CronParser::builder().seconds(fields).year(Year::Disallowed).build();
         let more = if seconds { ", or six fields with the second before them" } else { "" };
-        let cron = parser.parse(cron).map_err(|e| {
+        // The one name of crontab's that the parser does not know.
+        let known = if cron == "@midnight" { "@daily" } else { cron };
+        let cron = parser.parse(known).map_err(|e| {
             format!("{cron:?} is no cron expression ({e}): write minute, hour, day of month, month and day of week, for example \"30 7 * * 1-5\"{more}")
         });
         match (cron, self::zone(zone)) {

@@ -12,6 +12,9 @@ use std::time::Duration;
 /// The clock on the wall is looked at at least that often: somebody may have set it.
 const CLOCK: Duration = Duration::from_secs(600);
 
+/// Schedules that were removed while their calls run are looked after, so many: with the 32 of a spec the status holds them.
+const MAX_REMOVED: usize = 32;
+
 /// A look that is due within less comes no sooner: timers are as coarse.
 const SOON: Duration = Duration::from_millis(1);
 
@@ -140,7 +143,12 @@ impl Observed {
             todo.extend(look.todo.into_iter().map(|order| (name.clone(), order)));
             again = [again, look.again_in].into_iter().flatten().min();
         }
-        self.schedules.states.retain(|name, state| valid.schedules.get(name).is_some() || !state.open().is_empty());
+        let mut removed = 0;
+        self.schedules.states.retain(|name, state| {
+            let there = valid.schedules.get(name).is_some();
+            removed += usize::from(!there && !state.open().is_empty());
+            there || !state.open().is_empty() && removed <= MAX_REMOVED
+        });
         self.schedules.again = again.map(|wait| now + wait.clamp(SOON, CLOCK));
         todo
     }

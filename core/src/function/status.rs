@@ -33,9 +33,10 @@ pub struct FunctionStatus {
     /// When it is called next by any of its schedules.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_schedule: Option<Time>,
-    /// Its schedules. What is decided of a due time stands here before anything is sent for it.
+    /// Its schedules, and those that were removed while their calls run. What is decided of a due time stands here before
+    /// anything is sent for it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 32))]
+    #[schemars(length(max = 64))]
     pub schedules: Vec<ScheduleStatus>,
     /// Ready (summary), InstancesReady, ImageResolved; Reconciling and Stalled only while true.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -88,7 +88,7 @@ async fn main() -> Result<()> {
             tracing::info!(?seen, "fleet");
         }
     });
-    let fleet = Fleet { program: std::env::current_exe()?, mark: args.mark, seen };
+    let fleet = Fleet { program: std::env::current_exe()?, mark: args.mark, schedules: None, seen };
     let fleet = Arc::new(Processes::new(fleet, functions));
     let budgets = args.budgets.iter().map(|file| Ok(serde_json::from_slice(&std::fs::read(file)?)?));
     fleet.set_budgets(budgets.collect::<Result<_>>()?).await;
