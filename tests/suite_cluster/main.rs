@@ -19,6 +19,7 @@ mod inside;
 mod install;
 mod restarts;
 mod revisions;
+mod schedules;
 mod tenants;
 mod told;
 mod usage_api;
@@ -91,6 +92,7 @@ const CASES: &[(&str, Case)] = &cases![
     deletion::a_running_call_ends_before_the_function_does,
     restarts::the_controller_goes_and_comes_back,
     restarts::killed_processes_lose_no_record,
+    schedules::a_due_time_is_called_once_whoever_is_killed,
     activators::replaced_activators_fail_no_call,
     activators::a_killed_activator_takes_only_its_own_calls,
     activators::a_lost_activator_keeps_no_instance_awake,
