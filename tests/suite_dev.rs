@@ -219,6 +219,12 @@ fn a_schedule_calls_when_it_is_due_and_never_twice() {
     };
     for life in 1..=3 {
         let dev = bench.start();
+        if life == 1 {
+            let told = bench.json(&["invoke", "hello", "--event", "warm-up", "-d", "[1]", "-o", "json"]);
+            assert_eq!((&told["outcome"], &told["reason"]), (&"Ran".into(), &"Status200".into()), "{told}");
+            let (code, said) = bench.failure(&["invoke", "nobody", "--event", "x"]);
+            assert!(code != 0 && said.contains("there is no function default/nobody"), "{said}");
+        }
         dev.until("three more calls were made", || timed().len() >= life * 3);
         if life == 3 {
             let described = bench.json(&["describe", "hello", "-o", "json"]);
@@ -237,8 +243,10 @@ fn a_schedule_calls_when_it_is_due_and_never_twice() {
         }
     }
     let dev = bench.start();
-    let mut timed = timed();
+    let timed = timed();
     dev.ends(Signal::SIGTERM);
+    let (events, mut timed): (Vec<_>, Vec<_>) = timed.into_iter().partition(|row| row.starts_with("event  2"));
+    assert_eq!(events.len(), 1, "{events:?}");
     assert!(timed.iter().all(|row| row.starts_with("schedule tick 2")), "{timed:?}");
     let all = timed.len();
     timed.sort();

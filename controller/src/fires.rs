@@ -1,5 +1,6 @@
 //! Who takes orders for calls by the clock, and what they say of them.
 
+pub mod asked;
 pub mod door;
 
 use crate::shares::Process;

@@ -191,9 +191,16 @@ impl<F: Fleet> Controller<F> {
         let meter = tokio::spawn(warm_meter.run(ledger.clone(), metered.clone()));
         let mut office = tokio::spawn(office.run(all.clone()));
         let mut treasurer = tokio::spawn(treasurer.run(all.clone()));
-        let doors = Doors { token, routes, post, ledger: ledger.clone(), budgets: budgets.clone(), stop: all.clone() };
+        let doors = Doors {
+            token,
+            routes,
+            post: post.clone(),
+            ledger: ledger.clone(),
+            budgets: budgets.clone(),
+            stop: all.clone(),
+        };
         let doors = doors::serve(grpc, doors);
-        let beside = beside_usage.unwrap_or_default().merge(usage_api::pools(parking));
+        let beside = beside_usage.unwrap_or_default().merge(usage_api::pools(parking)).merge(usage_api::events(post));
         let api = usage_api::router(ledger, budgets, usage_guard.clone(), tenants);
         let api = usage_api::with(api, Some(beside), usage_guard);
         let api = axum::serve(usage, requests.counting(api)).with_graceful_shutdown(all.clone().cancelled_owned());

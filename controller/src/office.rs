@@ -7,6 +7,7 @@
 use crate::backoff;
 use crate::budgets::Budgets;
 use crate::demand::{Begun, Calls, Demand, Touched};
+use crate::fires::asked::{Asked, Wanted};
 use crate::fires::{self, Takers};
 use crate::fleet::{Code, Event, Fit, Fleet, FleetError, FunctionUid, Instance, InstanceId, Phase, PoolKey, Trouble};
 use crate::ledger::WarmSpan;
@@ -97,6 +98,8 @@ pub enum Mail {
     },
     /// Of calls that are ordered from activators.
     Fires(fires::Letter),
+    /// Somebody asks for an event.
+    Invoke(Wanted),
     /// The stream ended.
     Leave {
         /// Whose.
@@ -156,6 +159,8 @@ pub struct Office<F> {
     stopped: BTreeSet<Arc<str>>,
     /// Who takes orders for calls by the clock.
     takers: Takers,
+    /// Events that are waited for.
+    asked: Asked,
     wall: Wall,
 }
 
@@ -228,6 +233,7 @@ impl<F: Fleet> Office<F> {
             budgets: None,
             stopped: BTreeSet::new(),
             takers: Takers::default(),
+            asked: Asked::default(),
             wall,
         };
         (office, post)
@@ -449,6 +455,7 @@ impl<F: Fleet> Office<F> {
                 self.plan_all(theirs, now);
             }
             Mail::Fires(letter) => self.read_fires(letter, now),
+            Mail::Invoke(wanted) => self.invoke(wanted),
             Mail::Leave { process, stream, clean } => {
                 tracing::info!(activator = %process, clean, "activator left");
                 if !self.demand.is_present(&process.name, stream) {

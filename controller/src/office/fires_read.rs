@@ -1,6 +1,7 @@
 //! The office's part in calls by the clock: what activators say of them goes to the functions, orders go to activators.
 
 use super::Office;
+use crate::fires::asked::{Answer, Wanted};
 use crate::fires::{self, Letter, holder, is_named};
 use crate::fleet::{Fleet, FunctionUid};
 use crate::reconcile::observe::{Moment, Observed};
@@ -27,7 +28,11 @@ impl<F: Fleet> Office<F> {
                 let mut touched = BTreeSet::new();
                 for fate in &report.fates {
                     let uid = FunctionUid::from(fate.function_uid.as_str());
-                    if let (Some(observed), Some(said)) = (self.functions.get_mut(&uid), fires::said(fate)) {
+                    let said = fires::said(fate);
+                    if let Some(said) = said.as_ref().filter(|_| fate.schedule.is_empty()) {
+                        self.asked.heard(&uid, fate.due_us, &holder, said);
+                    }
+                    if let (Some(observed), Some(said)) = (self.functions.get_mut(&uid), said) {
                         let of = (fires::due(fate.due_us), said);
                         observed.schedules.heard(&fate.schedule, of, &holder, now);
                         touched.insert(uid);
@@ -37,12 +42,28 @@ impl<F: Fleet> Office<F> {
             }
             Letter::Leave { process, stream } => {
                 let holder = holder(&process);
-                match self.takers.leave(&holder, stream) {
+                let left = self.takers.leave(&holder, stream);
+                if left.is_some() {
+                    self.asked.lost(|other| other == &*holder);
+                }
+                match left {
                     Some(true) => self.lost(now, |other| other == &*holder),
                     Some(false) => self.plan_all(self.timed(), now),
                     None => {}
                 }
             }
+        }
+    }
+
+    /// Somebody asks for an event of a function.
+    pub(super) fn invoke(&mut self, wanted: Wanted) {
+        let called = |o: &&Observed| {
+            let object = o.object.as_ref().filter(|_| o.closing_since.is_none());
+            object.and_then(|object| object.valid.as_ref()).is_some_and(|valid| valid.key == wanted.key)
+        };
+        match self.functions.values().find(called).map(|o| o.uid.clone()) {
+            Some(uid) => self.asked.order(uid, wanted, &mut self.takers, (self.wall)()),
+            None => drop(wanted.answer.send(Answer::NoFunction)),
         }
     }
 
