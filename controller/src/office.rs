@@ -290,18 +290,7 @@ impl<F: Fleet> Office<F> {
             return self.open(now);
         }
         if let Event::ActivatorGone { name, lost } = event {
-            if lost {
-                self.through.lost(&name);
-            }
-            if let Some(budgets) = &self.budgets {
-                budgets.gone(&name);
-            }
-            tracing::info!(activator = %name, "an activator's process has ended");
-            self.taker_gone(&name, now);
-            let touched = self.demand.gone(&name);
-            self.touched(touched, now);
-            let touched = self.shares.gone(&name, now, timeout_of(&self.functions));
-            return self.plan_all(touched, now);
+            return self.activator_gone(&name, lost, now);
         }
         if let Event::Tenant { namespace } = event {
             let there = self.functions.values().filter(|o| o.namespace() == Some(namespace.as_str()));
@@ -355,6 +344,22 @@ impl<F: Fleet> Office<F> {
             _ => {}
         }
         self.plan(&uid, now);
+    }
+
+    /// A process of an activator has certainly ended.
+    fn activator_gone(&mut self, name: &str, lost: bool, now: Moment) {
+        if lost {
+            self.through.lost(name);
+        }
+        if let Some(budgets) = &self.budgets {
+            budgets.gone(name);
+        }
+        tracing::info!(activator = %name, "an activator's process has ended");
+        self.taker_gone(name, now);
+        let touched = self.demand.gone(name);
+        self.touched(touched, now);
+        let touched = self.shares.gone(name, now, timeout_of(&self.functions));
+        self.plan_all(touched, now);
     }
 
     /// What an event says of warm pools; answers what it says of functions.
@@ -664,15 +669,7 @@ impl<F: Fleet> Office<F> {
         }
         let Some(observed) = self.functions.get_mut(uid) else { return };
         if observed.is_gone() {
-            self.functions.remove(uid);
-            self.routes.remove(uid);
-            self.shares.function_gone(uid);
-            self.unacknowledged.remove(uid);
-            self.dues.forget(uid);
-            self.replicas.forget(uid);
-            self.set_timer(uid, None);
-            self.meter_warm(uid, now);
-            return;
+            return self.forget(uid, now);
         }
         let began = std::time::Instant::now();
         observed.settle(now);
@@ -734,6 +731,18 @@ impl<F: Fleet> Office<F> {
             .map(|at| if at > now { at } else { again(uid, at, now) });
         self.set_timer(uid, look);
         self.order(uid, ordered);
+    }
+
+    /// Nothing of a function is left to look after.
+    fn forget(&mut self, uid: &FunctionUid, now: Moment) {
+        self.functions.remove(uid);
+        self.routes.remove(uid);
+        self.shares.function_gone(uid);
+        self.unacknowledged.remove(uid);
+        self.dues.forget(uid);
+        self.replicas.forget(uid);
+        self.set_timer(uid, None);
+        self.meter_warm(uid, now);
     }
 
     fn set_timer(&mut self, uid: &FunctionUid, at: Option<Moment>) {

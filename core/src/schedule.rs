@@ -2,11 +2,13 @@
 //!
 //! Cron is that of [`crate::cron`], with a field for seconds where six are written. Nothing here reads a clock.
 
+mod fire;
 mod state;
 #[cfg(test)]
 mod tests;
 
-pub use state::{Decided, Do, HOLD_UNKNOWN, Look, MAX_OPEN, Open, Said, Stage, State, World};
+pub use fire::{Decided, Do, Look, Open, Said, Stage, World};
+pub use state::{HOLD_UNKNOWN, MAX_OPEN, State};
 
 use crate::cron::Rule;
 use crate::function::{Overlap, Schedule};
