@@ -6,6 +6,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "dormouse/v1/demand.proto",
         "dormouse/v1/ledger.proto",
         "dormouse/v1/budgets.proto",
+        "dormouse/v1/fires.proto",
         // OpenTelemetry's own files, as they are published: how traces leave.
         "opentelemetry/proto/collector/trace/v1/trace_service.proto",
         "opentelemetry/proto/trace/v1/trace.proto",

@@ -66,6 +66,7 @@ fn frame(activator: u64, numbers: Range<u64>, hours: &Range<u32>, n: u64) -> Fra
             first: false,
             warm_slots: 0,
             key: 0,
+            timed: None,
         });
     }
     let (count, records) = (packer.count(), packer.finish());

@@ -79,6 +79,7 @@ fn record(call: u64, received_at_us: i64) -> CallRecord {
         first: call.is_multiple_of(9),
         warm_slots: if call.is_multiple_of(4) { 5 } else { 0 },
         key: call % 3,
+        timed: None,
     }
 }
 

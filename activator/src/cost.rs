@@ -88,6 +88,7 @@ fn write(spool: &Spool, thread: u32, records: u32) -> Result<(), SpoolError> {
             first: false,
             warm_slots: 0,
             key: 0,
+            timed: None,
         };
         let mut place = spool.reserve()?;
         spool.intend(&mut place, &subject, &CallRecord { run_us: 0, response_bytes: 0, status: 0, ..record })?;

@@ -36,7 +36,13 @@ fn run(mut draining: Draining, shared: &Arc<Shared>) {
     // Without a runtime the process is ending: the meter's own drop records the call.
     let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
     let stop = shared.hard_stop.clone();
+    // Unless it ends with its caller: then it is ended as if its time were over.
+    let ends = draining.parts.as_mut().is_some_and(|parts| parts.meter.is_to_end());
     let task = async move {
+        if ends {
+            let _ = draining.late();
+            return;
+        }
         tokio::select! {
             () = poll_fn(|cx| draining.poll(cx)) => {}
             () = stop.cancelled() => {}

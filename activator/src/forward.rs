@@ -5,6 +5,7 @@ use crate::{
     body::{InBody, OutBody, Progress, SentBody, Upload},
     check, clock, dial,
     durable::{Promise, Written},
+    event::Event,
     flight::{Flight, Lost, Parts},
     func::Func,
     grpc,
@@ -26,7 +27,7 @@ use crate::{
 use bytes::Bytes;
 use dormouse_core::record::{Outcome, key_of};
 use http::{
-    HeaderName, Request, Response, StatusCode, Version,
+    HeaderName, HeaderValue, Request, Response, StatusCode, Version,
     header::{HOST, UPGRADE},
 };
 use http_body::Body;
@@ -67,14 +68,14 @@ pub(crate) async fn serve(
     let trail = Trail::begin(&shared, peer.addr, &request, (id, at_us, at), context);
     let (trace, grpc) = (context.trace, asker.grpc);
     let key = request.headers().get(IDEMPOTENCY_KEY).map_or(0, |value| key_of(value.as_bytes()));
-    let (trail_too, tenant, seen) = (trail.clone(), None, None);
-    let received = Received { call: call_no, at_us, at, trace, trail: trail_too, grpc, tenant, mark, key, seen };
-    let mut func = None;
-    match call(&shared, &peer, request, received, &mut func).await {
+    let (trail_too, tenant, seen, event) = (trail.clone(), None, None, None);
+    let received = Received { call: call_no, at_us, at, trace, trail: trail_too, grpc, tenant, mark, key, seen, event };
+    let (mut func, shown) = (None, text::request_id(id));
+    match call(&shared, &peer, request, (received, shown.clone()), &mut func).await {
         Ok(Answer { mut head, body }) => {
             // One that was handed over has the id under which it was recorded.
             if !matches!(body, AnswerBody::Handed(_)) {
-                head.headers.insert(REQUEST_ID, text::request_id(id));
+                head.headers.insert(REQUEST_ID, shown);
             }
             let body = match body {
                 AnswerBody::Metered(body) => OutBody::metered(body, in_call, asker.grpc && asker.http2),
@@ -118,7 +119,7 @@ async fn call(
     shared: &Arc<Shared>,
     peer: &Arc<Peer>,
     request: Request<Incoming>,
-    mut received: Received,
+    (mut received, request_id): (Received, HeaderValue),
     func: &mut Option<Arc<Func>>,
 ) -> Result<Answer, Out> {
     let (mut head, body) = request.into_parts();
@@ -126,7 +127,9 @@ async fn call(
     bounded(&head, shared)?;
     let host = check::host(&head)?;
     let found = if peer.is_inner() {
-        shared.routes.load().by_uid(shared.peers.open(&head.headers)?)?
+        let found = shared.routes.load().by_uid(shared.peers.open(&head.headers)?)?;
+        received.event = Event::of(&head.headers);
+        found
     } else {
         shared.routes.load().find(host, head.uri.path())?
     };
@@ -152,6 +155,10 @@ async fn call(
     let upgrade = tunnel::wanted(&head, !body.is_end_stream());
     let upgrades = upgrade.is_some();
     let reads_trailers = headers::to_instance(&mut head.headers, &caller, chunked) || received.grpc;
+    head.headers.insert(REQUEST_ID, request_id);
+    if let Some(event) = &received.event {
+        event.put(&mut head.headers);
+    }
     if nameless {
         // HTTP/1.0 may leave it out, HTTP/1.1 may not: the function gets its own name.
         head.headers.insert(HOST, found_func.host.clone());
@@ -172,7 +179,7 @@ async fn call(
             // A tunnel over two hops would be metered at one and held open by the other, and the hop of HTTP/1.1 loses
             // trailers that no head has announced, as gRPC's: such a call waits for a share here.
             if !upgrades && !reads_trailers {
-                match handover::hand_over(shared, found_func, peer, request, received.call).await? {
+                match handover::hand_over(shared, found_func, peer, request, (received.call, received.ends())).await? {
                     Handed::Answer(head, body) => {
                         if let Some(trail) = &received.trail {
                             trail.handed_over(head.status.as_u16());
@@ -400,7 +407,7 @@ async fn answer(
     parts.lane.note_response(&head);
     head.headers.reserve(headers::ADDED_TO_ANSWERS);
     parts.meter.note_response();
-    headers::to_client(&mut head.headers, head.version == Version::HTTP_2);
+    let failed = headers::to_client(&mut head.headers, head.version == Version::HTTP_2);
     head.headers.append(SERVER_TIMING, parts.meter.server_timing());
     head.version = Version::HTTP_11;
     head.extensions.clear();
@@ -417,10 +424,10 @@ async fn answer(
         };
     }
     if !incoming.is_end_stream() {
-        return Ok(Answer { head, body: AnswerBody::Metered(Metered::new(parts, incoming, shared)) });
+        return Ok(Answer { head, body: AnswerBody::Metered(Metered::new(parts, incoming, (failed, shared))) });
     }
     drop(incoming);
-    let failed = parts.meter.is_grpc() && grpc::is_failure(&head.headers);
+    let failed = failed || parts.meter.is_grpc() && grpc::is_failure(&head.headers);
     let outcome = if failed { Outcome::FunctionError } else { outcome_of(parts.meter.status) };
     let mut parts = Some(parts);
     let finished = poll_fn(|cx| {

@@ -6,7 +6,7 @@ use crate::{
     clock::Clock,
     func::Func,
     headers,
-    peer::{Line, Link, Lost},
+    peer::{Line, Link, Lost, Peers},
     room::Out,
     shared::Shared,
     wire::Peer,
@@ -41,13 +41,13 @@ pub(crate) async fn hand_over(
     func: &Func,
     peer: &Peer,
     mut request: Request<SentBody>,
-    call: u64,
+    (call, ends): (u64, bool),
 ) -> Result<Handed, Out> {
     let (links, most) = {
         let plan = func.plan();
         (shared.peers.of(&plan.holders, call, shared.clock), plan.limits.max_wait + plan.timeout + MARGIN)
     };
-    if shared.peers.sign(request.headers_mut(), &func.uid).is_none() {
+    if shared.peers.sign(request.headers_mut(), &func.uid, ends).is_none() {
         return Ok(Handed::Nobody(request));
     }
     let mut deadline = Box::pin(tokio::time::sleep(most));
@@ -75,7 +75,7 @@ pub(crate) async fn hand_over(
             Err(Lost::Sent) => return Err(Refusal::peer_lost().into()),
         }
     }
-    headers::strip_own(request.headers_mut());
+    Peers::unsign(request.headers_mut());
     Ok(Handed::Nobody(request))
 }
 

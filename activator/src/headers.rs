@@ -31,8 +31,8 @@ const FORWARDED_X: &str = "x-forwarded-";
 static FORWARDING: [HeaderName; 2] = [header::FORWARDED, HeaderName::from_static("x-real-ip")];
 
 /// Lines that are added to a request at most, so that its list of them grows once: the trace, four about the caller and
-/// one about the path, `Host`, `Via`, `TE` with `Connection`.
-pub(crate) const ADDED: usize = 10;
+/// one about the path, `Host`, `Via`, the request's id, `TE` with `Connection`.
+pub(crate) const ADDED: usize = 11;
 /// Lines that are added to an answer: `Via`, the request's id, its times, `Connection`.
 pub(crate) const ADDED_TO_ANSWERS: usize = 4;
 
@@ -123,9 +123,17 @@ pub(crate) fn from_peer(headers: &mut HeaderMap) {
     }
 }
 
-/// Makes an instance's response headers those that its caller gets.
-pub(crate) fn to_client(headers: &mut HeaderMap, http2: bool) {
+/// By which a language runtime says that it answers in the function's place, and why.
+const ERROR: HeaderName = HeaderName::from_static("dormouse-error");
+/// Those of its codes for which the caller is to blame.
+const OF_CALLER: [&[u8]; 3] = [b"BodyTooLarge", b"BadRequest", b"BadEvent"];
+
+/// Makes an instance's response headers those that its caller gets. True when it said that the function failed, whatever
+/// the status.
+pub(crate) fn to_client(headers: &mut HeaderMap, http2: bool) -> bool {
     let found = Found::look(headers);
+    let error = headers.get(&ERROR).filter(|_| found.own);
+    let failed = error.is_some_and(|code| !OF_CALLER.contains(&code.as_bytes()));
     if found.hop != 0 {
         strip_hop(headers, found);
     }
@@ -133,6 +141,7 @@ pub(crate) fn to_client(headers: &mut HeaderMap, http2: bool) {
         strip(headers, is_own);
     }
     headers.append(header::VIA, if http2 { VIA_2 } else { VIA });
+    failed
 }
 
 /// Takes away what no trailer may be, in either direction.
@@ -246,11 +255,6 @@ fn strip_hop(headers: &mut HeaderMap, found: Found) {
     for name in HOP_BY_HOP.iter().filter(|name| found.has(name)) {
         headers.remove(name);
     }
-}
-
-/// Takes off what only we set.
-pub(crate) fn strip_own(headers: &mut HeaderMap) {
-    strip(headers, is_own);
 }
 
 fn strip(headers: &mut HeaderMap, is_bad: impl Fn(&HeaderName) -> bool) {
@@ -427,6 +431,16 @@ mod tests {
         let mut headers = map(&said);
         to_instance(&mut headers, &Caller { inner: true, ..caller(false) }, false);
         assert_eq!(headers, map(&said[..2]));
+    }
+
+    #[test]
+    fn a_runtime_says_who_is_to_blame() {
+        for (code, failed) in [("HandlerError", true), ("x", true), ("BadEvent", false), ("BodyTooLarge", false)] {
+            let mut headers = map(&[("dormouse-error", code), ("x-kept", "1")]);
+            assert_eq!(to_client(&mut headers, false), failed, "{code}");
+            assert_eq!(headers, map(&[("x-kept", "1"), ("via", "1.1 dormouse")]));
+        }
+        assert!(!to_client(&mut map(&[("x", "1")]), false));
     }
 
     #[test]

@@ -13,8 +13,10 @@ pub mod cost;
 mod dial;
 mod drain;
 mod durable;
+mod event;
 mod feed;
 mod files;
+mod fires;
 mod flight;
 mod forward;
 mod func;
@@ -284,6 +286,7 @@ impl Activator {
             through: through::Through::new(clock::wall_us()),
             peers,
             purses: Default::default(),
+            fires: Default::default(),
             metrics,
             outlets: Arc::new(outlets),
             seen: config.seen.clone(),
@@ -334,7 +337,8 @@ impl Activator {
         let name = config.name.clone();
         let feed = tokio::spawn(feed::run(shared.clone(), link.clone(), name.clone(), streams_end.clone()));
         let knock = tokio::spawn(knock::run(shared.clone(), link.clone(), name.clone(), streams_end.clone()));
-        let spend = tokio::spawn(spend::run(shared.clone(), link.clone(), name, streams_end.clone()));
+        let spend = tokio::spawn(spend::run(shared.clone(), link.clone(), name.clone(), streams_end.clone()));
+        let fires = tokio::spawn(fires::run(shared.clone(), link.clone(), name, streams_end.clone()));
         let mut ship = tokio::spawn(ship::run(shared.clone(), link.clone(), ship_end.clone()));
         let through_end = CancellationToken::new();
         let through = tokio::spawn(through::run(shared.clone(), link, config.name.clone(), through_end.clone()));
@@ -371,7 +375,7 @@ impl Activator {
         }
         shared.hard_stop.cancel();
         streams_end.cancel();
-        let _ = tokio::join!(feed, knock, spend);
+        let _ = tokio::join!(feed, knock, spend, fires);
         ship_end.cancel();
         if tokio::time::timeout(config.ship_limit, &mut ship).await.is_err() {
             tracing::warn!("records stay in the spool: the ledger does not take them");

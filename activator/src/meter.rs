@@ -5,6 +5,7 @@ use crate::{
     body::Upload,
     clock::micros,
     durable::{Promise, Written},
+    event::Event,
     metrics::Trouble,
     pool::Lane,
     room::Seat,
@@ -46,6 +47,15 @@ pub(crate) struct Received {
     pub(crate) key: u64,
     /// For who watches calls go by: method and path.
     pub(crate) seen: Option<(http::Method, String)>,
+    /// The platform made it.
+    pub(crate) event: Option<Box<Event>>,
+}
+
+impl Received {
+    /// Its call ends with its caller.
+    pub(crate) fn ends(&self) -> bool {
+        self.event.as_ref().is_some_and(|event| event.ends)
+    }
 }
 
 /// Where a call's time went before it ran.
@@ -143,6 +153,14 @@ impl Meter {
         if let Some(rest) = &self.rest {
             rest.seat.func().metrics.trouble(trouble);
         }
+    }
+
+    /// It ends with its caller, who has left: its record says so.
+    pub(crate) fn is_to_end(&mut self) -> bool {
+        let event = self.rest.as_mut().and_then(|rest| rest.received.event.as_mut());
+        let Some(event) = event.filter(|event| event.ends) else { return false };
+        event.timed.replaced = true;
+        true
     }
 
     /// It is a call of gRPC.
@@ -250,6 +268,7 @@ fn begun(received: &Received, seat: &Seat, before: Before) -> CallRecord {
         first: seat.first && cold,
         warm_slots: seat.instance().warm_slots.load(Relaxed),
         key: received.key,
+        timed: received.event.as_ref().map(|event| event.timed),
     }
 }
 

@@ -40,7 +40,7 @@ pub(crate) struct Metered {
     breaks: Option<(Cut, Pin<Box<Sleep>>)>,
     /// When the last frame was handed out, if nothing was waited for since.
     handed: Option<Instant>,
-    /// Its trailers said that the function failed.
+    /// Its head or its trailers said that the function failed.
     failed: bool,
     shared: Arc<Shared>,
 }
@@ -58,7 +58,7 @@ pub(crate) fn outcome_of(status: u16) -> Outcome {
 }
 
 impl Metered {
-    pub(crate) fn new(parts: Box<Parts>, incoming: InBody, shared: &Arc<Shared>) -> Self {
+    pub(crate) fn new(parts: Box<Parts>, incoming: InBody, (failed, shared): (bool, &Arc<Shared>)) -> Self {
         let remaining = incoming.exact();
         Self {
             running: Some((parts, incoming)),
@@ -66,7 +66,7 @@ impl Metered {
             held: None,
             breaks: None,
             handed: None,
-            failed: false,
+            failed,
             shared: shared.clone(),
         }
     }
@@ -108,7 +108,7 @@ impl Metered {
             Poll::Ready(Some(Err(_))) => self.cut(Cut::Died, cx),
             Poll::Ready(Some(Ok(mut frame))) => {
                 if let Some(trailers) = frame.trailers_mut() {
-                    self.failed = parts.meter.is_grpc() && grpc::is_failure(trailers);
+                    self.failed |= parts.meter.is_grpc() && grpc::is_failure(trailers);
                     headers::trailers(trailers);
                 }
                 let len = frame.data_ref().map_or(0, Bytes::len) as u64;

@@ -30,6 +30,8 @@ use tokio::{net::TcpStream, task::AbortHandle};
 const TOKEN: HeaderName = HeaderName::from_static("dormouse-peer");
 /// Names the function by its uid.
 const FUNCTION: HeaderName = HeaderName::from_static("dormouse-function");
+/// The call ends with its caller: see [`crate::event::Event::ends`].
+const ENDS: HeaderName = HeaderName::from_static("dormouse-ends");
 
 /// A peer that does not answer a connect for so long is passed over; the network between activators is one hop.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -102,11 +104,26 @@ impl Peers {
         found.into_iter().cloned().collect()
     }
 
-    /// Puts on what makes a request a handed-over one.
-    pub(crate) fn sign(&self, headers: &mut HeaderMap, uid: &str) -> Option<()> {
+    /// Puts on what makes a request a handed-over one, and whether its call ends with its caller.
+    pub(crate) fn sign(&self, headers: &mut HeaderMap, uid: &str, ends: bool) -> Option<()> {
         headers.insert(FUNCTION, HeaderValue::from_str(uid).ok()?);
         headers.insert(TOKEN, self.shown.clone());
+        if ends {
+            headers.insert(ENDS, HeaderValue::from_static("1"));
+        }
         Some(())
+    }
+
+    /// Takes it off again.
+    pub(crate) fn unsign(headers: &mut HeaderMap) {
+        for name in [FUNCTION, TOKEN, ENDS] {
+            headers.remove(name);
+        }
+    }
+
+    /// Whether the call of a handed-over request ends with its caller.
+    pub(crate) fn ends(headers: &HeaderMap) -> bool {
+        headers.contains_key(ENDS)
     }
 
     /// The uid that a handed-over request names, if it carries the token.
@@ -247,7 +264,7 @@ mod tests {
         let peers = Peers::new(1, Token::new("secret").unwrap(), String::new()).unwrap();
         let with = |token: &'static str| {
             let mut headers = HeaderMap::new();
-            peers.sign(&mut headers, "uid-f").unwrap();
+            peers.sign(&mut headers, "uid-f", false).unwrap();
             headers.insert(TOKEN, HeaderValue::from_static(token));
             peers.open(&headers).map(str::to_owned)
         };

@@ -179,7 +179,7 @@ impl Drop for Waiting {
 impl Func {
     /// Gets a slot for a call, at once or after waiting; so many bytes are held of it while it waits.
     pub(crate) async fn admit(self: &Arc<Self>, shared: &Arc<Shared>, peer: &Peer, held: usize) -> Result<Seat, Out> {
-        self.admitted(shared, peer, held, !peer.is_inner()).await
+        self.admitted(shared, peer, held, peer.hands_on()).await
     }
 
     /// No other activator took a call that was to be handed over: it waits here, where it stood.

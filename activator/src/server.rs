@@ -11,7 +11,10 @@ mod streams;
 
 pub(crate) use streams::Streams;
 
-use crate::{shared::Shared, wire::Peer};
+use crate::{
+    shared::Shared,
+    wire::{Kind, Peer},
+};
 use detect::Protocol;
 use parking_lot::Mutex;
 use std::{borrow::Cow, collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
@@ -147,13 +150,15 @@ pub(crate) async fn run(
         tracker.spawn(async move {
             let _pass = pass;
             let _ = stream.set_nodelay(true);
-            let peer = Peer::new(Arc::new(stream), addr, shared.clone(), inner);
+            let kind = if inner { Kind::Activator } else { Kind::Client };
+            let peer = Peer::new(Arc::new(stream), addr, shared.clone(), kind);
             connection(peer, shared, limits, stop).await;
         });
     }
 }
 
-async fn connection(peer: Arc<Peer>, shared: Arc<Shared>, limits: Limits, stop: CancellationToken) {
+/// Serves one connection to its end.
+pub(crate) async fn connection(peer: Arc<Peer>, shared: Arc<Shared>, limits: Limits, stop: CancellationToken) {
     let Some((protocol, first)) = detect::protocol(&peer, &shared, &limits, &stop).await else { return };
     let own_end = match protocol {
         Protocol::Http1 => http1::serve(&peer, &shared, &limits, &stop, first).await,

@@ -1,9 +1,9 @@
 //! What all parts of a running activator share.
 
 use crate::{
-    SeenCall, clock::Clock, func::Func, instance::Instance, knock::Board, memory::Memory, metrics::Metrics,
-    peer::Peers, purse::Purses, room::Seat, route::Table, spool::Spool, through::Through, trail::Outlets,
-    trust::Network,
+    SeenCall, clock::Clock, fires::Book, func::Func, instance::Instance, knock::Board, memory::Memory,
+    metrics::Metrics, peer::Peers, purse::Purses, room::Seat, route::Table, spool::Spool, through::Through,
+    trail::Outlets, trust::Network,
 };
 use arc_swap::ArcSwap;
 use dormouse_core::RequestId;
@@ -45,6 +45,8 @@ pub(crate) struct Shared {
     pub(crate) peers: Peers,
     /// What may be spent of tenants' budgets.
     pub(crate) purses: Purses,
+    /// What is known of calls that the platform ordered.
+    pub(crate) fires: Book,
     pub(crate) metrics: Metrics,
     /// Who is told of calls that are over.
     pub(crate) outlets: Arc<Outlets>,

@@ -204,6 +204,7 @@ mod tests {
                 first: false,
                 warm_slots: 0,
                 key: 0,
+                timed: None,
             };
             let seq = self.spool.append(&self.subject, &record, self.spool.reserve().unwrap()).unwrap();
             drop(mark);

@@ -46,14 +46,24 @@ pub(crate) enum Phase {
     Call = 3,
 }
 
+/// Who is at the other end of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Anybody.
+    Client,
+    /// Another activator, or who says so: its calls are not handed on.
+    Activator,
+    /// This process, for calls that the platform makes.
+    Own,
+}
+
 /// A client's connection.
 #[derive(Debug)]
 pub(crate) struct Peer {
     stream: Arc<TcpStream>,
     pub(crate) addr: SocketAddr,
     shared: Arc<Shared>,
-    /// The client is another activator, or says so.
-    inner: bool,
+    kind: Kind,
     phase: AtomicU8,
     /// When the phase began, in milliseconds of the clock.
     since_ms: AtomicU64,
@@ -70,7 +80,7 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
-    pub(crate) fn new(stream: Arc<TcpStream>, addr: SocketAddr, shared: Arc<Shared>, inner: bool) -> Arc<Self> {
+    pub(crate) fn new(stream: Arc<TcpStream>, addr: SocketAddr, shared: Arc<Shared>, kind: Kind) -> Arc<Self> {
         let since_ms = AtomicU64::new(shared.clock.now_ms());
         let (phase, until_ms) = (AtomicU8::new(Phase::Fresh as u8), AtomicU64::new(u64::MAX));
         let (held, tunnel, introductions) = (AtomicUsize::new(0), Mutex::new(None), Introductions::default());
@@ -78,7 +88,7 @@ impl Peer {
             stream,
             addr,
             shared,
-            inner,
+            kind,
             phase,
             since_ms,
             held,
@@ -89,15 +99,20 @@ impl Peer {
         })
     }
 
-    /// It came in by the port of activators: its calls are not handed on.
+    /// It is no client's: its calls name their function by its uid, and say by the token that they may.
     pub(crate) fn is_inner(&self) -> bool {
-        self.inner
+        self.kind != Kind::Client
+    }
+
+    /// Its calls may be handed on to another activator.
+    pub(crate) fn hands_on(&self) -> bool {
+        self.kind != Kind::Activator
     }
 
     /// The same connection as one of HTTP/2.
     pub(crate) fn with_streams(&self, streams: Arc<Streams>) -> Arc<Self> {
-        let Self { stream, addr, shared, inner, .. } = self;
-        let mut peer = Self::new(stream.clone(), *addr, shared.clone(), *inner);
+        let Self { stream, addr, shared, kind, .. } = self;
+        let mut peer = Self::new(stream.clone(), *addr, shared.clone(), *kind);
         if let Some(peer) = Arc::get_mut(&mut peer) {
             peer.streams = Some(streams);
         }

@@ -76,6 +76,36 @@ impl Two {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ordered_call_is_handed_over_with_what_it_says() {
+    let house = Two::new().await;
+    let origin = Origin::echo().await;
+    house.share(origin.addr, [0, 1], None).await;
+    let order = v1::FireOrder {
+        function_uid: "uid-hello".into(),
+        schedule: "nightly".into(),
+        due_us: 1_767_225_600_000_000,
+        event: "schedule".into(),
+        ends_early: true,
+        ..Default::default()
+    };
+    house.controller.order(house.one.identity.activator, order).await;
+    let fate = house.controller.fate(1_767_225_600_000_000, v1::FateState::Ended).await;
+    assert_eq!((fate.status, fate.reason.as_str()), (200, ""));
+    house.recorded(1).await;
+    house.all_records_are_of(&house.two);
+    let timed = house.controller.records()[0].1.timed.unwrap();
+    assert_eq!((timed.due_us, timed.schedule.as_str(), timed.replaced), (1_767_225_600_000_000, "nightly", false));
+    let seen = origin.seen.requests.lock()[0].to_lowercase();
+    for line in
+        ["dormouse-event: schedule", "dormouse-event-time: 2026-01-01t00:00:00z", "dormouse-event-name: nightly"]
+    {
+        assert!(seen.contains(&format!("\r\n{line}\r\n")), "{seen}");
+    }
+    // Those three and the request's id.
+    assert_eq!(seen.matches("\r\ndormouse-").count(), 4, "{seen}");
+}
+
 /// Answers the requests on a connection one by one, each when it is told to.
 async fn patient(go: Arc<Notify>) -> Origin {
     Origin::start(move |mut line| {
@@ -98,18 +128,22 @@ async fn who_has_no_slot_hands_the_call_over_and_records_nothing() {
     let origin = Origin::echo().await;
     house.share(origin.addr, [0, 1], None).await;
     let mut client = house.one.client().await;
+    let mut ids = Vec::new();
     for body in ["ping", "pong"] {
         client.send(post("/fn/ns/hello/a%2f/b?q=1", body)).await;
         let answer = client.answer().await;
         assert_eq!((answer.status, answer.text()), (200, body), "{answer:?}");
         let id: dormouse_core::RequestId = answer.headers["dormouse-request-id"].parse().unwrap();
         assert_eq!(id.activator, house.two.identity.activator, "who dispatches it records it");
+        ids.push(id);
         assert!(answer.headers["server-timing"].starts_with("wait;dur="));
     }
     let seen = origin.seen.requests.lock()[0].to_lowercase();
     // Host is a function's, so the path is the function's own too.
     assert!(seen.starts_with("post /fn/ns/hello/a%2f/b?q=1 http/1.1\r\n"), "{seen}");
-    assert!(!seen.contains("dormouse-"), "{seen}");
+    assert_eq!(seen.matches("dormouse-").count(), 1, "{seen}");
+    let second = origin.seen.requests.lock()[1].clone();
+    assert!(second.contains(&format!("dormouse-request-id: {}\r\n", ids[1])), "{second}");
     assert_eq!(seen.matches("x-forwarded-for: 127.0.0.1\r\n").count(), 1, "{seen}");
     assert_eq!(seen.matches("via: 1.1 dormouse\r\n").count(), 1, "{seen}");
     house.recorded(2).await;
@@ -130,7 +164,10 @@ async fn the_path_and_its_prefix_are_as_without_the_hop() {
     assert_eq!(house.two.call(request).await.status, 200);
     let seen = origin.seen.requests.lock().clone();
     let lines = |head: &str| {
-        let mut lines: Vec<String> = head.to_lowercase().lines().map(str::to_owned).collect();
+        let lines = head.to_lowercase();
+        // Each call has an id of its own.
+        let mut lines: Vec<String> =
+            lines.lines().filter(|line| !line.starts_with("dormouse-request-id: ")).map(str::to_owned).collect();
         lines.sort();
         lines
     };

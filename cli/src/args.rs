@@ -306,6 +306,9 @@ pub(crate) struct InvokeArgs {
     /// Header, as `Name: value`; may be given more than once
     #[arg(short = 'H', long = "header", value_name = "HEADER")]
     pub(crate) headers: Vec<String>,
+    /// Call it by an event of this type now, as a schedule does; with --data as what it carries
+    #[arg(long, value_name = "TYPE", conflicts_with_all = ["path", "method", "headers", "timing", "cold"])]
+    pub(crate) event: Option<String>,
     /// Print where the time went, on standard error
     #[arg(long)]
     pub(crate) timing: bool,

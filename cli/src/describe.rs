@@ -8,6 +8,7 @@ use crate::table::{table, text};
 use crate::target::Target;
 use crate::target::details::Details;
 use crate::view::{View, age};
+use dormouse_core::function::ScheduleStatus;
 use jiff::Timestamp;
 use serde::Serialize;
 use std::fmt::Write as _;
@@ -46,6 +47,10 @@ fn page(Whole { view, details }: &Whole, now: Timestamp) -> String {
         }
         section(&mut page, &text(&rows));
     }
+    let schedules = status.map(|s| s.schedules.as_slice()).unwrap_or_default();
+    if !schedules.is_empty() {
+        section(&mut page, &self::schedules(schedules));
+    }
     if !view.instances.is_empty() {
         let mut rows = table(&["INSTANCE", "PHASE", "REVISION", "ADDRESS", ">PID", ">RESTARTS", "TROUBLE"]);
         for i in &view.instances {
@@ -77,6 +82,18 @@ fn page(Whole { view, details }: &Whole, now: Timestamp) -> String {
         section(&mut page, &text(&rows));
     }
     page
+}
+
+fn schedules(schedules: &[ScheduleStatus]) -> String {
+    let mut rows = table(&["SCHEDULE", "CRON AND ZONE", "NEXT", "LAST", "OUTCOME", ">RUNNING"]);
+    let or_dash = |time: Option<String>| time.unwrap_or_else(|| "-".into());
+    for schedule in schedules {
+        let next = or_dash(schedule.next_due.as_ref().map(|at| at.0.to_string()));
+        let last = or_dash(schedule.last.as_ref().map(|last| last.due.0.to_string()));
+        let outcome = or_dash(schedule.last.as_ref().map(|last| format!("{:?} ({})", last.outcome, last.reason)));
+        rows.add_row([&schedule.name, &schedule.rule, &next, &last, &outcome, &schedule.open.len().to_string()]);
+    }
+    text(&rows)
 }
 
 fn section(page: &mut String, text: &str) {
@@ -133,6 +150,9 @@ mod tests {
                 "status": {
                     "url": "http://hello.shop.localhost:8080", "revision": "bcdf", "state": "Active",
                     "instances": {"wanted": 1, "ready": 1, "warm": 0},
+                    "schedules": [{"name": "nightly", "rule": "0 3 * * * UTC", "nextDue": "2026-11-25T03:00:00Z",
+                                   "last": {"due": "2026-11-24T03:00:00Z", "outcome": "Failed", "reason": "Status500"},
+                                   "open": [{"due": "2026-11-24T03:00:00Z", "activator": "a/1/1"}]}],
                     "conditions": [{"type": "Ready", "status": "True", "reason": "Serving", "message": "m",
                                     "lastTransitionTime": "2026-11-24T10:00:00Z"}]
                 }
@@ -159,6 +179,7 @@ mod tests {
             "Command       dormouse sample\n",
             "Manifest      function.yaml:1\n",
             "Ready       True     Serving     60s   m\n",
+            "nightly    0 3 * * * UTC   2026-11-25T03:00:00Z   2026-11-24T03:00:00Z   Failed (Status500)         1\n",
             "hello-1    Running   bcdf       -           7          0   -\n",
             "Normal   30s   Checked   port open\n",
             "hello-0   20s           7   Error    no such table\n",

@@ -131,7 +131,8 @@ impl Dev {
         let (keeper, left) = Keeper::start(&program, &mark).await?;
         let (seen, lines) = mpsc::channel(LINES);
         let (seen_calls, calls) = mpsc::channel(LINES);
-        let config = process::Config { program, mark, runtimes: state.runtimes(), seen };
+        let config =
+            process::Config { program, mark, runtimes: state.runtimes(), schedules: Some(state.schedules()), seen };
         let fleet = Processes::new(config, locals(&state, &reading)?).map_err(Failure::failed)?;
         tokio::spawn(bound(fleet.clone(), reading.budgets()));
         let places = Places::default();

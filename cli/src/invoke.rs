@@ -4,12 +4,13 @@ use crate::args::{Format, InvokeArgs};
 use crate::exit::{Failure, Outcome};
 use crate::say;
 use crate::target::Target;
+use crate::usage::{encoded, read};
 use bytes::Bytes;
 use http::header::HOST;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::io::Read as _;
 use std::time::{Duration, Instant};
 
@@ -35,7 +36,34 @@ pub(crate) struct Timing {
     pub(crate) cold: Option<bool>,
 }
 
+/// What became of an event.
+#[derive(Debug, Serialize, Deserialize)]
+struct Told {
+    due_at: String,
+    outcome: String,
+    reason: String,
+}
+
+/// Has the function called by an event, and says what became of that.
+async fn event(args: &InvokeArgs, event: &str) -> Outcome {
+    let data = args.data.as_deref().map(body).transpose()?.unwrap_or_default();
+    let target = Target::find(&args.target).await?;
+    let namespace = args.namespace.clone().unwrap_or_else(|| target.default_namespace());
+    let [namespace, name, event] = [&namespace, &args.name, event].map(encoded);
+    let path = format!("/v1/functions/{namespace}/{name}/events?event={event}");
+    let told = target.usage().await?.call(&path, data, Duration::from_secs(args.timeout)).await?;
+    let told: Told = read(&told)?;
+    match args.output {
+        Format::Json => say::out(serde_json::to_string_pretty(&told).map_err(Failure::failed)?),
+        Format::Table => say::out(format_args!("{} ({}), due {}", told.outcome, told.reason, told.due_at)),
+    }
+    if told.outcome == "Ran" { Ok(()) } else { Err(Failure::failed("the call did not run well")) }
+}
+
 pub(crate) async fn run(args: &InvokeArgs) -> Outcome {
+    if let Some(kind) = &args.event {
+        return event(args, kind).await;
+    }
     let request = request(args)?;
     let target = Target::find(&args.target).await?;
     let namespace = args.namespace.clone().unwrap_or_else(|| target.default_namespace());

@@ -25,11 +25,12 @@ pub(crate) async fn run(args: &ListArgs) -> Outcome {
         return Ok(());
     }
     let now = jiff::Timestamp::now();
-    let mut rows = table(&["NAMESPACE", "NAME", "URL", "READY", "REASON", ">INSTANCES", "STATE", ">AGE"]);
+    let mut rows = table(&["NAMESPACE", "NAME", "URL", "READY", "REASON", ">INSTANCES", "STATE", "NEXT", ">AGE"]);
     for view in &views {
         let (ready, reason) = view.ready();
         let (instances, state, age) = (view.ready_instances().to_string(), view.state(), view.age(now));
-        rows.add_row([view.namespace(), view.name(), view.url(), ready, reason, &instances, &state, &age]);
+        let next = view.next();
+        rows.add_row([view.namespace(), view.name(), view.url(), ready, reason, &instances, &state, &next, &age]);
     }
     say::out(text(&rows));
     Ok(())

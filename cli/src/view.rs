@@ -72,6 +72,12 @@ impl View {
         state.map_or_else(|| "-".into(), |s| format!("{s:?}"))
     }
 
+    /// When it is called next by the clock.
+    pub(crate) fn next(&self) -> String {
+        let next = self.function.status.as_ref().and_then(|s| s.next_schedule.as_ref());
+        next.map_or_else(|| "-".into(), |next| next.0.to_string())
+    }
+
     pub(crate) fn ready_instances(&self) -> i32 {
         self.function.status.as_ref().and_then(|s| s.instances).map_or(0, |i| i.ready)
     }

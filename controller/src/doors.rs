@@ -1,6 +1,7 @@
 //! The gRPC port: routes out, demand in, records in. Every request carries the shared token.
 
 use crate::budgets::{self, Budgets};
+use crate::fires;
 use crate::ledger::{self, LedgerDoor};
 use crate::office::Mail;
 use crate::routes::{Routes, Watcher};
@@ -31,7 +32,7 @@ pub(crate) const MAX_NAME: usize = 253;
 const MAX_ADDRESS: usize = 64;
 
 /// How soon a stream must begin to speak.
-const FIRST_WORD: Duration = Duration::from_secs(10);
+pub(crate) const FIRST_WORD: Duration = Duration::from_secs(10);
 
 /// Largest report: [`crate::demand::MAX_ENTRIES`] entries of about 90 bytes, 9 MB, and some room.
 const MAX_REPORT: usize = 16 << 20;
@@ -40,7 +41,7 @@ const MAX_REPORT: usize = 16 << 20;
 const PING: Duration = Duration::from_secs(10);
 const PING_ANSWER: Duration = Duration::from_secs(5);
 
-/// Serves the four services until stopped.
+/// Serves the five services until stopped.
 ///
 /// # Errors
 /// When the listener breaks.
@@ -68,7 +69,7 @@ pub struct Doors {
 }
 
 impl Doors {
-    /// The four services behind the token.
+    /// The five services behind the token.
     #[must_use]
     pub fn router(self) -> Router {
         let Self { token, routes, post, ledger, budgets, stop } = self;
@@ -86,6 +87,7 @@ impl Doors {
             stop: stop.clone(),
         });
         let budgets = budgets::door::service(budgets, stop.clone());
+        let fires = fires::door::service(post.clone(), stop.clone());
         let demand = DemandServer::new(DemandDoor { post, streams: AtomicU64::new(0), stop });
         Server::builder()
             .http2_keepalive_interval(Some(PING))
@@ -93,11 +95,12 @@ impl Doors {
             .add_service(InterceptedService::new(routes, check.clone()))
             .add_service(InterceptedService::new(demand.max_decoding_message_size(MAX_REPORT), check.clone()))
             .add_service(InterceptedService::new(ledger::service(ledger), check.clone()))
+            .add_service(InterceptedService::new(fires, check.clone()))
             .add_service(InterceptedService::new(budgets, check))
     }
 }
 
-fn named(name: &str) -> Result<&str, Status> {
+pub(crate) fn named(name: &str) -> Result<&str, Status> {
     match name.len() {
         1..=MAX_NAME => Ok(name),
         _ => Err(Status::invalid_argument("an activator has a name of 1 to 253 bytes")),
@@ -154,7 +157,7 @@ impl Drop for Unwatching {
     }
 }
 
-fn shutting_down() -> Status {
+pub(crate) fn shutting_down() -> Status {
     Status::unavailable("the controller is shutting down")
 }
 

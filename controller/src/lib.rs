@@ -5,6 +5,7 @@ pub mod backoff;
 pub mod budgets;
 pub mod demand;
 pub mod doors;
+pub mod fires;
 pub mod fleet;
 pub mod labels;
 pub mod ledger;
@@ -135,6 +136,7 @@ impl<F: Fleet> Controller<F> {
             metrics,
             warm_meter: warm_meter.clone(),
             through: config.ledger.through().clone(),
+            wall: Arc::new(jiff::Timestamp::now),
         });
         let parts = budgets::Parts { fleet: treasury, ledger: config.ledger.clone(), office: post.clone() };
         let (treasurer, budgets) = Treasurer::new(parts);
@@ -190,9 +192,16 @@ impl<F: Fleet> Controller<F> {
         let meter = tokio::spawn(warm_meter.run(ledger.clone(), metered.clone()));
         let mut office = tokio::spawn(office.run(all.clone()));
         let mut treasurer = tokio::spawn(treasurer.run(all.clone()));
-        let doors = Doors { token, routes, post, ledger: ledger.clone(), budgets: budgets.clone(), stop: all.clone() };
+        let doors = Doors {
+            token,
+            routes,
+            post: post.clone(),
+            ledger: ledger.clone(),
+            budgets: budgets.clone(),
+            stop: all.clone(),
+        };
         let doors = doors::serve(grpc, doors);
-        let beside = beside_usage.unwrap_or_default().merge(usage_api::pools(parking));
+        let beside = beside_usage.unwrap_or_default().merge(usage_api::pools(parking)).merge(usage_api::events(post));
         let api = usage_api::router(ledger, budgets, usage_guard.clone(), tenants);
         let api = usage_api::with(api, Some(beside), usage_guard);
         let api = axum::serve(usage, requests.counting(api)).with_graceful_shutdown(all.clone().cancelled_owned());

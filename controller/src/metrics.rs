@@ -1,7 +1,9 @@
 //! The controller's numbers; label values are closed sets, and the names of functions, whose series go with them.
 
+mod dues;
 mod replicas;
 
+pub use dues::Dues;
 pub use replicas::Replicas;
 
 use crate::fleet::{FleetError, PoolKey};
@@ -28,6 +30,7 @@ pub struct Metrics {
     errors: Family<Failure, Counter>,
     replicas: Family<OfState, Gauge>,
     starts: Family<OfPhase, Histogram, fn() -> Histogram>,
+    dues: Family<OfOutcome, Counter>,
 }
 
 impl Default for Metrics {
@@ -41,6 +44,7 @@ impl Default for Metrics {
             errors: Family::default(),
             replicas: Family::default(),
             starts: Family::new_with_constructor(Histogram::of_starts),
+            dues: Family::default(),
         }
     }
 }
@@ -50,6 +54,13 @@ struct OfState {
     namespace: String,
     function: String,
     state: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfOutcome {
+    namespace: String,
+    function: String,
+    outcome: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -92,6 +103,7 @@ impl Metrics {
             "Parts of an instance's start: from its first sight to a running process, from there to an open port",
             m.starts.clone(),
         );
+        r.register("schedule_due", "Due times of schedules, by what became of them", m.dues.clone());
         m
     }
 

@@ -7,9 +7,11 @@
 use crate::backoff;
 use crate::budgets::Budgets;
 use crate::demand::{Begun, Calls, Demand, Touched};
+use crate::fires::asked::{Asked, Wanted};
+use crate::fires::{self, Takers};
 use crate::fleet::{Code, Event, Fit, Fleet, FleetError, FunctionUid, Instance, InstanceId, Phase, PoolKey, Trouble};
 use crate::ledger::WarmSpan;
-use crate::metrics::{Metrics, Replicas};
+use crate::metrics::{Dues, Metrics, Replicas};
 use crate::pools::{self, Pools};
 use crate::reconcile::apply::{self, Answer, Hands};
 use crate::reconcile::observe::{InstanceSeen, Lane, LaneState, Moment, Observed, WorkloadSeen, function_of};
@@ -31,6 +33,11 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+
+mod fires_read;
+
+/// What time it is, by the clock on the wall.
+pub type Wall = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
 /// Readiness check: everything that existed at the start is known.
 pub const CHECK: &str = "functions";
@@ -89,6 +96,10 @@ pub enum Mail {
         /// All of them.
         tenants: BTreeSet<Arc<str>>,
     },
+    /// Of calls that are ordered from activators.
+    Fires(fires::Letter),
+    /// Somebody asks for an event.
+    Invoke(Wanted),
     /// The stream ended.
     Leave {
         /// Whose.
@@ -110,6 +121,7 @@ pub struct Office<F> {
     routes: Routes,
     metrics: Metrics,
     replicas: Replicas,
+    dues: Dues,
     health: Health,
     urls: Urls,
     durability: Durability,
@@ -145,6 +157,11 @@ pub struct Office<F> {
     budgets: Option<Budgets>,
     /// Tenants whose budgets are used up.
     stopped: BTreeSet<Arc<str>>,
+    /// Who takes orders for calls by the clock.
+    takers: Takers,
+    /// Events that are waited for.
+    asked: Asked,
+    wall: Wall,
 }
 
 /// Instances of a function that are kept warm, and who pays for them.
@@ -170,6 +187,8 @@ pub struct Parts<F> {
     pub warm_meter: WarmMeter,
     /// Where it is told whose records are lost.
     pub through: Through,
+    /// The clock.
+    pub wall: Wall,
 }
 
 impl<F: Fleet> Office<F> {
@@ -179,7 +198,7 @@ impl<F: Fleet> Office<F> {
         let (post, mail) = mpsc::channel(MAX_MAIL);
         let (answer, answers) = mpsc::channel(MAX_MAIL);
         let (pool_answer, pool_answers) = mpsc::channel(MAX_MAIL);
-        let Parts { fleet, events, routes, urls, durability, health, metrics, warm_meter, through } = parts;
+        let Parts { fleet, events, routes, urls, durability, health, metrics, warm_meter, through, wall } = parts;
         let parking = metrics.parking.clone();
         health.expect(CHECK);
         let office = Self {
@@ -188,6 +207,7 @@ impl<F: Fleet> Office<F> {
             hands: Hands::new(fleet, answer),
             routes,
             replicas: Replicas::new(metrics.clone()),
+            dues: Dues::new(metrics.clone()),
             metrics,
             health,
             urls,
@@ -212,6 +232,9 @@ impl<F: Fleet> Office<F> {
             warm: HashMap::new(),
             budgets: None,
             stopped: BTreeSet::new(),
+            takers: Takers::default(),
+            asked: Asked::default(),
+            wall,
         };
         (office, post)
     }
@@ -267,17 +290,7 @@ impl<F: Fleet> Office<F> {
             return self.open(now);
         }
         if let Event::ActivatorGone { name, lost } = event {
-            if lost {
-                self.through.lost(&name);
-            }
-            if let Some(budgets) = &self.budgets {
-                budgets.gone(&name);
-            }
-            tracing::info!(activator = %name, "an activator's process has ended");
-            let touched = self.demand.gone(&name);
-            self.touched(touched, now);
-            let touched = self.shares.gone(&name, now, timeout_of(&self.functions));
-            return self.plan_all(touched, now);
+            return self.activator_gone(&name, lost, now);
         }
         if let Event::Tenant { namespace } = event {
             let there = self.functions.values().filter(|o| o.namespace() == Some(namespace.as_str()));
@@ -333,6 +346,22 @@ impl<F: Fleet> Office<F> {
         self.plan(&uid, now);
     }
 
+    /// A process of an activator has certainly ended.
+    fn activator_gone(&mut self, name: &str, lost: bool, now: Moment) {
+        if lost {
+            self.through.lost(name);
+        }
+        if let Some(budgets) = &self.budgets {
+            budgets.gone(name);
+        }
+        tracing::info!(activator = %name, "an activator's process has ended");
+        self.taker_gone(name, now);
+        let touched = self.demand.gone(name);
+        self.touched(touched, now);
+        let touched = self.shares.gone(name, now, timeout_of(&self.functions));
+        self.plan_all(touched, now);
+    }
+
     /// What an event says of warm pools; answers what it says of functions.
     fn saw_pool(&mut self, event: Event, now: Moment) -> Option<Event> {
         let (pool, rest) = match event {
@@ -379,7 +408,7 @@ impl<F: Fleet> Office<F> {
     fn look_at(&mut self, pool: Option<PoolKey>, now: Moment) {
         let Some(key) = pool.filter(|_| self.opened.is_some()) else { return };
         self.metrics.parked(&key, self.pools.count(&key));
-        match self.pools.look(&key, &self.hands.fleet, now, Timestamp::now()) {
+        match self.pools.look(&key, &self.hands.fleet, now, (self.wall)()) {
             Some(at) => self.pools_due.insert(key, at),
             None => self.pools_due.remove(&key),
         };
@@ -443,6 +472,8 @@ impl<F: Fleet> Office<F> {
                 let theirs: Vec<FunctionUid> = self.functions.values().filter(theirs).map(|o| o.uid.clone()).collect();
                 self.plan_all(theirs, now);
             }
+            Mail::Fires(letter) => self.read_fires(letter, now),
+            Mail::Invoke(wanted) => self.invoke(wanted),
             Mail::Leave { process, stream, clean } => {
                 tracing::info!(activator = %process, clean, "activator left");
                 if !self.demand.is_present(&process.name, stream) {
@@ -627,7 +658,7 @@ impl<F: Fleet> Office<F> {
         if self.warm.get(uid).map_or(warm.is_empty(), same) {
             return;
         }
-        let at_us = Timestamp::now().as_microsecond();
+        let at_us = (self.wall)().as_microsecond();
         let told = warm.iter().copied().filter_map(|id| {
             let observed = observed?;
             let (seen, valid) = (observed.instances.get(id)?, observed.object.as_ref()?.valid.as_ref()?);
@@ -658,14 +689,7 @@ impl<F: Fleet> Office<F> {
         }
         let Some(observed) = self.functions.get_mut(uid) else { return };
         if observed.is_gone() {
-            self.functions.remove(uid);
-            self.routes.remove(uid);
-            self.shares.function_gone(uid);
-            self.unacknowledged.remove(uid);
-            self.replicas.forget(uid);
-            self.set_timer(uid, None);
-            self.meter_warm(uid, now);
-            return;
+            return self.forget(uid, now);
         }
         let began = std::time::Instant::now();
         observed.settle(now);
@@ -673,7 +697,9 @@ impl<F: Fleet> Office<F> {
         if let Some(tenant) = observed.namespace().and_then(|namespace| self.tenants.of(namespace)) {
             observed.tenant = Some(tenant);
         }
-        observed.look_at_clock(Timestamp::now(), now);
+        let wall = (self.wall)();
+        observed.look_at_clock(wall, now);
+        let ordered = observed.look_at_schedules((wall, now), &mut self.takers);
         observed.stopped = observed.tenant.as_ref().is_some_and(|tenant| self.stopped.contains(tenant));
         for (id, instance) in &mut observed.instances {
             instance.lost = self.shares.is_lost(uid, id, now);
@@ -686,7 +712,7 @@ impl<F: Fleet> Office<F> {
         let parked = valid.filter(|_| needed > 0).map_or(Vec::new(), |valid| self.pools.fitting(valid, needed));
         let context = Context {
             now,
-            wall: Timestamp::now(),
+            wall,
             applied: self.demand.applied(),
             watched: self.demand.is_watched(),
             hold_until: self.opened.unwrap_or_default() + HOLD,
@@ -711,13 +737,32 @@ impl<F: Fleet> Office<F> {
         let desk = apply::Desk { routes: &self.routes, shares: &mut self.shares, demand: &self.demand, hold_until };
         let applied = apply::apply(plan, observed, desk, &mut self.hands, now);
         self.replicas.note(observed, now);
+        self.dues.note(observed);
+        let due_again = observed.schedules.again();
         self.metrics.planned(&applied, began.elapsed());
         self.meter_warm(uid, now);
         if applied.unacknowledged {
             self.unacknowledged.insert(uid.clone());
         }
-        let look = applied.look_again_at.map(|at| if at > now { at } else { again(uid, at, now) });
+        let look = [applied.look_again_at, due_again]
+            .into_iter()
+            .flatten()
+            .min()
+            .map(|at| if at > now { at } else { again(uid, at, now) });
         self.set_timer(uid, look);
+        self.order(uid, ordered);
+    }
+
+    /// Nothing of a function is left to look after.
+    fn forget(&mut self, uid: &FunctionUid, now: Moment) {
+        self.functions.remove(uid);
+        self.routes.remove(uid);
+        self.shares.function_gone(uid);
+        self.unacknowledged.remove(uid);
+        self.dues.forget(uid);
+        self.replicas.forget(uid);
+        self.set_timer(uid, None);
+        self.meter_warm(uid, now);
     }
 
     fn set_timer(&mut self, uid: &FunctionUid, at: Option<Moment>) {

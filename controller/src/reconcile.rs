@@ -10,3 +10,4 @@ pub mod claims;
 pub mod observe;
 pub mod plan;
 pub mod report;
+pub mod schedules;

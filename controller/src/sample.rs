@@ -36,6 +36,7 @@ pub(crate) fn call(call: u64, received_at_us: i64) -> CallRecord {
         first: false,
         warm_slots: 0,
         key: 0,
+        timed: None,
     }
 }
 

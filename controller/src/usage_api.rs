@@ -10,6 +10,7 @@ mod answer;
 mod budgets;
 mod cursor;
 mod error;
+mod events;
 mod focus;
 mod format;
 mod guard;
@@ -50,6 +51,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use views::{PricesView, RecordsView, UsageView};
 
 pub use answer::encoded;
+pub use events::events;
 pub use guard::Guard;
 pub use pools::pools;
 pub use requests::Requests;

@@ -12,7 +12,7 @@ pub mod status;
 pub use container::{
     EnvFrom, EnvVar, EnvVarSource, KeyRef, LocalName, Protocol, Resources, Runtime, SecurityContext, Source, SourceFile,
 };
-pub use status::{Address, FunctionStatus, InstanceCounts, State};
+pub use status::{Address, Fired, FunctionStatus, InstanceCounts, LastFired, OpenFire, ScheduleStatus, State};
 
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
@@ -44,6 +44,7 @@ pub const SLEEP: &str = "dormouse.dev/sleep";
     printcolumn = r#"{"name":"READY","type":"string","jsonPath":".status.conditions[?(@.type=='Ready')].status","description":"True also while it sleeps."}"#,
     printcolumn = r#"{"name":"REASON","type":"string","jsonPath":".status.conditions[?(@.type=='Ready')].reason","description":"Why."}"#,
     printcolumn = r#"{"name":"INSTANCES","type":"integer","jsonPath":".status.instances.ready","description":"Instances that take calls now."}"#,
+    printcolumn = r#"{"name":"NEXT","type":"string","jsonPath":".status.nextSchedule","description":"When it is called next by the clock."}"#,
     printcolumn = r#"{"name":"STATE","type":"string","jsonPath":".status.state","description":"Idle, Waking, Active or Draining.","priority":1}"#,
     printcolumn = r#"{"name":"IMAGE","type":"string","jsonPath":".spec.image","description":"What runs.","priority":1}"#,
     printcolumn = r#"{"name":"RUNTIME","type":"string","jsonPath":".spec.source.runtime","description":"What runs its handler.","priority":1}"#,
@@ -55,8 +56,7 @@ pub const SLEEP: &str = "dormouse.dev/sleep";
     validation = rules::WARM_WITHIN_RESERVED.cel(),
     validation = rules::WINDOWS_WITHIN_RESERVED.cel(),
     validation = rules::SOURCE_CODE.cel(),
-    validation = rules::SOURCE_RUNS.cel(),
-    validation = rules::NOT_YET_SCHEDULES.cel()
+    validation = rules::SOURCE_RUNS.cel()
 )]
 #[serde(rename_all = "camelCase")]
 pub struct FunctionSpec {
@@ -212,25 +212,32 @@ pub struct WarmWindow {
     pub concurrency: i32,
 }
 
-/// A call made by the clock.
+/// A call made by the clock: a POST to `/` with the headers `dormouse-event`, `dormouse-event-time` and
+/// `dormouse-event-name`, which only the platform sets.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Default)]
 #[serde(rename_all = "camelCase")]
 pub struct Schedule {
-    /// Its name, unique in the list.
-    #[schemars(length(min = 1, max = 63))]
+    /// Its name, unique in the list: letters, digits and '-'.
+    #[schemars(length(min = 1, max = 63), regex(pattern = "^[A-Za-z0-9-]+$"))]
     pub name: String,
-    /// When it is due: a cron expression.
+    /// When it is due: a cron expression of five fields, of six with the second before them, or `@hourly`, `@daily`,
+    /// `@midnight`, `@weekly`, `@monthly`, `@yearly`, `@annually`.
     #[schemars(length(min = 1, max = 128))]
     pub cron: String,
     /// IANA time zone; default UTC.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 64))]
     pub time_zone: Option<String>,
-    /// Body of the call.
+    /// Type of the event: letters, digits and '-'. A language runtime answers `warm-up` itself, without the handler,
+    /// unless that asks for it.
+    #[serde(default = "default_event")]
+    #[schemars(length(min = 1, max = 63), regex(pattern = "^[A-Za-z0-9-]+$"))]
+    pub event: String,
+    /// Body of the call. One that is JSON is sent as `application/json`, any other as text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 65_536))]
     pub body: Option<String>,
-    /// How late it may start.
+    /// How late it may start. Unset: 60 s.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 86_400))]
     pub starting_deadline_seconds: Option<i32>,
@@ -242,12 +249,12 @@ pub struct Schedule {
 /// What happens when a timed call is due while the one before it runs.
 #[derive(schemars::JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Overlap {
-    /// Both run.
+    /// Both run; at most 16 at once.
     #[default]
     Allow,
     /// The new one is skipped.
     Forbid,
-    /// The old one is ended.
+    /// The old one is ended, and its instance replaced as after a timeout.
     Replace,
 }
 
@@ -259,6 +266,9 @@ impl FunctionSpec {
     }
 }
 
+fn default_event() -> String {
+    "schedule".into()
+}
 fn default_port() -> i32 {
     8080
 }

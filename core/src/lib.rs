@@ -4,6 +4,7 @@
 pub mod admit;
 pub mod allowance;
 pub mod budget;
+mod cron;
 pub mod function;
 pub mod history;
 pub mod id;
@@ -13,6 +14,7 @@ pub mod quantity;
 pub mod record;
 pub mod revision;
 pub mod scale;
+pub mod schedule;
 pub mod share;
 pub mod source;
 pub mod table;

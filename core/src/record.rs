@@ -3,6 +3,14 @@
 //! Packed: varints (LEB128) in the order of [`CallRecord`], `received_at_us` as a zigzag difference to the record before
 //! it (the first one to 0), and then one byte: the outcome in its lowest three bits and a bit for each of the fields that
 //! most records do not have. What those bits announce follows it, in their order. Typical length 18 to 26 bytes.
+//!
+//! Of a call that the platform made the three bits are all set. Last comes then a byte with its outcome (and
+//! [`Timed::replaced`] as bit 3), when it was due as a zigzag difference to `received_at_us`, and its schedule's name behind
+//! its length.
+
+mod timed;
+
+pub use timed::{MAX_WORD, Timed, Word};
 
 /// Why a dispatched call ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
@@ -99,6 +107,8 @@ pub struct CallRecord {
     pub warm_slots: u16,
     /// Hash of the caller's `Idempotency-Key`; 0 when it sent none.
     pub key: u64,
+    /// The platform made it; `None`: a caller did.
+    pub timed: Option<Timed>,
 }
 
 impl CallRecord {
@@ -160,7 +170,8 @@ impl Packer {
         }
         let parts = r.claim_us != 0 || r.connect_us != 0;
         let bits = [(r.cold, COLD), (r.first, FIRST), (parts, PARTS), (r.warm_slots != 0, WARM), (r.key != 0, KEYED)];
-        out.push(bits.iter().fold(r.outcome as u8, |byte, (set, bit)| if *set { byte | bit } else { byte }));
+        let outcome = if r.timed.is_some() { TIMED } else { r.outcome as u8 };
+        out.push(bits.iter().fold(outcome, |byte, (set, bit)| if *set { byte | bit } else { byte }));
         if parts {
             put(out, r.claim_us);
             put(out, r.connect_us);
@@ -170,6 +181,13 @@ impl Packer {
         }
         if r.key != 0 {
             out.extend_from_slice(&r.key.to_le_bytes());
+        }
+        if let Some(Timed { due_us, schedule, replaced }) = &r.timed {
+            out.push(r.outcome as u8 | if *replaced { REPLACED } else { 0 });
+            put(out, zigzag(due_us.wrapping_sub(r.received_at_us)));
+            let name = schedule.as_str();
+            out.push(name.len() as u8);
+            out.extend_from_slice(name.as_bytes());
         }
         self.last_received_us = r.received_at_us;
         self.count += 1;
@@ -202,6 +220,10 @@ impl Packer {
 
 /// The outcome in a packed record's byte of bits.
 const OUTCOME: u8 = 0x07;
+/// In place of the outcome: it follows last, with `timed`.
+const TIMED: u8 = 0x07;
+/// [`Timed::replaced`], beside the outcome.
+const REPLACED: u8 = 0x08;
 /// [`CallRecord::cold`].
 const COLD: u8 = 0x08;
 /// [`CallRecord::first`].
@@ -213,8 +235,8 @@ const WARM: u8 = 0x40;
 /// `key` follows, eight bytes, little endian.
 const KEYED: u8 = 0x80;
 
-/// Longest packed record: 12 varints of at most 10 bytes, one byte, and a key of 8.
-pub const MAX_PACKED_LEN: usize = 12 * 10 + 1 + 8;
+/// Longest packed record: 13 varints of at most 10 bytes, one byte, a key of 8, and two bytes with a name.
+pub const MAX_PACKED_LEN: usize = 13 * 10 + 1 + 8 + 2 + MAX_WORD;
 
 /// Reads `count` records that fill `bytes` exactly.
 ///
@@ -245,13 +267,15 @@ impl Reader<'_> {
         let [wait_us, start_us, run_us] = [self.take()?, self.take()?, self.take()?];
         let [request_bytes, response_bytes] = [self.take()?, self.take()?];
         let status = u16::try_from(self.take()?).map_err(|_| PackedError::Range("status"))?;
-        let (&bits, rest) = self.bytes.split_first().ok_or(PackedError::Short)?;
-        self.bytes = rest;
-        let outcome = *Outcome::ALL.get(usize::from(bits & OUTCOME)).ok_or(PackedError::Range("outcome"))?;
+        let bits = self.byte()?;
         let [claim_us, connect_us] = if bits & PARTS == 0 { [0, 0] } else { [self.take()?, self.take()?] };
         let warm_slots = if bits & WARM == 0 { 0 } else { self.take()? };
         let warm_slots = u16::try_from(warm_slots).map_err(|_| PackedError::Range("warm_slots"))?;
         let key = if bits & KEYED == 0 { 0 } else { self.eight()? };
+        let (outcome, timed) = match bits & OUTCOME {
+            TIMED => self.timed(received_at_us).map(|(outcome, timed)| (outcome, Some(timed)))?,
+            plain => (outcome(plain)?, None),
+        };
         Ok(CallRecord {
             subject,
             call,
@@ -269,7 +293,25 @@ impl Reader<'_> {
             first: bits & FIRST != 0,
             warm_slots,
             key,
+            timed,
         })
+    }
+
+    fn timed(&mut self, received_at_us: i64) -> Result<(Outcome, Timed), PackedError> {
+        let bits = self.byte()?;
+        let due_us = received_at_us.wrapping_add(unzigzag(self.take()?));
+        let len = usize::from(self.byte()?);
+        let (name, rest) = self.bytes.split_at_checked(len).ok_or(PackedError::Short)?;
+        self.bytes = rest;
+        let schedule = Word::new(name).ok_or(PackedError::Range("schedule"))?;
+        let outcome = outcome(bits & !REPLACED)?;
+        Ok((outcome, Timed { due_us, schedule, replaced: bits & REPLACED != 0 }))
+    }
+
+    fn byte(&mut self) -> Result<u8, PackedError> {
+        let (&byte, rest) = self.bytes.split_first().ok_or(PackedError::Short)?;
+        self.bytes = rest;
+        Ok(byte)
     }
 
     fn eight(&mut self) -> Result<u64, PackedError> {
@@ -293,6 +335,10 @@ impl Reader<'_> {
         }
         Err(if self.bytes.len() < 10 { PackedError::Short } else { PackedError::Range("varint") })
     }
+}
+
+fn outcome(number: u8) -> Result<Outcome, PackedError> {
+    Outcome::ALL.get(usize::from(number)).copied().ok_or(PackedError::Range("outcome"))
 }
 
 fn put(out: &mut Vec<u8>, mut value: u64) {
@@ -320,7 +366,12 @@ mod tests {
         let maybe = || prop_oneof![Just(0), any::<u64>()];
         let times = (any::<i64>(), [maybe(), maybe(), maybe(), maybe(), maybe()]);
         let rest = (any::<u64>(), any::<u64>(), any::<u16>(), 0usize..6);
-        let bits = (any::<bool>(), any::<bool>(), prop_oneof![Just(0), any::<u16>()], maybe());
+        let timed = (any::<i64>(), "[A-Za-z0-9-]{0,63}", any::<bool>()).prop_map(|(due_us, name, replaced)| Timed {
+            due_us,
+            schedule: Word::new(name.as_bytes()).unwrap(),
+            replaced,
+        });
+        let bits = (any::<bool>(), any::<bool>(), prop_oneof![Just(0), any::<u16>()], maybe(), prop::option::of(timed));
         (any::<u32>(), any::<u64>(), times, rest, bits).prop_map(|(subject, call, t, r, b)| CallRecord {
             subject,
             call,
@@ -338,6 +389,7 @@ mod tests {
             first: b.1,
             warm_slots: b.2,
             key: b.3,
+            timed: b.4,
         })
     }
 
@@ -368,6 +420,7 @@ mod tests {
             first: false,
             warm_slots: 0,
             key: 0,
+            timed: None,
         };
         let packed = |record: &CallRecord| {
             let mut packer = Packer::default();
@@ -379,6 +432,9 @@ mod tests {
         let long = CallRecord { claim_us: 3, connect_us: 4, first: true, warm_slots: 80, key: 9, ..short };
         let bits = 3 | COLD | FIRST | PARTS | WARM | KEYED;
         assert_eq!(packed(&long), [&bytes[..], &[bits, 3, 4, 80, 9, 0, 0, 0, 0, 0, 0, 0]].concat());
+        let timed = Some(Timed { due_us: -3, schedule: Word::new(b"ab").unwrap(), replaced: true });
+        let timed = packed(&CallRecord { timed, warm_slots: 80, ..short });
+        assert_eq!(timed, [&bytes[..], &[7 | COLD | WARM, 80, 3 | 8, 5, 2, b'a', b'b']].concat());
     }
 
     proptest! {

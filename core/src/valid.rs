@@ -8,6 +8,7 @@ pub mod schema;
 use crate::function::{
     EnvFrom, EnvVar, Function, FunctionSpec, LocalName, Protocol, Runtime, SecurityContext, Source, StartCheck, rules,
 };
+use crate::schedule::Schedules;
 use crate::source::{self, Code};
 use crate::warm::Windows;
 use crate::{FunctionKey, quantity};
@@ -82,6 +83,8 @@ pub struct ValidFunction {
     pub warm_up_concurrency: u32,
     /// Times at which more are.
     pub windows: Windows,
+    /// Calls by the clock.
+    pub schedules: Schedules,
     /// From the last call to zero.
     pub idle_timeout: Duration,
     /// From dispatch to the end of a call.
@@ -199,9 +202,12 @@ fn read(function: &Function) -> (Option<ValidFunction>, Vec<Fault>) {
     let cpu = quantity::cpu_millis(&spec.resources.cpu)
         .map_err(|e| faults.push(Fault::new("spec.resources.cpu", e.to_string())));
     let windows = Windows::read(&spec.warm_up).map_err(|more| faults.extend(more));
-    let (Ok(memory_mib), Ok(cpu_millis), Ok(windows)) = (memory, cpu, windows) else { return (None, faults) };
+    let schedules = Schedules::read(&spec.schedules).map_err(|more| faults.extend(more));
+    let (Ok(memory_mib), Ok(cpu_millis), Ok(windows), Ok(schedules)) = (memory, cpu, windows, schedules) else {
+        return (None, faults);
+    };
     let namespace = meta.namespace.clone().unwrap_or_else(|| "default".into());
-    let valid = build(function, FunctionKey::new(namespace, name), (memory_mib, cpu_millis), windows);
+    let valid = build(function, FunctionKey::new(namespace, name), (memory_mib, cpu_millis), (windows, schedules));
     (valid, faults)
 }
 
@@ -210,7 +216,7 @@ fn build(
     function: &Function,
     key: FunctionKey,
     (memory_mib, cpu_millis): (u32, u32),
-    windows: Windows,
+    (windows, schedules): (Windows, Schedules),
 ) -> Option<ValidFunction> {
     let spec = &function.spec;
     let seconds = |s: i32| u64::try_from(s).ok().map(Duration::from_secs);
@@ -235,6 +241,7 @@ fn build(
         reserved_concurrency: spec.reserved_concurrency.map(u32::try_from).transpose().ok()?,
         warm_up_concurrency: u32::try_from(spec.warm_up_concurrency).ok()?,
         windows,
+        schedules,
         idle_timeout: seconds(spec.idle_timeout_seconds)?,
         timeout: seconds(spec.timeout_seconds)?,
         queue_max_calls: u32::try_from(spec.queue.max_calls).ok()?,

@@ -1,15 +1,11 @@
 //! Warm capacity by the clock: windows that open by a cron expression, and how long before an opening instances are to be
 //! started so that they are ready by it.
 //!
-//! Cron is the five fields that crontab(5) has, in the window's own time zone. When a clock is put forward, a fixed time
-//! that it leaves out opens at the first instant after the gap; when it is put back, a fixed time that comes twice opens
-//! once, the first time. Times given by `*` or `*/n` follow the clock on the wall.
+//! Cron is the five fields that crontab(5) has, in the window's own time zone: see [`crate::cron`].
 
+use crate::cron::Rule;
 use crate::function::WarmWindow;
 use crate::valid::Fault;
-use croner::Cron;
-use croner::parser::{CronParser, Seconds, Year};
-use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
@@ -20,8 +16,7 @@ pub struct Windows(Vec<Window>);
 
 #[derive(Clone, Debug, PartialEq)]
 struct Window {
-    cron: Cron,
-    zone: TimeZone,
+    rule: Rule,
     lasts: SignedDuration,
     calls: u32,
 }
@@ -47,11 +42,15 @@ impl Windows {
             if !names.insert(window.name.as_str()) {
                 faults.push(Fault::new(path("name"), format!("{:?} is there twice: rename one", window.name)));
             }
-            let cron = parse(&window.cron).map_err(|why| faults.push(Fault::new(path("cron"), why)));
-            let zone = zone(window.time_zone.as_deref()).map_err(|why| faults.push(Fault::new(path("timeZone"), why)));
-            if let (Ok(cron), Ok(zone)) = (cron, zone) {
-                let lasts = SignedDuration::from_secs(window.duration_seconds.into());
-                read.push(Window { cron, zone, lasts, calls: u32::try_from(window.concurrency).unwrap_or(0) });
+            match Rule::read(&window.cron, window.time_zone.as_deref(), false) {
+                Ok(rule) => {
+                    let lasts = SignedDuration::from_secs(window.duration_seconds.into());
+                    read.push(Window { rule, lasts, calls: u32::try_from(window.concurrency).unwrap_or(0) });
+                }
+                Err((cron, zone)) => {
+                    faults.extend(cron.map(|why| Fault::new(path("cron"), why)));
+                    faults.extend(zone.map(|why| Fault::new(path("timeZone"), why)));
+                }
             }
         }
         if faults.is_empty() { Ok(Self(read)) } else { Err(faults) }
@@ -64,14 +63,12 @@ impl Windows {
         let ahead = now.saturating_add(lead).unwrap_or(now);
         let (mut calls, mut until) = (0, None::<Timestamp>);
         for window in &self.0 {
-            let at = ahead.to_zoned(window.zone.clone());
-            let begun = window.cron.find_previous_occurrence(&at, true).ok().map(|z| z.timestamp());
+            let begun = window.rule.before(ahead);
             let ends = begun.and_then(|begun| begun.checked_add(window.lasts).ok()).filter(|ends| now < *ends);
             if ends.is_some() {
                 calls = calls.max(window.calls);
             }
-            let next =
-                window.cron.find_next_occurrence(&at, false).ok().and_then(|z| z.timestamp().checked_sub(lead).ok());
+            let next = window.rule.after(ahead).and_then(|at| at.checked_sub(lead).ok());
             until = [until, ends, next].into_iter().flatten().min();
         }
         Level { calls, until }
@@ -88,18 +85,6 @@ impl Windows {
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
-}
-
-fn parse(text: &str) -> Result<Cron, String> {
-    let parser = CronParser::builder().seconds(Seconds::Disallowed).year(Year::Disallowed).build();
-    parser.parse(text).map_err(|e| {
-        format!("{text:?} is no cron expression ({e}): write minute, hour, day of month, month and day of week, for example \"30 7 * * 1-5\"")
-    })
-}
-
-fn zone(name: Option<&str>) -> Result<TimeZone, String> {
-    let Some(name) = name else { return Ok(TimeZone::UTC) };
-    TimeZone::get(name).map_err(|_| format!("{name:?} is no IANA time zone: write for example \"Europe/Berlin\""))
 }
 
 /// How long a function's instances took to start, and what follows for the next opening.

@@ -84,8 +84,9 @@ fn no_false_condition(function: &Function) -> bool {
 fn columns(table: &str) -> Result<()> {
     let (head, row) = table.split_once('\n').context("no row")?;
     let names: Vec<&str> = head.split_whitespace().collect();
-    anyhow::ensure!(names == ["NAME", "URL", "READY", "REASON", "INSTANCES", "AGE"], "{names:?}");
+    anyhow::ensure!(names == ["NAME", "URL", "READY", "REASON", "INSTANCES", "NEXT", "AGE"], "{names:?}");
     let cells: Vec<&str> = row.split_whitespace().collect();
+    // Without schedules there is no next time.
     anyhow::ensure!(cells.len() == 6, "empty cells: {row}");
     anyhow::ensure!(cells[0] == "hello" && cells[1].starts_with("http://") && cells[2] == "True", "{row}");
     Ok(())

@@ -26,6 +26,7 @@ mod install;
 mod pages;
 mod restarts;
 mod revisions;
+mod schedules;
 #[path = "../suite_runtimes/table.rs"]
 #[allow(dead_code, reason = "part of it is for the suite of the runtimes alone")]
 mod table;
@@ -101,6 +102,7 @@ const CASES: &[(&str, Case)] = &cases![
     deletion::a_running_call_ends_before_the_function_does,
     restarts::the_controller_goes_and_comes_back,
     restarts::killed_processes_lose_no_record,
+    schedules::a_due_time_is_called_once_whoever_is_killed,
     activators::replaced_activators_fail_no_call,
     activators::a_killed_activator_takes_only_its_own_calls,
     activators::a_lost_activator_keeps_no_instance_awake,

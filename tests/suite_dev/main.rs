@@ -208,6 +208,54 @@ fn a_function_sleeps_wakes_is_answered_and_billed() {
     dev.ends(Signal::SIGTERM);
 }
 
+/// A function that is due every second second: each due time is one call that says so, a killed `dev` makes none of them
+/// twice, and what was missed is missed.
+#[test]
+fn a_schedule_calls_when_it_is_due_and_never_twice() {
+    let schedules = "  schedules:\n    - {name: tick, cron: \"*/2 * * * * *\", body: '{\"a\": 1}'}\n";
+    let bench = Bench::new(&[("function.yaml", &format!("{HELLO}{schedules}"))]);
+    let timed = || {
+        let list = bench.run(&["bill", "--explain", "calls", "-o", "csv"]).stdout;
+        let rows: Vec<String> = String::from_utf8(list).unwrap().lines().skip(1).map(str::to_owned).collect();
+        rows.iter().map(|row| row.split(',').skip(4).take(3).collect::<Vec<_>>().join(" ")).collect::<Vec<_>>()
+    };
+    for life in 1..=3 {
+        let dev = bench.start();
+        if life == 1 {
+            let told = bench.json(&["invoke", "hello", "--event", "warm-up", "-d", "[1]", "-o", "json"]);
+            assert_eq!((&told["outcome"], &told["reason"]), (&"Ran".into(), &"Status200".into()), "{told}");
+            let (code, said) = bench.failure(&["invoke", "nobody", "--event", "x"]);
+            assert!(code != 0 && said.contains("there is no function default/nobody"), "{said}");
+        }
+        dev.until("three more calls were made", || timed().len() >= life * 3);
+        if life == 3 {
+            let described = bench.json(&["describe", "hello", "-o", "json"]);
+            let schedule = &described["function"]["status"]["schedules"][0];
+            assert_eq!(
+                (&schedule["name"], &schedule["rule"]),
+                (&"tick".into(), &"*/2 * * * * * UTC".into()),
+                "{schedule}"
+            );
+            assert_eq!(schedule["last"]["outcome"], "Ran", "{schedule}");
+            let next = described["function"]["status"]["nextSchedule"].as_str().unwrap();
+            assert_eq!(next.parse::<jiff::Timestamp>().unwrap().as_second() % 2, 0, "{next}");
+            dev.ends(Signal::SIGTERM);
+        } else {
+            dev.process.kill().unwrap();
+        }
+    }
+    let dev = bench.start();
+    let timed = timed();
+    dev.ends(Signal::SIGTERM);
+    let (events, mut timed): (Vec<_>, Vec<_>) = timed.into_iter().partition(|row| row.starts_with("event  2"));
+    assert_eq!(events.len(), 1, "{events:?}");
+    assert!(timed.iter().all(|row| row.starts_with("schedule tick 2")), "{timed:?}");
+    let all = timed.len();
+    timed.sort();
+    timed.dedup();
+    assert_eq!(timed.len(), all, "a due time was called twice: {timed:?}");
+}
+
 /// A function that would idle for long is put to sleep first, though it is called all the time; the parts of the call's
 /// time are no more than its caller measured.
 #[test]

@@ -4,7 +4,7 @@ use dormouse_controller::ledger::{
     Filter, Frame, Granularity, GroupBy, GroupKey, Ledger, Place, RecordsQuery, UsageQuery,
 };
 use dormouse_core::price::PricePlan;
-use dormouse_core::record::{CallRecord, Outcome, Packer, Subject};
+use dormouse_core::record::{CallRecord, Outcome, Packer, Subject, Timed, Word};
 use dormouse_core::usage::UsageSum;
 use std::ops::Range;
 
@@ -48,6 +48,11 @@ pub fn record(seq: u64) -> CallRecord {
         first: false,
         warm_slots: if seq.is_multiple_of(4) { 80 } else { 0 },
         key: if seq.is_multiple_of(9) { seq } else { 0 },
+        timed: seq.is_multiple_of(5).then(|| Timed {
+            due_us: 1_767_225_600_000_000 + seq as i64,
+            schedule: Word::new(if seq.is_multiple_of(10) { b"nightly" } else { b"" }).unwrap(),
+            replaced: seq.is_multiple_of(15),
+        }),
     }
 }
 

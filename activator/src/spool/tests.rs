@@ -39,6 +39,7 @@ fn record(call: u64) -> CallRecord {
         first: true,
         warm_slots: 0,
         key: 0,
+        timed: None,
     }
 }
 

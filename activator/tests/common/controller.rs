@@ -5,6 +5,7 @@ use dormouse_core::record::{CallRecord, Subject, unpack};
 use dormouse_proto::v1::{
     self, appended,
     demand_server::{Demand, DemandServer},
+    fires_server::{Fires, FiresServer},
     ledger_server::{Ledger, LedgerServer},
     routes_server::{Routes, RoutesServer},
 };
@@ -36,6 +37,10 @@ struct State {
     unheard: usize,
     /// A frame with this call is called invalid.
     poison: Option<u64>,
+    /// Where orders go, by activator.
+    takers: HashMap<u64, mpsc::UnboundedSender<Result<v1::FireOrder, Status>>>,
+    /// What was said of orders.
+    fires: Vec<v1::FireReport>,
 }
 
 #[derive(Clone)]
@@ -57,6 +62,7 @@ impl Controller {
         let server = tonic::transport::Server::builder()
             .add_service(RoutesServer::with_interceptor(service.clone(), check))
             .add_service(DemandServer::with_interceptor(service.clone(), check))
+            .add_service(FiresServer::with_interceptor(service.clone(), check))
             .add_service(LedgerServer::with_interceptor(service.clone(), check))
             .serve_with_incoming(incoming);
         tokio::spawn(server);
@@ -89,7 +95,9 @@ impl Controller {
         }
         let mut state = self.service.0.lock();
         state.watchers.clear();
+        state.takers.clear();
         state.reports.clear();
+        state.fires.clear();
     }
 
     pub fn url(&self) -> String {
@@ -140,6 +148,29 @@ impl Controller {
             reports.any(|r| r.applied_version >= version).then_some(())
         })
         .await;
+    }
+
+    /// Orders a call from an activator, once it takes orders.
+    pub async fn order(&self, activator: u64, order: v1::FireOrder) {
+        until("it takes orders", || self.service.0.lock().takers.get(&activator).cloned())
+            .await
+            .send(Ok(order))
+            .unwrap();
+    }
+
+    /// What was said of orders on the present streams.
+    pub fn fires(&self) -> Vec<v1::FireReport> {
+        self.service.0.lock().fires.clone()
+    }
+
+    /// Waits for the newest word on an order to be this.
+    pub async fn fate(&self, due_us: i64, state: v1::FateState) -> v1::Fate {
+        until(&format!("{state:?} of {due_us}"), || {
+            let reports = self.fires();
+            let mut of = reports.iter().flat_map(|r| &r.fates).filter(|f| f.due_us == due_us);
+            of.next_back().filter(|fate| fate.state() == state).cloned()
+        })
+        .await
     }
 
     /// Where calls are handed over.
@@ -248,6 +279,26 @@ impl Routes for Service {
             let peers = Some(v1::PeerList { peers: state.peers.clone() });
             state.tell(v1::RouteUpdate { peers, ..v1::RouteUpdate::default() });
         }
+        Ok(Response::new(Box::pin(UnboundedReceiverStream::new(receiver))))
+    }
+}
+
+#[tonic::async_trait]
+impl Fires for Service {
+    type TakeStream = Pin<Box<dyn Stream<Item = Result<v1::FireOrder, Status>> + Send>>;
+
+    async fn take(&self, request: Request<Streaming<v1::FireReport>>) -> Result<Response<Self::TakeStream>, Status> {
+        let mut reports = request.into_inner();
+        let first = reports.message().await?.ok_or_else(|| Status::invalid_argument("no report"))?;
+        let (sender, receiver) = mpsc::unbounded_channel();
+        self.0.lock().takers.insert(first.activator, sender);
+        self.0.lock().fires.push(first);
+        let state = self.0.clone();
+        tokio::spawn(async move {
+            while let Ok(Some(report)) = reports.message().await {
+                state.lock().fires.push(report);
+            }
+        });
         Ok(Response::new(Box::pin(UnboundedReceiverStream::new(receiver))))
     }
 }

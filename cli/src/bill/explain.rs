@@ -102,8 +102,20 @@ impl Sum {
 }
 
 fn print(rows: &[Map<String, Value>], output: BillFormat, first: bool) -> Outcome {
-    const COLUMNS: [&str; 9] =
-        ["received_at", "request_id", "namespace", "function", "outcome", "status", "billed_ms", "memory_mib", "cost"];
+    const COLUMNS: [&str; 12] = [
+        "received_at",
+        "request_id",
+        "namespace",
+        "function",
+        "trigger",
+        "schedule",
+        "due_at",
+        "outcome",
+        "status",
+        "billed_ms",
+        "memory_mib",
+        "cost",
+    ];
     match output {
         // A line each: they may be millions.
         BillFormat::Json => {
@@ -126,6 +138,9 @@ fn print(rows: &[Map<String, Value>], output: BillFormat, first: bool) -> Outcom
                 "REQUEST ID",
                 "NAMESPACE",
                 "FUNCTION",
+                "TRIGGER",
+                "SCHEDULE",
+                "DUE AT",
                 "OUTCOME",
                 ">STATUS",
                 ">BILLED MS",

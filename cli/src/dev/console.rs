@@ -48,7 +48,12 @@ impl Console {
         let cost = self.plan.cost_of(record, (call.subject.memory_mib, call.subject.cpu_millis));
         self.cost = self.cost.plus(cost);
         let key = FunctionKey::new(&*call.subject.namespace, &*call.subject.name);
-        let request = format!("{} {}", call.method, short(&call.path));
+        let schedule = record.timed.as_ref().map(|timed| timed.schedule.as_str());
+        let request = match schedule {
+            None => format!("{} {}", call.method, short(&call.path)),
+            Some("") => "event".into(),
+            Some(name) => format!("schedule {name}"),
+        };
         let line = format!(
             "{request:<24} {} {}  {}  billed {} ms  {} {} so far",
             status(record),
@@ -189,6 +194,7 @@ mod tests {
             first: true,
             warm_slots: 0,
             key: 0,
+            timed: None,
         };
         assert_eq!(times(&record), "wait 1.2 claim 3.0 start 40.1 connect 0.1 run 0.9 ms");
         assert_eq!(times(&CallRecord { cold: false, ..record }), "wait 1.2 run 0.9 ms");

@@ -1,7 +1,7 @@
 //! What `dev` keeps in its state directory, and how other commands find a running one.
 //!
 //! `ledger/` and `spool/` belong to controller and activator; `uids.json` gives each function the uid by which the
-//! ledger knows it; `mark` is what instances carry; `lock` is held while a `dev` runs; `dev.json` says where it listens,
+//! ledger knows it; `schedules.json` has what is known of due times; `mark` is what instances carry; `lock` is held while a `dev` runs; `dev.json` says where it listens,
 //! and `token` holds the token of its usage API alone, for programs that are no command of ours.
 
 use crate::exit::Failure;
@@ -74,6 +74,11 @@ impl StateDir {
     /// The file that holds the token of the usage API while a `dev` runs.
     pub(crate) fn token(&self) -> PathBuf {
         self.path.join(TOKEN)
+    }
+
+    /// What is known of the due times of schedules.
+    pub(crate) fn schedules(&self) -> PathBuf {
+        self.path.join("schedules.json")
     }
 
     pub(crate) fn spool(&self) -> PathBuf {

@@ -169,8 +169,19 @@ impl Door {
         self.answer(request).await
     }
 
+    /// Posts what an event carries to the usage API, and waits so long for the answer.
+    pub(crate) async fn call(&self, path: &str, body: Bytes, limit: Duration) -> Result<Bytes, Failure> {
+        let mut request = self.request(Method::POST, path)?;
+        *request.body_mut() = Full::new(body);
+        self.answer_within(request, limit).await
+    }
+
     async fn answer(&self, request: Request<Full<Bytes>>) -> Result<Bytes, Failure> {
-        in_time(async {
+        self.answer_within(request, ANSWER).await
+    }
+
+    async fn answer_within(&self, request: Request<Full<Bytes>>, limit: Duration) -> Result<Bytes, Failure> {
+        within(limit, async {
             let (status, body) = match &self.place {
                 Place::Client(client) => {
                     let (head, body) = request.into_parts();
@@ -187,8 +198,12 @@ impl Door {
 }
 
 async fn in_time<T>(answer: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
-    let late = |_| Failure::timed_out(format!("no answer within {} s", ANSWER.as_secs()));
-    timeout(ANSWER, answer).await.map_err(late)?
+    within(ANSWER, answer).await
+}
+
+async fn within<T>(limit: Duration, answer: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let late = |_| Failure::timed_out(format!("no answer within {} s", limit.as_secs()));
+    timeout(limit, answer).await.map_err(late)?
 }
 
 /// A URL that could be a server's: a scheme, a host, perhaps a port.

@@ -12,6 +12,7 @@ pub mod leftover;
 mod object;
 mod queue;
 mod runtimes;
+mod schedules;
 mod seen;
 
 pub use seen::{Seen, Shown, ToldAt};
@@ -30,6 +31,7 @@ use object::{key, prepared, same, versioned};
 use parking_lot::Mutex;
 use queue::Queue;
 use runtimes::Parked;
+use schedules::Kept;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -48,6 +50,8 @@ pub struct Config {
     pub mark: String,
     /// Folder that the language runtimes are written to when one of them is needed.
     pub runtimes: PathBuf,
+    /// The file that keeps what is known of schedules; `None`: a restart forgets it.
+    pub schedules: Option<PathBuf>,
     /// What happens, for the console. Output of functions waits when it is full; everything else is dropped.
     pub seen: mpsc::Sender<Seen>,
 }
@@ -99,6 +103,7 @@ struct Shared {
     /// What loads are signed with.
     load_key: LoadKey,
     parked: Mutex<Parked>,
+    schedules: Kept,
 }
 
 /// Budgets as they were told.
@@ -125,6 +130,7 @@ impl Processes {
         let load_key = LoadKey::random()?;
         let (out, events) = mpsc::channel(MAX_EVENTS);
         let shared = Arc::new(Shared {
+            schedules: Kept::open(config.schedules.clone()),
             config,
             state: Mutex::default(),
             ports: Mutex::default(),
@@ -155,7 +161,13 @@ impl Processes {
             if old.is_some_and(|k| same(&k.function, &function) && k.folder == local.folder) {
                 continue;
             }
-            let function = Arc::new(versioned(function, old.map(|k| &*k.function)));
+            let mut function = versioned(function, old.map(|k| &*k.function));
+            if old.is_none() {
+                // As if an API server had kept it.
+                let schedules = self.shared.schedules.of(&uid);
+                function.status = Some(FunctionStatus { schedules, ..FunctionStatus::default() });
+            }
+            let function = Arc::new(function);
             self.shared.queue.push(Event::Function(function.clone()));
             match state.functions.get_mut(&uid) {
                 Some(known) => (known.function, known.folder) = (function, local.folder),
@@ -440,6 +452,7 @@ impl Fleet for Processes {
 
     async fn report(&self, function: &Arc<Function>, status: &FunctionStatus) -> Result<(), FleetError> {
         let uid = FunctionUid::from(function.metadata.uid.clone().unwrap_or_default());
+        self.shared.schedules.keep(&uid, &status.schedules).await?;
         match self.shared.state.lock().functions.get_mut(&uid) {
             Some(known) => {
                 known.status = Some(status.clone());
@@ -463,6 +476,7 @@ impl Fleet for Processes {
 
     async fn release(&self, function: &Arc<Function>) -> Result<(), FleetError> {
         let uid = FunctionUid::from(function.metadata.uid.clone().unwrap_or_default());
+        self.shared.schedules.keep(&uid, &[]).await?;
         if self.shared.state.lock().functions.remove(&uid).is_some() {
             self.shared.queue.push(Event::FunctionGone(uid));
         }

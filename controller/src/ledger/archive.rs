@@ -195,6 +195,9 @@ fn columns() -> Vec<Column> {
         Column { name: "received_at", kind: Kind::Time, nullable: false },
         Column { name: "outcome", kind: Kind::Text, nullable: false },
         Column { name: "idempotency_key", kind: Kind::Text, nullable: true },
+        Column { name: "schedule", kind: Kind::Text, nullable: true },
+        Column { name: "due_at", kind: Kind::Time, nullable: true },
+        Column { name: "replaced", kind: Kind::Bool, nullable: false },
     ];
     text.into_iter().chain(numbers).chain(flags).chain(rest).collect()
 }
@@ -221,7 +224,15 @@ fn values(row: &RecordRow) -> Vec<Value<'_>> {
     ];
     let ids = [request_id.to_string(), format!("{:016x}", key.activator)].map(Value::from);
     let idempotency_key = (r.key != 0).then(|| format!("{:016x}", r.key));
-    let rest = [Value::Time(r.received_at_us), r.outcome.name().into(), idempotency_key.into()];
+    let timed = r.timed.as_ref();
+    let rest = [
+        Value::Time(r.received_at_us),
+        r.outcome.name().into(),
+        idempotency_key.into(),
+        timed.map_or(Value::Null, |timed| timed.schedule.as_str().into()),
+        timed.map_or(Value::Null, |timed| Value::Time(timed.due_us)),
+        Value::Bool(timed.is_some_and(|timed| timed.replaced)),
+    ];
     let flags = [r.cold, r.first].map(Value::Bool);
     ids.into_iter().chain(text).chain(numbers.map(Value::Integer)).chain(flags).chain(rest).collect()
 }

@@ -171,6 +171,7 @@ mod tests {
                 first: false,
                 warm_slots: 0,
                 key: 0,
+                timed: None,
             });
         }
         packer.finish()

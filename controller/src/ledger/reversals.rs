@@ -406,7 +406,7 @@ impl RecordId {
 mod tests {
     use super::super::times::HOUR_US;
     use super::*;
-    use dormouse_core::record::Outcome;
+    use dormouse_core::record::{Outcome, Timed, Word};
     use proptest::prelude::*;
 
     fn reversal(numbers: [u64; 4], texts: [String; 3], rules: Vec<Metering>) -> (Reversal, FunctionId) {
@@ -430,6 +430,11 @@ mod tests {
             first: true,
             warm_slots: 3,
             key: call,
+            timed: call.is_multiple_of(2).then(|| Timed {
+                due_us: 1,
+                schedule: Word::new(b"nightly").unwrap(),
+                replaced: false,
+            }),
         };
         let id = RecordId { activator, epoch: 7, seq, received_at_us: record.received_at_us };
         let request_id = RequestId { activator, epoch: 7, call };

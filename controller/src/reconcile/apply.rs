@@ -311,7 +311,8 @@ fn victim(observed: &Observed, id: &InstanceId) -> Option<Victim> {
     observed.instances.get(id).map(|i| Victim { id: id.clone(), name: i.seen.name.clone() })
 }
 
-/// Writes the status when it changed, once nothing more urgent of this function is under way; events after it.
+/// Writes the status when it changed, once nothing more urgent of this function is under way; events after it. It is
+/// what makes the claim of a due time last, too: the call follows its answer.
 /// Answers when to try again, if that is by the clock.
 fn report<F: Fleet>(
     status: FunctionStatus,
@@ -322,10 +323,12 @@ fn report<F: Fleet>(
 ) -> Option<Moment> {
     let object = observed.object.as_ref()?;
     let urgent = observed.lanes.iter().any(|(l, s)| matches!((l, s), (Lane::Scale(_), LaneState::Busy { .. })));
-    if status == observed.status || urgent {
+    // A call waits for it, and nothing of that is done before.
+    let claims = observed.schedules.is_to_be_written(&observed.status);
+    if status == observed.status || urgent && !claims {
         return None;
     }
-    if let Some(until) = waking_until(observed, now) {
+    if let Some(until) = waking_until(observed, now).filter(|_| !claims) {
         return Some(until);
     }
     if let LaneOpen::Later(at) = observed.lane(&Lane::Report, now) {

@@ -1,6 +1,7 @@
 //! What is known of one function: the object, its revisions, its instances, its demand, and what was asked for.
 
 use super::claims::{Claimed, Claiming, SETTLE, TAKE};
+use super::schedules::Timetable;
 use crate::fleet::{Claim, Event, FunctionUid, Instance, InstanceId, Parked, Phase, Trouble, Workload};
 use dormouse_core::function::{Function, FunctionStatus, Protocol, SLEEP};
 use dormouse_core::revision::Revision;
@@ -62,6 +63,8 @@ pub struct Observed {
     pub checking: Option<(Revision, Moment)>,
     /// When it was first seen being deleted.
     pub closing_since: Option<Moment>,
+    /// Its schedules.
+    pub schedules: Timetable,
     /// Its status as last written or read.
     pub status: FunctionStatus,
     /// Whether it makes claims of parked pods.
@@ -291,6 +294,7 @@ impl Observed {
             queued: 0,
             checking: None,
             closing_since: None,
+            schedules: Timetable::default(),
             status: FunctionStatus::default(),
             claiming: Claiming::default(),
             refused: None,

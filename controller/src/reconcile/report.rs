@@ -6,6 +6,7 @@
 
 use super::observe::{InstanceSeen, Object, Observed};
 use super::plan::{self, CHECK_LIMIT, Check, Context, Roles};
+use super::schedules;
 use crate::fleet::{InstanceId, Note, NoteKind, Phase, Trouble, cut};
 use dormouse_core::function::{Address, FunctionStatus, InstanceCounts, State};
 use dormouse_core::revision::Revision;
@@ -156,6 +157,8 @@ pub fn status(observed: &Observed, standing: &Standing<'_>, wall: Timestamp) -> 
             warm: count(standing.ready.min(standing.floor)),
         }),
         state: Some(standing.state),
+        next_schedule: observed.schedules.next(),
+        schedules: observed.schedules.status(&observed.status),
         conditions,
     }
 }
@@ -297,6 +300,13 @@ fn count(n: u32) -> i32 {
 /// What changed between two statuses, worth an event.
 #[must_use]
 pub fn notes(before: &FunctionStatus, after: &FunctionStatus) -> Vec<Note> {
+    let due = after.schedules.iter().filter_map(|schedule| schedules::told(before, schedule));
+    let due = due.map(|(reason, message)| Note { kind: NoteKind::Warning, reason, action: "Call", message });
+    ready_notes(before, after).into_iter().chain(due).collect()
+}
+
+/// The same of Ready.
+fn ready_notes(before: &FunctionStatus, after: &FunctionStatus) -> Vec<Note> {
     let of = |status: &FunctionStatus| status.conditions.iter().find(|c| c.type_ == "Ready").cloned();
     let Some(now) = of(after) else { return Vec::new() };
     let then = of(before);

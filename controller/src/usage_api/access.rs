@@ -24,6 +24,8 @@ pub(super) enum Need {
     Everything,
     /// To take records back, whosever they are.
     Correcting,
+    /// To call functions of this namespace by events.
+    Invoking(String),
 }
 
 /// What a request needs: a question by [`need`]; of what changes something only what is known here.
@@ -31,6 +33,17 @@ pub(super) fn needed(method: &Method, path: &str, tenant: Option<&str>, paramete
     match (method, path) {
         (&Method::GET | &Method::HEAD, _) => need(path, tenant, parameters),
         (&Method::POST, "/v1/reversals") => Need::Correcting,
+        (&Method::POST, path) if path.starts_with("/v1/functions/") => invoked(path),
+        _ => Need::Everything,
+    }
+}
+
+/// An event of a function needs the right to call those of its namespace; what else is done there, everything.
+fn invoked(path: &str) -> Need {
+    match path.split('/').collect::<Vec<_>>()[..] {
+        ["", "v1", "functions", namespace, name, "events"] if is_name(namespace) && is_name(name) => {
+            Need::Invoking(namespace.to_owned())
+        }
         _ => Need::Everything,
     }
 }
@@ -124,6 +137,23 @@ mod tests {
 
     fn of<const N: usize>(tenants: [&str; N]) -> Need {
         Need::Tenants(tenants.map(str::to_owned).into())
+    }
+
+    #[test]
+    fn an_event_needs_the_right_to_call() {
+        let post = |path: &str| needed(&Method::POST, path, None, &[]);
+        assert_eq!(post("/v1/functions/shop/cart/events"), Need::Invoking("shop".to_owned()));
+        for other in [
+            "/v1/functions/shop/cart/sleep",
+            "/v1/functions/shop/cart/events/x",
+            "/v1/functions//cart/events",
+            "/v1/functions/*/cart/events",
+            "/v1/functions/sh%2Fop/cart/events",
+            "/v1/functions/shop/events",
+        ] {
+            assert_eq!(post(other), Need::Everything, "{other}");
+        }
+        assert_eq!(needed(&Method::GET, "/v1/functions/shop/cart/events", None, &[]), Need::Everything);
     }
 
     #[test]

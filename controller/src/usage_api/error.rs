@@ -26,6 +26,8 @@ pub(super) enum Place {
     Everywhere,
     /// To take records back.
     Correcting,
+    /// To call functions of a namespace by events.
+    Invoking(String),
 }
 
 /// Why there is no answer.
@@ -52,6 +54,8 @@ pub(super) enum ApiError {
     Busy,
     /// The ledger is closed, and why.
     Unavailable(String),
+    /// An event was not made, and why.
+    NotMade(&'static str),
     Internal,
 }
 
@@ -111,6 +115,10 @@ fn forbidden(user: &str, place: Place) -> String {
             "{user} lacks the right to create functions/usage (API group dormouse.dev) in all namespaces, which taking \
              records back needs: the ClusterRole dormouse-usage-corrector has it"
         ),
+        Place::Invoking(namespace) => format!(
+            "{user} lacks the right to create functions/invoke (API group dormouse.dev) in namespace {namespace}: the \
+             ClusterRole dormouse-invoker has it, as have edit and admin"
+        ),
         Place::Everywhere => format!(
             "{user} lacks {right} in all namespaces, which this question is about: name namespaces that you may see \
              (/v1/usage?filter[namespace]=NAME, /v1/records?namespace=NAME, /v1/statements/NAME/MONTH)"
@@ -144,9 +152,11 @@ impl IntoResponse for ApiError {
                 (StatusCode::SERVICE_UNAVAILABLE, "AuthorizationUnavailable", message.to_owned())
             }
             Self::NotFound(message) => (StatusCode::NOT_FOUND, "NotFound", message),
-            Self::MethodNotAllowed => {
-                (StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", "only GET, and POST of /v1/reversals".to_owned())
-            }
+            Self::MethodNotAllowed => (
+                StatusCode::METHOD_NOT_ALLOWED,
+                "MethodNotAllowed",
+                "only GET, and POST of /v1/reversals and of events".to_owned(),
+            ),
             Self::NotAcceptable(offered) => {
                 let message = format!("the Accept header takes none of what is written here: {offered}");
                 (StatusCode::NOT_ACCEPTABLE, "NotAcceptable", message)
@@ -159,6 +169,10 @@ impl IntoResponse for ApiError {
             Self::Unavailable(why) => {
                 let message = format!("the ledger is closed: {why}");
                 (StatusCode::SERVICE_UNAVAILABLE, "LedgerUnavailable", message)
+            }
+            Self::NotMade(why) => {
+                let message = format!("no call was made ({why}): ask again");
+                (StatusCode::SERVICE_UNAVAILABLE, "EventNotMade", message)
             }
             Self::Internal => {
                 let message = "the ledger could not be read, or what was read not written: see the controller's log";

@@ -74,6 +74,10 @@ impl Guard {
                 true => Ok(()),
                 false => Err(ApiError::Forbidden { user: user.name.clone(), place: Place::Correcting }),
             },
+            Need::Invoking(namespace) => match reviews.may_do(user, Act::Invoke, Some(&namespace)).await? {
+                true => Ok(()),
+                false => Err(ApiError::Forbidden { user: user.name.clone(), place: Place::Invoking(namespace) }),
+            },
             Need::Everything => sees(reviews, user, None, || Place::Everywhere).await,
             Need::Namespaces(namespaces) => {
                 for namespace in &namespaces {

@@ -58,13 +58,15 @@ pub struct User {
 #[error("{0}")]
 pub struct Unasked(pub String);
 
-/// What is done with usage.
+/// What is done, with usage unless it says otherwise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Act {
     /// It is seen.
     See,
     /// It is corrected: records are taken back.
     Correct,
+    /// Not with usage: functions are called by events.
+    Invoke,
 }
 
 impl Act {
@@ -73,7 +75,16 @@ impl Act {
     pub fn verb(self) -> &'static str {
         match self {
             Self::See => "get",
-            Self::Correct => "create",
+            Self::Correct | Self::Invoke => "create",
+        }
+    }
+
+    /// And for what of a Function.
+    #[must_use]
+    pub fn subresource(self) -> &'static str {
+        match self {
+            Self::See | Self::Correct => "usage",
+            Self::Invoke => "invoke",
         }
     }
 }
@@ -139,11 +150,11 @@ impl Reviews {
 
     /// Whether a user may do this there.
     pub(super) async fn may_do(&self, user: &Arc<User>, act: Act, namespace: Option<&str>) -> Result<bool, Unasked> {
-        let (place, verb) = (namespace.unwrap_or("all namespaces"), act.verb());
+        let (place, verb, what) = (namespace.unwrap_or("all namespaces"), act.verb(), act.subresource());
         let ask = async {
             let allowed = self.asked(self.reviewer.allows(user, act, namespace)).await;
             if allowed == Ok(false) {
-                tracing::info!(user = user.name, place, "refused: may not {verb} functions/usage there");
+                tracing::info!(user = user.name, place, "refused: may not {verb} functions/{what} there");
             }
             allowed
         };

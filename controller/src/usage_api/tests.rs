@@ -399,7 +399,7 @@ async fn the_file_and_the_routes_say_the_same() {
     let said: BTreeSet<_> = file.0["paths"].as_object().unwrap().keys().map(String::as_str).collect();
     let (guarded, open) = (guarded(), open());
     let routes = guarded.iter().map(|r| r.0).chain(open.iter().map(|r| r.0));
-    let routes: BTreeSet<_> = routes.chain([pools::ROUTE]).collect();
+    let routes: BTreeSet<_> = routes.chain([pools::ROUTE, events::ROUTE]).collect();
     assert_eq!(said, routes);
     let questions = [
         ("/v1/usage", format!("/v1/usage?{NOVEMBER}&limit=1&granularity=PT1H&group_by=tenant,function,function_uid")),

@@ -198,6 +198,10 @@ row! {
         first: bool,
         warm: bool,
         idempotency_key: Option<String>,
+        trigger: &'a str,
+        schedule: Option<&'a str>,
+        due_at: Option<Moment>,
+        replaced: bool,
         billed: bool,
         compute_line: &'a str,
         cpu_line: &'a str,
@@ -214,6 +218,7 @@ impl<'a> RecordView<'a> {
         let RecordRow { key, request_id, subject, record } = row;
         let billed = plan.bills(Class::of(record));
         let warm = record.warm_slots != 0;
+        let schedule = record.timed.as_ref().map(|timed| timed.schedule.as_str());
         Self {
             request_id: request_id.to_string(),
             activator: format!("{:016x}", key.activator),
@@ -241,6 +246,14 @@ impl<'a> RecordView<'a> {
             first: record.first,
             warm,
             idempotency_key: (record.key != 0).then(|| format!("{:016x}", record.key)),
+            trigger: match schedule {
+                None => "http",
+                Some("") => "event",
+                Some(_) => "schedule",
+            },
+            schedule: schedule.filter(|name| !name.is_empty()),
+            due_at: record.timed.map(|timed| Moment::micros(timed.due_us)),
+            replaced: record.timed.is_some_and(|timed| timed.replaced),
             billed,
             compute_line: plan.memory_item(warm).name(),
             cpu_line: plan.cpu_item(warm).name(),

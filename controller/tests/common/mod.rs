@@ -14,7 +14,7 @@ use dormouse_controller::routes::Routes;
 use dormouse_controller::tenants::Tenants;
 use dormouse_controller::through::Through;
 use dormouse_controller::warm_meter::WarmMeter;
-use dormouse_core::function::{Function, FunctionStatus, State};
+use dormouse_core::function::{Function, FunctionStatus, ScheduleStatus, State};
 use dormouse_core::price::{Durability, PricePlan};
 use dormouse_core::revision::Revision;
 use dormouse_daemon::Health;
@@ -47,6 +47,8 @@ pub enum Asked {
     Graft(String),
     Remove,
     Report(Option<State>),
+    /// What the status says of schedules, where that is something.
+    Schedules(Vec<ScheduleStatus>),
     Release,
 }
 
@@ -82,7 +84,10 @@ impl Fleet for Scripted {
         self.ask(Asked::Remove).await
     }
     async fn report(&self, _: &Arc<Function>, status: &FunctionStatus) -> Result<(), FleetError> {
-        self.ask(Asked::Report(status.state)).await
+        match status.schedules.as_slice() {
+            [] => self.ask(Asked::Report(status.state)).await,
+            schedules => self.ask(Asked::Schedules(schedules.to_vec())).await,
+        }
     }
     async fn note(&self, _: &Arc<Function>, _: &Note) -> Result<(), FleetError> {
         Ok(())
@@ -128,6 +133,7 @@ impl House {
             metrics: Metrics::register(&mut registry),
             warm_meter: warm_meter.clone(),
             through: ledger.through().clone(),
+            wall: wall(),
         });
         tokio::spawn(office.run(stop.clone()));
         let through = ledger.through().clone();
@@ -179,6 +185,15 @@ impl House {
         sender
     }
 }
+
+/// The clock on the wall goes as tokio's does, and begins at [`BEGAN`].
+fn wall() -> dormouse_controller::office::Wall {
+    let began = tokio::time::Instant::now();
+    Arc::new(move || BEGAN.checked_add(jiff::SignedDuration::try_from(began.elapsed()).unwrap()).unwrap())
+}
+
+/// 2026-01-01T00:00:00Z.
+pub const BEGAN: jiff::Timestamp = jiff::Timestamp::constant(1_767_225_600, 0);
 
 pub fn with_token<T>(message: T) -> Request<T> {
     let mut request = Request::new(message);

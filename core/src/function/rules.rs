@@ -50,15 +50,8 @@ pub fn name_is_valid(name: &str) -> bool {
 }
 
 /// Every rule over the spec, in the order in which faults are told.
-pub const ALL: [&SpecRule; 7] = [
-    &IMAGE_OR_SOURCE,
-    &ENV_RESERVED,
-    &WARM_WITHIN_RESERVED,
-    &WINDOWS_WITHIN_RESERVED,
-    &SOURCE_CODE,
-    &SOURCE_RUNS,
-    &NOT_YET_SCHEDULES,
-];
+pub const ALL: [&SpecRule; 6] =
+    [&IMAGE_OR_SOURCE, &ENV_RESERVED, &WARM_WITHIN_RESERVED, &WINDOWS_WITHIN_RESERVED, &SOURCE_CODE, &SOURCE_RUNS];
 
 /// Something must run.
 pub const IMAGE_OR_SOURCE: SpecRule = SpecRule {
@@ -124,12 +117,4 @@ pub const SOURCE_RUNS: SpecRule = SpecRule {
         spec.source.is_none()
             || spec.command.is_empty() && spec.args.is_empty() && spec.protocol == super::Protocol::Http1
     },
-};
-
-/// Not in this version.
-pub const NOT_YET_SCHEDULES: SpecRule = SpecRule {
-    cel: "!has(self.schedules) || self.schedules.size() == 0",
-    message: "schedules are not supported by this version of Dormouse: remove them",
-    path: "schedules",
-    keeps: |spec| spec.schedules.is_empty(),
 };

@@ -1,6 +1,6 @@
 //! What the controller says of a Function: observed, never per call.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::KubeSchema;
 use schemars::{Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
@@ -30,10 +30,75 @@ pub struct FunctionStatus {
     /// What it is doing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<State>,
+    /// When it is called next by any of its schedules.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_schedule: Option<Time>,
+    /// Its schedules, and those that were removed while their calls run. What is decided of a due time stands here before
+    /// anything is sent for it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub schedules: Vec<ScheduleStatus>,
     /// Ready (summary), InstancesReady, ImageResolved; Reconciling and Stalled only while true.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "conditions")]
     pub conditions: Vec<Condition>,
+}
+
+/// What is known of one schedule.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct ScheduleStatus {
+    /// Its name.
+    #[schemars(length(max = 63))]
+    pub name: String,
+    /// Cron expression and time zone by which it was last worked out: with others it begins anew.
+    #[schemars(length(max = 256))]
+    pub rule: String,
+    /// The first due time of which nothing is decided yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_due: Option<Time>,
+    /// The one that was decided last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last: Option<LastFired>,
+    /// Due times for which a call was or may have been sent, and of which it is not known yet how it ended.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub open: Vec<OpenFire>,
+}
+
+/// What became of a due time.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+pub struct LastFired {
+    /// Which.
+    pub due: Time,
+    /// What became of it.
+    pub outcome: Fired,
+    /// Why, as one stable word.
+    #[schemars(length(max = 128))]
+    pub reason: String,
+}
+
+/// What became of a due time.
+#[derive(schemars::JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Fired {
+    /// Its call was answered with a status below 400.
+    Ran,
+    /// Its call failed, was refused, or was ended by the next one.
+    Failed,
+    /// No call was made of it.
+    Skipped,
+    /// Nobody knows whether its call ran: who had it was lost. It is not made again.
+    Unknown,
+}
+
+/// A due time whose call was or may have been sent.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+pub struct OpenFire {
+    /// Which.
+    pub due: Time,
+    /// The one activator that may have it: name, id and life.
+    #[schemars(length(max = 320))]
+    pub activator: String,
 }
 
 /// Where a function is called.

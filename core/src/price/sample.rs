@@ -21,5 +21,6 @@ pub(crate) fn record(outcome: Outcome, run_us: u64) -> CallRecord {
         first: false,
         warm_slots: 0,
         key: 0,
+        timed: None,
     }
 }

@@ -89,7 +89,7 @@ async fn main() -> Result<()> {
         }
     });
     let runtimes = std::env::temp_dir().join(format!("dormouse-runtimes-{}", args.mark));
-    let fleet = Fleet { program: std::env::current_exe()?, mark: args.mark, runtimes, seen };
+    let fleet = Fleet { program: std::env::current_exe()?, mark: args.mark, runtimes, schedules: None, seen };
     let fleet = Arc::new(Processes::new(fleet, functions)?);
     let budgets = args.budgets.iter().map(|file| Ok(serde_json::from_slice(&std::fs::read(file)?)?));
     fleet.set_budgets(budgets.collect::<Result<_>>()?).await;

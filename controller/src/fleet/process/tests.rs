@@ -35,6 +35,7 @@ fn bench(script: &str) -> Bench {
         program: "/bin/false".into(),
         mark: mark.clone(),
         runtimes: std::env::temp_dir().join(&mark),
+        schedules: None,
         seen: out,
     };
     let fleet = Processes::new(config, vec![local(folder.path(), script)]).unwrap();
@@ -157,7 +158,13 @@ async fn a_process_that_keeps_ending_is_a_crash_loop() {
 async fn a_command_that_is_not_there_is_told_at_once() {
     let folder = tempfile::tempdir().unwrap();
     let (out, _seen) = mpsc::channel(100);
-    let config = Config { program: "/bin/false".into(), mark: "none".into(), runtimes: "/nowhere".into(), seen: out };
+    let config = Config {
+        program: "/bin/false".into(),
+        mark: "none".into(),
+        runtimes: "/nowhere".into(),
+        schedules: None,
+        seen: out,
+    };
     let mut local = local(folder.path(), "");
     local.command = vec!["./no-such-file".into()];
     let fleet = Processes::new(config, vec![local]).unwrap();

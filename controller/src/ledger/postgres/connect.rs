@@ -21,7 +21,8 @@ const LOCKED_MS: u32 = 8_000;
 const STATEMENT: Duration = Duration::from_secs(120);
 
 /// The steps by which the schema was made, in order; each is applied once.
-const MIGRATIONS: [&str; 2] = [include_str!("migrations/1.sql"), include_str!("migrations/2.sql")];
+const MIGRATIONS: [&str; 3] =
+    [include_str!("migrations/1.sql"), include_str!("migrations/2.sql"), include_str!("migrations/3.sql")];
 /// Held while the schema is changed: "dormouse" as a number.
 const LOCK: i64 = 0x646f_726d_6f75_7365;
 

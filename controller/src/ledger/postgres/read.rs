@@ -8,7 +8,7 @@ use crate::ledger::times::hour_of;
 use crate::ledger::{Conservation, FunctionId, Page, RecordKey, RecordRow};
 use deadpool_postgres::{GenericClient, Object};
 use dormouse_core::RequestId;
-use dormouse_core::record::{CallRecord, Outcome};
+use dormouse_core::record::{CallRecord, Outcome, Timed, Word};
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, IsolationLevel, Row};
 
@@ -42,7 +42,8 @@ const BUSY: &str = "SELECT time FROM usage \
 macro_rules! record_columns {
     () => {
         "r.activator, r.epoch, r.seq, r.call, r.received_at_us, r.wait_us, r.claim_us, r.start_us, r.connect_us, r.run_us, \
-         r.request_bytes, r.response_bytes, r.key, r.status, r.warm_slots, r.outcome, r.cold, r.first, r.subject"
+         r.request_bytes, r.response_bytes, r.key, r.status, r.warm_slots, r.outcome, r.cold, r.first, r.subject, \
+         r.due_us, r.schedule, r.replaced"
     };
 }
 
@@ -111,6 +112,13 @@ pub(super) fn plain_record(row: &Row) -> Result<(u64, u32, u64, CallRecord), Tro
     let n = |at: usize| row.get::<_, i64>(at).unsigned_abs();
     let short = |at: usize| u16::try_from(row.get::<_, i32>(at)).map_err(|_| corrupt());
     let outcome = usize::try_from(row.get::<_, i16>(15)).ok().and_then(|n| Outcome::ALL.get(n).copied());
+    let timed = match (row.get(19), row.get::<_, Option<&str>>(20), row.get(21)) {
+        (Some(due_us), Some(schedule), Some(replaced)) => {
+            let schedule = Word::new(schedule.as_bytes()).ok_or_else(corrupt)?;
+            Some(Timed { due_us, schedule, replaced })
+        }
+        _ => None,
+    };
     let record = CallRecord {
         subject: row.get::<_, i32>(18).cast_unsigned(),
         call: row.get::<_, i64>(3).cast_unsigned(),
@@ -128,6 +136,7 @@ pub(super) fn plain_record(row: &Row) -> Result<(u64, u32, u64, CallRecord), Tro
         first: row.get(17),
         warm_slots: short(14)?,
         key: row.get::<_, i64>(12).cast_unsigned(),
+        timed,
     };
     let epoch = u32::try_from(row.get::<_, i64>(1)).map_err(|_| corrupt())?;
     Ok((unsigned(row.get(0)), epoch, n(2), record))
@@ -136,11 +145,11 @@ pub(super) fn plain_record(row: &Row) -> Result<(u64, u32, u64, CallRecord), Tro
 fn record(row: &Row, hour: u32) -> Result<RecordRow, Trouble> {
     let small = |at: usize| u32::try_from(row.get::<_, i64>(at)).map_err(|_| Trouble::Corrupt("record"));
     let (activator, epoch, seq, record) = plain_record(row)?;
-    let function = FunctionId { uid: row.get(23), namespace: row.get(24), name: row.get(25), tenant: row.get(26) };
+    let function = FunctionId { uid: row.get(26), namespace: row.get(27), name: row.get(28), tenant: row.get(29) };
     Ok(RecordRow {
         key: RecordKey { hour, activator, epoch, block: 0, seq },
         request_id: RequestId { activator, epoch, call: record.call },
-        subject: function.subject((small(19)?, small(20)?), row.get(21), row.get(22)),
+        subject: function.subject((small(22)?, small(23)?), row.get(24), row.get(25)),
         record,
     })
 }

@@ -27,7 +27,8 @@ fn number(value: impl TryInto<i64>) -> i64 {
 }
 
 const COPY: &str = "COPY record (day, hour, function, subject, activator, epoch, seq, call, received_at_us, wait_us, \
-    claim_us, start_us, connect_us, run_us, request_bytes, response_bytes, key, status, warm_slots, outcome, cold, first) \
+    claim_us, start_us, connect_us, run_us, request_bytes, response_bytes, key, status, warm_slots, outcome, cold, first, \
+    due_us, schedule, replaced) \
     FROM STDIN (FORMAT binary)";
 
 /// Writes records; the first of them has the sequence told.
@@ -39,8 +40,8 @@ pub(super) async fn write_records(
     let copy = step.prepare_cached(COPY).await?;
     let (four, eight) = (Type::INT4, Type::INT8);
     let mut types = vec![Type::DATE, four.clone(), four.clone(), four.clone()];
-    types.extend(std::iter::repeat_n(eight, 13));
-    types.extend([four.clone(), four, Type::INT2, Type::BOOL, Type::BOOL]);
+    types.extend(std::iter::repeat_n(eight.clone(), 13));
+    types.extend([four.clone(), four, Type::INT2, Type::BOOL, Type::BOOL, eight, Type::TEXT, Type::BOOL]);
     let mut writer = pin!(BinaryCopyInWriter::new(step.copy_in(&copy).await?, &types));
     for (seq, (r, known)) in (first_seq..).zip(records) {
         let hour = i32::try_from(hour_of(r.received_at_us)).unwrap_or(i32::MAX);
@@ -64,6 +65,10 @@ pub(super) async fn write_records(
         let mut row: Vec<&(dyn ToSql + Sync)> = vec![&day, &hour, &known.function, &known.subject];
         row.extend(numbers.iter().map(|n| n as &(dyn ToSql + Sync)));
         row.extend([&status as &(dyn ToSql + Sync), &slots, &outcome, &r.cold, &r.first]);
+        let timed = r.timed.as_ref();
+        let due = timed.map(|timed| timed.due_us);
+        let (schedule, replaced) = timed.map(|timed| (timed.schedule.as_str(), timed.replaced)).unzip();
+        row.extend([&due as &(dyn ToSql + Sync), &schedule, &replaced]);
         writer.as_mut().write(&row).await?;
     }
     writer.finish().await?;

@@ -113,7 +113,7 @@ impl Block {
 mod tests {
     use super::super::key::EpochId;
     use super::*;
-    use dormouse_core::record::Outcome;
+    use dormouse_core::record::{Outcome, Timed, Word};
 
     fn record(at: i64, big: u64) -> CallRecord {
         CallRecord {
@@ -133,6 +133,7 @@ mod tests {
             first: false,
             warm_slots: u16::MAX,
             key: big,
+            timed: Some(Timed { due_us: i64::MIN, schedule: Word::new(&[b'x'; 63]).unwrap(), replaced: true }),
         }
     }
 

@@ -133,6 +133,7 @@ fn frame(activator: u64, first_seq: u64) -> Checked {
         first: false,
         warm_slots: 0,
         key: 0,
+        timed: None,
     };
     Checked {
         activator,

@@ -81,13 +81,13 @@ fn user(status: TokenReviewStatus, ours: &[String]) -> Option<User> {
     })
 }
 
-/// May this user do that with `functions/usage` there?
+/// May this user do that there, with `functions/usage` or `functions/invoke`?
 fn question(user: &User, act: Act, namespace: Option<&str>) -> SubjectAccessReviewSpec {
     let attributes = ResourceAttributes {
         verb: Some(act.verb().to_owned()),
         group: Some(Function::group(&()).into_owned()),
         resource: Some("functions".to_owned()),
-        subresource: Some("usage".to_owned()),
+        subresource: Some(act.subresource().to_owned()),
         namespace: namespace.map(str::to_owned),
         ..ResourceAttributes::default()
     };

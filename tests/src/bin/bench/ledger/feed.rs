@@ -104,6 +104,7 @@ fn record(subject: u32, call: u64, at_us: i64) -> CallRecord {
         first: false,
         warm_slots: 0,
         key: 0,
+        timed: None,
     }
 }
 
