@@ -4,51 +4,59 @@
 use crate::world::{World, ok};
 use anyhow::{Result, ensure};
 use dormouse_tests::cluster::Space;
-use dormouse_tests::page;
+use dormouse_tests::page::{self, Block};
 use dormouse_tests::shell::Shell;
 
 /// Commands of the blocks for one machine, which run nothing here: the files that are written around them are what is wanted.
 const NOT_HERE: [&str; 6] = ["dormouse", "curl", "grep", "sleep", "kill", "wait"];
 
-/// Pastes a page's blocks in a case's namespace, calls what was deployed before a block with the word `last` in it, if that is
-/// given, and gives how many blocks for a cluster there were.
-async fn paste(space: &Space, name: &str, last: Option<&str>, called: impl AsyncFn() -> Result<()>) -> Result<usize> {
-    let folder = tempfile::tempdir()?;
-    let mut shell = Shell::open(folder.path(), &space.cluster.envs()?, folder.path().join("errors"))?;
-    let here = |text: &str| {
-        let text = text.replace("namespace: default", &format!("namespace: {}", space.name));
-        text.replace("-n default ", &format!("-n {} ", space.name))
-    };
-    let blocks = page::read(name)?;
-    let defined: Vec<String> = NOT_HERE.iter().map(|command| format!("{command}() {{ :; }}")).collect();
-    shell.paste(&defined.join("\n")).await?;
-    for block in blocks.iter().filter(|block| block.is("sh")) {
-        shell.paste(&here(&block.text)).await?;
-    }
-    shell.paste(&format!("unset -f {}", NOT_HERE.join(" "))).await?;
-    let is_last = |block: &page::Block| last.is_some_and(|word| block.text.contains(word));
-    let mut pasted = page::paste(&mut shell, &blocks, |block| block.is("sh cluster") && !is_last(block), here).await?;
-    called().await?;
-    pasted += page::paste(&mut shell, &blocks, |block| block.is("sh cluster") && is_last(block), here).await?;
-    shell.end().await?;
-    Ok(pasted)
+/// A page in a case's namespace.
+struct Page {
+    namespace: String,
+    shell: Shell,
+    blocks: Vec<Block>,
+    _folder: tempfile::TempDir,
 }
 
-/// A function with a secret, deployed from its folder; then nothing of it is left.
+impl Page {
+    /// Writes the files of a page.
+    async fn open(space: &Space, name: &str) -> Result<Self> {
+        let (blocks, folder) = (page::read(name)?, tempfile::tempdir()?);
+        let mut shell = Shell::open(folder.path(), &space.cluster.envs()?, folder.path().join("errors"))?;
+        let stubs: Vec<String> = NOT_HERE.iter().map(|command| format!("{command}() {{ :; }}")).collect();
+        shell.paste(&stubs.join("\n")).await?;
+        for block in blocks.iter().filter(|block| block.is("sh")) {
+            shell.paste(&here(&space.name, &block.text)).await?;
+        }
+        shell.paste(&format!("unset -f {}", NOT_HERE.join(" "))).await?;
+        Ok(Self { namespace: space.name.clone(), shell, blocks, _folder: folder })
+    }
+
+    /// Pastes the blocks for a cluster that hold a word, or that do not; gives how many these were.
+    async fn paste(&mut self, word: &str, held: bool) -> Result<usize> {
+        let is_pasted = |block: &Block| block.is("sh cluster") && block.text.contains(word) == held;
+        page::paste(&mut self.shell, &self.blocks, is_pasted, |text: &str| here(&self.namespace, text)).await
+    }
+}
+
+/// A text of a page, in another namespace than the page's.
+fn here(namespace: &str, text: &str) -> String {
+    let text = text.replace("namespace: default", &format!("namespace: {namespace}"));
+    text.replace("-n default ", &format!("-n {namespace} "))
+}
+
+/// A function with a secret and a clock, deployed from its folder; then nothing of it is left.
 pub(crate) async fn the_tutorial_goes_to_the_cluster(world: World) -> Result<()> {
     world
         .alone("tutorial", |world, space| async move {
-            let called = async || {
-                let door = world.by_host(&space, "visitors", "/");
-                let answer = door.send(door.post(1, "please")).await?;
-                ensure!(answer.status == 401 && answer.text() == "What is the password?\n", "{answer}");
-                let answer = door.send(door.post(2, "open sesame")).await?;
-                ensure!(answer.status == 200 && answer.text() == "Come in.\n", "{answer}");
-                Ok(())
-            };
-            let pasted = paste(&space, "docs/TUTORIAL.md", Some("delete"), called).await?;
-            ensure!(pasted == 3, "{pasted} blocks are for a cluster: deploy, usage, delete");
-            Ok(())
+            let mut page = Page::open(&space, "docs/TUTORIAL.md").await?;
+            let pasted = page.paste("delete", false).await?;
+            let door = world.by_host(&space, "visitors", "/");
+            let answer = door.send(door.post(1, "")).await?;
+            ensure!(answer.status == 405 && answer.text() == "Only the clock may.\n", "{answer}");
+            let pasted = pasted + page.paste("delete", true).await?;
+            ensure!(pasted == 4, "{pasted} blocks are for a cluster: deploy, event, usage, delete");
+            page.shell.end().await
         })
         .await
 }
@@ -57,15 +65,13 @@ pub(crate) async fn the_tutorial_goes_to_the_cluster(world: World) -> Result<()>
 pub(crate) async fn the_tour_of_the_readme_goes_to_the_cluster(world: World) -> Result<()> {
     world
         .alone("tour", |world, space| async move {
-            let called = async || {
-                space.ready("hello", "True").await?;
-                let answer = ok(&world.by_path(&space, "hello", "/?name=Ada")).await?;
-                ensure!(answer.text() == "Good morning Ada\n", "{answer}");
-                Ok(())
-            };
-            let pasted = paste(&space, "README.md", None, called).await?;
+            let mut page = Page::open(&space, "README.md").await?;
+            let pasted = page.paste("", true).await?;
             ensure!(pasted == 2, "{pasted} blocks are for a cluster: the function, the pool");
-            Ok(())
+            space.ready("hello", "True").await?;
+            let answer = ok(&world.by_path(&space, "hello", "/?name=Ada")).await?;
+            ensure!(answer.text() == "Good morning Ada\n", "{answer}");
+            page.shell.end().await
         })
         .await
 }
