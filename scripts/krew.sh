@@ -14,7 +14,8 @@ die() { echo "krew: $*" >&2; exit 2; }
 out=$1 version=$2
 shift 2
 [[ $version =~ ^[0-9]+\.[0-9]+\.[0-9]+(-[0-9A-Za-z.-]+)?$ ]] || die "$version is no version: write it as 1.2.3"
-sum() { if command -v sha256sum >/dev/null; then sha256sum "$1"; else shasum -a 256 "$1"; fi | cut -d' ' -f1; }
+[[ $(tar --version 2>/dev/null) == *GNU* ]] || die "needs GNU tar: others write archives that differ from time to time"
+sum() { sha256sum "$1" | cut -d' ' -f1; }
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 mkdir -p "$out"

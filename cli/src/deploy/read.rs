@@ -121,8 +121,10 @@ impl Reading {
         let Some(kind) = kind(&document.value) else {
             let text = |path| document.value.pointer(path).and_then(Value::as_str).unwrap_or("?");
             let (kind, name) = (text("/kind"), text("/metadata/name"));
-            let why = "is passed over: only Functions, Budgets and WarmPools are applied";
-            return self.notes.push(format!("{}:{}: {kind} {name} {why}", file.display(), document.line));
+            let (place, line) = (file.display(), document.line);
+            return self.notes.push(format!(
+                "{place}:{line}: {kind} {name} is left to `kubectl apply -f {place}`: only Functions, Budgets and WarmPools are applied here"
+            ));
         };
         let (mut value, mut faults, mut code) = (document.value.clone(), Vec::new(), None);
         match kind {
@@ -278,7 +280,7 @@ spec: {source: {runtime: nodejs, handler: index.handler}}
         assert_eq!(faults[1], ("3.yaml".into(), Some(3), "metadata.namespace"));
         assert_eq!(faults[2], ("3.yaml".into(), Some(4), "spec.port"));
         assert_eq!((faults[3].0.as_str(), faults.len()), ("5.yaml", 4));
-        assert!(reading.notes[0].contains("Secret s is passed over"), "{:?}", reading.notes);
+        assert!(reading.notes[0].contains("Secret s is left to `kubectl apply -f "), "{:?}", reading.notes);
     }
 
     #[test]
