@@ -130,9 +130,10 @@ pub(crate) struct ReverseArgs {
 #[command(after_help = "\
 Reads *.yaml, *.yml and *.json of the folder (not of folders in it), the same manifests that `kubectl apply` takes.
 A function's command is its annotation dormouse.dev/local-command; it runs in the manifest's folder and serves HTTP
-on $PORT. Calls are metered into a ledger in the state directory, which the next start continues. While it runs, the
-token of the usage API stands in the file `token` there: commands find it by themselves, curl is told it as
--H \"Authorization: Bearer $(cat .dormouse/token)\".
+on $PORT. Handler code (spec.source) is in the manifest or beside it. Secrets and ConfigMaps among the manifests give the
+variables that functions name of them. Calls are metered into a ledger in the state directory, which the next start
+continues. While it runs, the token of the usage API stands in the file `token` there: commands find it by themselves,
+curl is told it as -H \"Authorization: Bearer $(cat .dormouse/token)\".
 
 Examples:
   dormouse dev examples/hello

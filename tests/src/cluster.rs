@@ -82,6 +82,17 @@ impl Cluster {
         run(&mut self.dormouse_command(args)?)
     }
 
+    /// What a person's shell has: our programs and kubectl in its PATH, and the kubeconfig.
+    ///
+    /// # Errors
+    /// When it is not known where our programs are.
+    pub fn envs(&self) -> Result<Vec<(String, String)>> {
+        let programs = Env::read()?.bin_dir.canonicalize()?;
+        let kubectl = self.kubectl.parent().unwrap_or(Path::new("")).display();
+        let path = format!("{}:{kubectl}:{}", programs.display(), std::env::var("PATH").unwrap_or_default());
+        Ok(vec![("PATH".into(), path), ("KUBECONFIG".into(), self.kubeconfig.display().to_string())])
+    }
+
     /// `dormouse` against the cluster, to be started.
     ///
     /// # Errors

@@ -25,16 +25,18 @@ pub(crate) async fn functions_give_what_the_contract_says(world: World) -> Resul
             }
             space.apply(&pools)?;
             let cases = cases()?;
-            let runs = cases.iter().enumerate().flat_map(|(n, case)| {
-                let runtimes = [Runtime::Nodejs, Runtime::Python].into_iter();
-                let codes = runtimes.filter_map(move |runtime| Some((runtime, case.code(runtime)?)));
-                let (world, space) = (&world, &space);
-                codes.map(async move |(runtime, code)| {
-                    let name = format!("c{n}-{}", runtime.name());
-                    let asked = ask(world, space, case, (&name, runtime, code)).await;
-                    asked.with_context(|| format!("{:?} by {}", case.name, runtime.name()))
-                })
-            });
+            let mut runs = Vec::new();
+            for (n, case) in cases.iter().enumerate() {
+                for runtime in [Runtime::Nodejs, Runtime::Python] {
+                    let Some(code) = case.code(runtime) else { continue };
+                    let (world, space) = (&world, &space);
+                    runs.push(async move {
+                        let name = format!("c{n}-{}", runtime.name());
+                        let asked = ask(world, space, case, (&name, runtime, code)).await;
+                        asked.with_context(|| format!("{:?} by {}", case.name, runtime.name()))
+                    });
+                }
+            }
             let results: Vec<Result<()>> = stream::iter(runs).buffer_unordered(AT_ONCE).collect().await;
             ensure!(results.len() > 40, "only {} cases", results.len());
             let failed: Vec<String> = results.into_iter().filter_map(Result::err).map(|e| format!("{e:?}")).collect();

@@ -23,6 +23,7 @@ mod hello;
 mod idle;
 mod inside;
 mod install;
+mod pages;
 mod restarts;
 mod revisions;
 mod schedules;
@@ -128,6 +129,8 @@ const CASES: &[(&str, Case)] = &cases![
     commands::the_last_revisions_are_kept,
     commands::logs_are_those_of_all_instances,
     commands::what_others_wrote_is_not_taken_over,
+    pages::the_tutorial_goes_to_the_cluster,
+    pages::the_tour_of_the_readme_goes_to_the_cluster,
     wall::who_opts_out_has_none,
     chaos::calls_survive_what_goes_wrong,
     idle::calls_at_the_idle_edge_never_fail,

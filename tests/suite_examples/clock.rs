@@ -153,7 +153,6 @@ async fn closing_is_nobodys_but_the_clocks() -> Result<()> {
 
 /// The whole way, by a clock that strikes every second.
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "spec.schedules is not in this version: set SCHEDULES and remove this line with it"]
 async fn the_clock_of_dev_closes_orders() -> Result<()> {
     let postgres = Postgres::start().await?;
     let place = Place::of("close-orders", None, Some(&postgres))?;

@@ -18,6 +18,31 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// The repository.
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
-/// Whether this version knows `spec.schedules`. While it does not, manifests are run without them, and what needs a clock
-/// is tried by the event that the clock will send.
-const SCHEDULES: bool = false;
+/// Who adds an example adds its test, and its line in the table.
+#[test]
+fn every_example_is_tested_and_listed() -> anyhow::Result<()> {
+    const TESTED: [&str; 8] = [
+        "close-orders",
+        "hello",
+        "hello-nodejs",
+        "hello-python",
+        "nightly-report",
+        "payment-webhook",
+        "place-order",
+        "thumbnail",
+    ];
+    let folder = std::path::Path::new(ROOT).join("examples");
+    let listed = std::fs::read_to_string(folder.join("README.md"))?;
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(&folder)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            found.push(entry.file_name().to_string_lossy().into_owned());
+        }
+    }
+    found.sort();
+    anyhow::ensure!(found == TESTED, "{found:?}");
+    let unlisted: Vec<_> = found.iter().filter(|name| !listed.contains(&format!("]({name})"))).collect();
+    anyhow::ensure!(unlisted.is_empty(), "{unlisted:?}");
+    Ok(())
+}

@@ -1,7 +1,7 @@
 //! A folder as a reader of the pages has it: with `examples/` in it, and URLs and ports that are this test's.
 
+use crate::ROOT;
 use crate::dev::Dev;
-use crate::{ROOT, SCHEDULES};
 use anyhow::{Context, Result, ensure};
 use dormouse_tests::env::Env;
 use dormouse_tests::page::{self, Block, last_line};
@@ -67,8 +67,7 @@ impl Place {
             }
             let mut content = std::fs::read(entry.path())?;
             if entry.path().extension().is_some_and(|kind| kind == "yaml") {
-                let text = self.here(&String::from_utf8(content)?);
-                content = if SCHEDULES { text } else { without_schedules(&text) }.into_bytes();
+                content = self.here(&String::from_utf8(content)?).into_bytes();
             }
             std::fs::write(to.join(entry.file_name()), content)?;
         }
@@ -125,10 +124,4 @@ impl Place {
         shell.end().await?;
         Ok(pasted)
     }
-}
-
-/// A manifest without its list of schedules, which is the last field of each that has one.
-fn without_schedules(manifest: &str) -> String {
-    let end = manifest.find("  schedules:").unwrap_or(manifest.len());
-    manifest[..end].to_owned()
 }
