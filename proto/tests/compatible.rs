@@ -65,7 +65,7 @@ fn broken(old: &BTreeMap<String, String>, new: &BTreeMap<String, String>) -> Vec
 
 fn current() -> FileDescriptorSet {
     let root = env!("CARGO_MANIFEST_DIR");
-    let files = ["routes", "demand", "ledger"].map(|f| format!("{root}/dormouse/v1/{f}.proto"));
+    let files = ["routes", "demand", "ledger", "budgets", "fires"].map(|f| format!("{root}/dormouse/v1/{f}.proto"));
     let mut set = protox::compile(files, [root]).expect("the .proto files compile");
     // Places in the source are not part of the wire.
     set.file.iter_mut().for_each(|f| f.source_code_info = None);
