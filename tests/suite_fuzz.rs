@@ -13,11 +13,14 @@ use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
 use dormouse_controller::budgets::Budgets;
+use dormouse_controller::fires::asked::Answer;
 use dormouse_controller::ledger::{Frame, LedgerDoor, Place, Plans, WarmSpan};
+use dormouse_controller::office::Mail;
 use dormouse_controller::parking::Parking;
 use dormouse_controller::shares::Process;
 use dormouse_controller::tenants::Tenants;
-use dormouse_controller::usage_api::{Guard, pools, router, with};
+use dormouse_controller::usage_api::{Guard, events, pools, router, with};
+use dormouse_core::function::Fired;
 use dormouse_core::price::PricePlan;
 use dormouse_core::record::{CallRecord, Outcome, Packer, Subject};
 use dormouse_daemon::Token;
@@ -121,7 +124,8 @@ async fn what_the_file_says_is_what_is_answered() -> Result<()> {
     let url = format!("http://{}", listener.local_addr()?);
     let answers = Answers::default();
     let api = router(door, Budgets::none(), guard.clone(), Tenants::of_themselves());
-    let api = with(api, Some(pools(Parking::default())), guard);
+    let beside = pools(Parking::default()).merge(events(office()));
+    let api = with(api, Some(beside), guard);
     let api = api.layer(axum::middleware::from_fn_with_state(answers.clone(), count));
     let served = tokio::spawn(axum::serve(listener, api).into_future());
     let (examples, seed) = if long() { (EXAMPLES.1, SEED + 1) } else { (EXAMPLES.0, SEED) };
@@ -157,6 +161,23 @@ async fn what_the_file_says_is_what_is_answered() -> Result<()> {
         ensure!(good >= 10 && refused >= 10 && unknown >= 1, "too little was asked of {path}: {answers:?}");
     }
     Ok(())
+}
+
+/// An office in which every second event runs, and others have no function.
+fn office() -> tokio::sync::mpsc::Sender<Mail> {
+    let (post, mut mail) = tokio::sync::mpsc::channel(64);
+    tokio::spawn(async move {
+        let mut there = false;
+        while let Some(mail) = mail.recv().await {
+            there = !there;
+            let due = jiff::Timestamp::now();
+            let over = Answer::Over { due, outcome: Fired::Ran, reason: "Status200".into() };
+            if let Mail::Invoke(wanted) = mail {
+                let _ = wanted.answer.send(if there { over } else { Answer::NoFunction });
+            }
+        }
+    });
+    post
 }
 
 /// How often which status was answered, by the second part of the path.

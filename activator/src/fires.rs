@@ -65,7 +65,7 @@ async fn follow(
     backoff.reset();
     let listen = async {
         while let Some(order) = orders.message().await? {
-            take(shared, order).map_err(tonic::Status::invalid_argument)?;
+            take(shared, &order);
         }
         Ok(())
     };
@@ -98,14 +98,20 @@ fn report(shared: &Shared, name: &str, fates: Vec<v1::Fate>) -> v1::FireReport {
 }
 
 /// Does what an order says.
-fn take(shared: &Arc<Shared>, order: v1::FireOrder) -> Result<(), &'static str> {
-    let key = Key::of(&order);
+fn take(shared: &Arc<Shared>, order: &v1::FireOrder) {
+    let key = Key::of(order);
     if order.end {
-        shared.fires.end(&key);
-        return Ok(());
+        return shared.fires.end(&key);
     }
-    let request = call::request(shared, &order)?;
-    let Some(end) = shared.fires.begin(&key, shared) else { return Ok(()) };
+    let request = match call::request(shared, order) {
+        Ok(request) => request,
+        Err(why) => {
+            tracing::warn!(function = order.function_uid, event = order.event, "an order that is none: {why}");
+            let fate = Fate::Refused { reason: "BadOrder".into(), again: false };
+            return shared.fires.set(&key, fate, shared.clock.now());
+        }
+    };
+    let Some(end) = shared.fires.begin(&key, shared) else { return };
     let making = shared.clone();
     shared.tracker.spawn(async move {
         let fate = match request {
@@ -114,5 +120,4 @@ fn take(shared: &Arc<Shared>, order: v1::FireOrder) -> Result<(), &'static str> 
         };
         making.fires.set(&key, fate, making.clock.now());
     });
-    Ok(())
 }

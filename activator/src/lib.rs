@@ -358,6 +358,7 @@ impl Activator {
         // Before anybody can see that we are not ready: whoever comes afterwards is told.
         shared.leaving.store(true, Relaxed);
         shared.board.tell();
+        shared.fires.tell();
         health.fail(CHECKS[0], "shutting down");
         tokio::time::sleep(config.drain_delay).await;
         accept_end.cancel();

@@ -8,7 +8,7 @@ use common::{House, Origin, ready, until};
 use dormouse_core::record::Outcome;
 use dormouse_proto::v1::{self, FateState};
 use std::sync::{Arc, atomic::Ordering::SeqCst};
-use tokio::sync::Notify;
+use tokio::{io::AsyncWriteExt, sync::Notify};
 
 /// 2026-01-01T00:00:00Z.
 const DUE: i64 = 1_767_225_600_000_000;
@@ -140,6 +140,49 @@ async fn a_call_that_is_to_end_is_ended_with_its_instance() {
     until("its instance is retired", || house.controller.instance("i1").filter(|i| i.retired)).await;
     house.controller.told(0, "uid-hello", (0, 0)).await;
     assert_eq!(house.controller.records().len(), 1, "the one that waited was never dispatched");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_leaves_says_so_and_refuses_for_now() {
+    let house = House::with(|config| config.drain_delay = std::time::Duration::from_secs(1)).await;
+    house.order(order(DUE)).await;
+    house.controller.fate(DUE, FateState::Refused).await;
+    house.activator.ask_to_stop();
+    until("it says so", || house.controller.fires().last().filter(|report| report.leaving).cloned()).await;
+    let origin = Origin::echo().await;
+    house.publish(ready("hello", origin.addr, 1)).await;
+    house.order(order(DUE + 1)).await;
+    let fate = house.controller.fate(DUE + 1, FateState::Refused).await;
+    assert_eq!((fate.reason.as_str(), fate.again), ("ShuttingDown", true));
+    // What is no order is refused for good, and the stream goes on.
+    house.order(v1::FireOrder { event: "a b".into(), ..order(DUE + 2) }).await;
+    let fate = house.controller.fate(DUE + 2, FateState::Refused).await;
+    assert_eq!((fate.reason.as_str(), fate.again), ("BadOrder", false));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_runtime_says_whose_failure_it_is() {
+    for (code, status, outcome) in [
+        ("HandlerError", "500 Internal Server Error", Outcome::FunctionError),
+        ("HandlerError", "200 OK", Outcome::FunctionError),
+        ("BadEvent", "400 Bad Request", Outcome::Ok),
+    ] {
+        let house = House::new().await;
+        let head = format!("HTTP/1.1 {status}\r\ndormouse-error: {code}\r\ncontent-length: 2\r\n\r\nhi");
+        let origin = Origin::start(move |mut line| {
+            let head = head.clone();
+            async move {
+                while line.request().await.is_some() {
+                    line.stream.write_all(head.as_bytes()).await.unwrap();
+                }
+            }
+        })
+        .await;
+        house.publish(ready("hello", origin.addr, 1)).await;
+        let answer = house.activator.call(&common::client::get("/fn/ns/hello/")).await;
+        assert!(answer.text() == "hi" && !answer.headers.contains_key("dormouse-error"), "{answer:?}");
+        assert_eq!(house.records(1).await[0].1.outcome, outcome, "{code} {status}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

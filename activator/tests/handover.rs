@@ -106,6 +106,31 @@ async fn an_ordered_call_is_handed_over_with_what_it_says() {
     assert_eq!(seen.matches("\r\ndormouse-").count(), 4, "{seen}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handed_over_order_is_ended_where_it_runs() {
+    let house = Two::new().await;
+    let origin = patient(Arc::default()).await;
+    house.share(origin.addr, [0, 1], None).await;
+    let order = |end| v1::FireOrder {
+        function_uid: "uid-hello".into(),
+        schedule: "nightly".into(),
+        due_us: 1,
+        event: "schedule".into(),
+        ends_early: true,
+        end,
+        ..Default::default()
+    };
+    house.controller.order(house.one.identity.activator, order(false)).await;
+    until("it runs", || (origin.seen.running.load(SeqCst) == 1).then_some(())).await;
+    house.controller.order(house.one.identity.activator, order(true)).await;
+    house.controller.fate(1, v1::FateState::Ended).await;
+    house.recorded(1).await;
+    house.all_records_are_of(&house.two);
+    let record = house.controller.records()[0].1;
+    assert_eq!((record.outcome, record.timed.map(|timed| timed.replaced)), (Outcome::ClientGone, Some(true)));
+    until("its instance is retired", || house.controller.instance("i1").filter(|i| i.retired)).await;
+}
+
 /// Answers the requests on a connection one by one, each when it is told to.
 async fn patient(go: Arc<Notify>) -> Origin {
     Origin::start(move |mut line| {

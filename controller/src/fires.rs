@@ -155,8 +155,13 @@ pub fn said(fate: &v1::Fate) -> Option<Said> {
         FateState::Unspecified => None,
         FateState::Held => Some(Said::Held),
         FateState::Ended => {
-            let ran = fate.reason.is_empty() && (100..400).contains(&fate.status);
-            Some(Said::Ended { outcome: if ran { Fired::Ran } else { Fired::Failed }, reason: reason() })
+            let outcome = match (fate.reason.as_str(), fate.status) {
+                ("", 100..400) => Fired::Ran,
+                // Another activator took the call over, and what became of it there is not known.
+                ("PeerLost", _) => Fired::Unknown,
+                _ => Fired::Failed,
+            };
+            Some(Said::Ended { outcome, reason: reason() })
         }
         FateState::Refused => Some(Said::Refused { reason: reason(), again: fate.again }),
     }
@@ -210,6 +215,7 @@ mod tests {
         assert_eq!(fate(FateState::Ended, 404, ""), ended(Fired::Failed, "Status404"));
         assert_eq!(fate(FateState::Ended, 0, ""), ended(Fired::Failed, "Status0"));
         assert_eq!(fate(FateState::Ended, 504, "Timeout"), ended(Fired::Failed, "Timeout"));
+        assert_eq!(fate(FateState::Ended, 502, "PeerLost"), ended(Fired::Unknown, "PeerLost"));
         let refused = Said::Refused { reason: "xy".into(), again: true };
         assert_eq!(fate(FateState::Refused, 0, "x\ny"), Some(refused));
     }

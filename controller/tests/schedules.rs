@@ -257,3 +257,35 @@ async fn while_the_one_before_runs_the_next_is_skipped_or_ends_it() {
         assert_eq!(counts(&house), ["\"failed\"} 1"]);
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_function_that_is_wrong_or_deleted_is_not_called() {
+    for deleted in [false, true] {
+        let mut house = House::new().await;
+        let mut taker = Taker::new(&house, 1, Vec::new()).await;
+        let good = scheduled(json!({"startingDeadlineSeconds": 60}));
+        house.see(Event::Function(good.clone())).await;
+        house.see(Event::Synced).await;
+        let order = taker.order().await;
+        taker.say(&order, FateState::Ended, 200, "").await;
+        while settled(&mut house).await.0 != hour(1) {}
+        let mut bad = Function::clone(&good);
+        if deleted {
+            let at = k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(hour(1));
+            bad.metadata.deletion_timestamp = Some(at);
+        } else {
+            bad.spec.schedules[0].cron = "nonsense".into();
+        }
+        house.see(Event::Function(Arc::new(bad))).await;
+        let late = tokio::time::timeout(Duration::from_secs(3 * 3600 + 1800), taker.orders.message()).await;
+        assert!(late.is_err(), "{late:?}");
+        if deleted {
+            continue;
+        }
+        // Mended, it goes on with the last one that is not too late: none is.
+        house.see(Event::Function(good)).await;
+        let order = taker.order().await;
+        assert_eq!(order.due_us, hour(5).as_microsecond());
+        assert_eq!(counts(&house), ["\"ran\"} 1", "\"skipped\"} 3"]);
+    }
+}

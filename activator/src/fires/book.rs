@@ -109,6 +109,11 @@ impl Book {
         }
     }
 
+    /// Has a report made, though nothing became of any order: we are leaving.
+    pub(crate) fn tell(&self) {
+        self.news.notify_one();
+    }
+
     /// Waits until there is something to tell.
     pub(super) async fn news(&self) {
         self.news.notified().await;

@@ -143,8 +143,8 @@ mod tests {
             asked.order(uid.clone(), next, &mut takers, now);
             told.push(answer);
         }
-        let due: Vec<i64> = [orders.try_recv(), orders.try_recv()].map(|order| order.unwrap().due_us).into();
-        assert_eq!(due, [1, 2], "no two have the same");
+        let dues: Vec<i64> = [orders.try_recv(), orders.try_recv()].map(|order| order.unwrap().due_us).into();
+        assert_eq!(dues, [1, 2], "no two have the same");
         let ended = |outcome| Said::Ended { outcome, reason: "Status200".into() };
         asked.heard(&uid, 2, "b/1/1", &ended(Fired::Ran));
         asked.heard(&uid, 2, "a/1/1", &Said::Held);

@@ -77,8 +77,6 @@ pub struct Kubernetes {
     gate: Gate,
     restarts: watch::Restarts,
     tenants: Tenants,
-    /// Where the files of handler code are known.
-    codes: Codes,
     events: Mutex<Option<mpsc::Receiver<Event>>>,
     budgets: Mutex<Option<mpsc::Receiver<BudgetEvent>>>,
     /// Ends the watches when the fleet goes.
@@ -152,7 +150,6 @@ impl Kubernetes {
             gate,
             restarts,
             tenants,
-            codes,
             events: Mutex::new(Some(receiver)),
             budgets: Mutex::new(Some(budgets)),
             stop,

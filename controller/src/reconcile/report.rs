@@ -301,7 +301,6 @@ fn count(n: u32) -> i32 {
 #[must_use]
 pub fn notes(before: &FunctionStatus, after: &FunctionStatus) -> Vec<Note> {
     let due = after.schedules.iter().filter_map(|schedule| schedules::told(before, schedule));
-    let due = due.map(|(reason, message)| Note { kind: NoteKind::Warning, reason, action: "Call", message });
     ready_notes(before, after).into_iter().chain(due).collect()
 }
 

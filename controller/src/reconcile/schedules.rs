@@ -2,6 +2,7 @@
 
 use super::observe::{Moment, Observed};
 use crate::fires::Takers;
+use crate::fleet::{Note, NoteKind};
 use dormouse_core::function::{Fired, FunctionStatus, LastFired, ScheduleStatus};
 use dormouse_core::schedule::{Decided, Do, Said, Schedules, State, World};
 use jiff::Timestamp;
@@ -154,9 +155,9 @@ impl Observed {
     }
 }
 
-/// What an owner is told of a due time, when that is worth an event: reason and words.
+/// What an owner is told of a due time, when that is worth an event. That it gave way to another one is its own wish.
 #[must_use]
-pub fn told(before: &FunctionStatus, after: &ScheduleStatus) -> Option<(&'static str, String)> {
+pub fn told(before: &FunctionStatus, after: &ScheduleStatus) -> Option<Note> {
     let LastFired { due, outcome, reason } = after.last.as_ref()?;
     if of(&before.schedules, &after.name).and_then(|before| before.last.as_ref()) == after.last.as_ref() {
         return None;
@@ -167,5 +168,48 @@ pub fn told(before: &FunctionStatus, after: &ScheduleStatus) -> Option<(&'static
         Fired::Skipped => ("ScheduleSkipped", "no call was made"),
         Fired::Unknown => ("ScheduleUnknown", "whether its call ran is not known, and it is not made again"),
     };
-    Some((word, format!("schedule {}, due {}: {what} ({reason})", after.name, due.0)))
+    let kind = match reason.as_str() {
+        "Replaced" => return None,
+        "Overlap" | "Removed" => NoteKind::Normal,
+        _ => NoteKind::Warning,
+    };
+    let message = format!("schedule {}, due {}: {what} ({reason})", after.name, due.0);
+    Some(Note { kind, reason: word, action: "Call", message })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(last: Option<(i64, Fired, &str)>) -> ScheduleStatus {
+        let last = last.map(|(due, outcome, reason)| LastFired {
+            due: Time(Timestamp::from_second(due).unwrap()),
+            outcome,
+            reason: reason.into(),
+        });
+        ScheduleStatus { name: "s".into(), rule: "* * * * * UTC".into(), next_due: None, last, open: Vec::new() }
+    }
+
+    #[test]
+    fn what_did_not_run_is_told_once() {
+        let before = FunctionStatus {
+            schedules: vec![status(Some((60, Fired::Failed, "Status500")))],
+            ..FunctionStatus::default()
+        };
+        let kind = |due, outcome, reason| {
+            let note = told(&before, &status(Some((due, outcome, reason))))?;
+            Some((note.kind, note.reason))
+        };
+        assert_eq!(told(&before, &status(None)), None);
+        assert_eq!(kind(60, Fired::Failed, "Status500"), None, "it was told");
+        assert_eq!(kind(120, Fired::Ran, "Status200"), None);
+        assert_eq!(kind(120, Fired::Failed, "Status500"), Some((NoteKind::Warning, "ScheduleFailed")));
+        assert_eq!(kind(120, Fired::Failed, "Replaced"), None);
+        assert_eq!(kind(120, Fired::Skipped, "Overlap"), Some((NoteKind::Normal, "ScheduleSkipped")));
+        assert_eq!(kind(120, Fired::Skipped, "Missed"), Some((NoteKind::Warning, "ScheduleSkipped")));
+        let note = told(&before, &status(Some((120, Fired::Unknown, "ActivatorLost")))).unwrap();
+        let words = "schedule s, due 1970-01-01T00:02:00Z: whether its call ran is not known, and it is not made again \
+                     (ActivatorLost)";
+        assert_eq!((note.reason, note.message.as_str()), ("ScheduleUnknown", words));
+    }
 }

@@ -251,7 +251,7 @@ mod tests {
             let (namespaces, tenants) = match need(path, None, &sent) {
                 Need::Namespaces(namespaces) => (namespaces, BTreeSet::new()),
                 Need::Tenants(tenants) => (BTreeSet::new(), tenants),
-                Need::Nothing | Need::Everything | Need::Correcting => return Ok(()),
+                Need::Nothing | Need::Everything | Need::Correcting | Need::Invoking(_) => return Ok(()),
             };
             for (namespace, name) in [("a", "x"), ("b", "x"), ("c", "y"), ("b", "y"), ("x", "a")] {
                 for tenant in ["a", "b", "c", "x"] {

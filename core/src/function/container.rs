@@ -154,6 +154,10 @@ pub struct Source {
     #[serde(skip)]
     #[schemars(skip)]
     pub code: Option<Arc<Code>>,
+    /// Why there are none, when they were looked for and not found.
+    #[serde(skip)]
+    #[schemars(skip)]
+    pub missing: Option<String>,
 }
 
 /// A ConfigMap that holds code.

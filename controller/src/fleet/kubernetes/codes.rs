@@ -6,7 +6,7 @@
 use super::MANAGER;
 use super::effects::within;
 use super::watch::Port;
-use crate::fleet::{Code as Reason, Event, FleetError, FunctionUid, Trouble};
+use crate::fleet::{Event, FleetError, FunctionUid};
 use dormouse_core::function::{Function, Source};
 use dormouse_core::source::{Code, file_of, path_of};
 use futures::StreamExt;
@@ -79,15 +79,6 @@ impl Codes {
 
     pub(super) async fn forget(&self, uid: &FunctionUid) {
         self.users.lock().await.remove(uid);
-    }
-
-    /// Why a function has no code.
-    pub(super) fn missing(&self, function: &Function) -> Trouble {
-        let uid = function.metadata.uid.as_deref().map(FunctionUid::from);
-        let users = self.users.try_lock().ok();
-        let user = users.as_ref().zip(uid.as_ref()).and_then(|(users, uid)| users.get(uid));
-        let why = user.and_then(|user| user.found.code.as_ref().err().cloned());
-        Trouble::new(Reason::ConfigMissing, why.unwrap_or_else(|| "its code is being read".into()))
     }
 
     /// Follows the ConfigMaps of a namespace, or of all, until it is dropped.
@@ -193,7 +184,12 @@ fn same_source(a: &Function, b: &Function) -> bool {
 
 fn attached(function: &Arc<Function>, found: &Found) -> Arc<Function> {
     let mut function = Function::clone(function);
-    function.spec.source.iter_mut().for_each(|source| source.code = found.code.as_ref().ok().cloned());
+    if let Some(source) = &mut function.spec.source {
+        (source.code, source.missing) = match &found.code {
+            Ok(code) => (Some(code.clone()), None),
+            Err(why) => (None, Some(why.clone())),
+        };
+    }
     Arc::new(function)
 }
 

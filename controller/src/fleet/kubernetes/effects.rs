@@ -1,7 +1,7 @@
 //! The writes, each with its time limit, each the same when done twice.
 
 use super::{Kubernetes, MANAGER, SCALER};
-use crate::fleet::{FINALIZER, FleetError, Note, NoteKind, Target, Victim, cut};
+use crate::fleet::{Code, FINALIZER, FleetError, Note, NoteKind, Target, Trouble, Victim, cut};
 use crate::labels;
 use crate::reconcile::apply::SHORT_GRACE;
 use crate::reconcile::build::{code, deployment};
@@ -67,7 +67,9 @@ impl Kubernetes {
         })?;
         let api: Api<Deployment> = self.in_namespace(&target.key.namespace);
         if valid.source.as_ref().is_some_and(|handler| handler.code.is_none() && valid.image.is_none()) {
-            return Err(FleetError::Broken(self.codes.missing(function)));
+            let why = function.spec.source.as_ref().and_then(|source| source.missing.clone());
+            let why = why.unwrap_or_else(|| "nobody has said where its code is".into());
+            return Err(FleetError::Broken(Trouble::new(Code::ConfigMissing, why)));
         }
         if let Some(wanted) = code::config_map(function, &valid, target) {
             self.make_code(&wanted, target).await?;
