@@ -31,9 +31,12 @@ const INIT: Duration = Duration::from_secs(30);
 const ANSWER: Duration = Duration::from_secs(5);
 
 /// Longest wait for a load port to open: a container that was added to a parked pod starts within 0.1 s where the image
-/// is, and a pull takes its time. One that is parked has started before, or its node is gone: then others are tried.
+/// is, and a pull takes its time. One that is parked is at most some seconds from listening.
 const OPEN: Duration = Duration::from_secs(60);
-const PARKED: Duration = Duration::from_secs(2);
+const PARKED: Duration = Duration::from_secs(10);
+
+/// Longest dial of one that is parked: whose node is gone does not even refuse, and then others are tried.
+const SILENT: Duration = Duration::from_secs(2);
 
 /// Calls that a runtime has threads for, if that many come: how many do is the activators' to keep, and may change while
 /// the instance lives. The most that a Function may have.
@@ -212,7 +215,8 @@ struct HolderFunction {
 pub async fn send(key: &LoadKey, load: Load<'_>, at: SocketAddr) -> Result<(), LoadError> {
     let body = load.body();
     let signature = key.sign(&body);
-    let stream = connect(at, if load.grafted { OPEN } else { PARKED }).await?;
+    let (open, each) = if load.grafted { (OPEN, OPEN) } else { (PARKED, SILENT) };
+    let stream = connect(at, open, each).await?;
     let (status, answer) = exchange(stream, at, body, signature, INIT + ANSWER).await?;
     outcome(&load, status, &answer)
 }
@@ -220,7 +224,7 @@ pub async fn send(key: &LoadKey, load: Load<'_>, at: SocketAddr) -> Result<(), L
 /// Whether a runtime was given to somebody; `None`: it does not say. A load that is none is refused by the one that is parked
 /// for its signature, and by the one that is not because it is held.
 pub async fn is_held(at: SocketAddr) -> Option<bool> {
-    let stream = connect(at, ANSWER).await.ok()?;
+    let stream = connect(at, ANSWER, SILENT).await.ok()?;
     let (status, _) = exchange(stream, at, Vec::new(), String::new(), ANSWER).await.ok()?;
     match status {
         StatusCode::CONFLICT => Some(true),
@@ -283,12 +287,13 @@ fn outcome(load: &Load<'_>, status: StatusCode, answer: &[u8]) -> Result<(), Loa
     }
 }
 
-/// Dials until the load port is open.
-async fn connect(at: SocketAddr, limit: Duration) -> Result<TcpStream, LoadError> {
+/// Dials until the load port is open; `each` is the longest single dial.
+async fn connect(at: SocketAddr, limit: Duration, each: Duration) -> Result<TcpStream, LoadError> {
     let until = Instant::now() + limit;
     let (mut pause, longest) = DIAL;
     loop {
-        let dial = timeout(until.saturating_duration_since(Instant::now()), TcpStream::connect(at));
+        let left = until.saturating_duration_since(Instant::now());
+        let dial = timeout(left.min(each), TcpStream::connect(at));
         match dial.await {
             Ok(Ok(stream)) => {
                 // One request of several packets: its last one does not wait for an answer to the others.
@@ -299,7 +304,7 @@ async fn connect(at: SocketAddr, limit: Duration) -> Result<TcpStream, LoadError
                 return Err(LoadError::Failed(format!("{at} cannot be reached: {error}")));
             }
             Ok(Err(_)) => sleep(pause).await,
-            Err(_) => return Err(LoadError::Failed(format!("{at} cannot be reached within {} s", limit.as_secs()))),
+            Err(_) => return Err(LoadError::Failed(format!("{at} did not answer a dial within {} s", each.as_secs()))),
         }
         pause = (pause * 2).min(longest);
     }

@@ -64,7 +64,7 @@ impl Shell {
     /// # Errors
     /// As [`Shell::paste`].
     pub async fn end(mut self) -> Result<()> {
-        self.paste("for job in $(jobs -p); do kill $job; done; wait").await.map(drop)
+        self.paste("for job in $(jobs -p); do kill $job 2>/dev/null || true; done; wait").await.map(drop)
     }
 }
 

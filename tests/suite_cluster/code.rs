@@ -13,6 +13,7 @@ use futures::future::join_all;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 /// Where a pod that was loaded says whose it is.
@@ -261,17 +262,24 @@ pub(crate) async fn no_kill_leaks_a_load(world: World) -> Result<()> {
                 })
                 .await?;
                 full(&space, "small", 2).await?;
-                for pod in space.cluster.pods(&space.name, "").await? {
-                    let ip = pod.status.as_ref().and_then(|s| s.pod_ip.clone()).context("no address")?;
-                    let held = load::is_held(std::net::SocketAddr::new(ip.parse()?, load::PORT)).await;
-                    anyhow::ensure!(held == Some(false), "kill {n}: {} is held by somebody: {held:?}", pod_name(&pod));
-                }
+                until("no runtime is held by anybody", LIMIT, || none_is_held(&space)).await.with_context(|| format!("kill {n}"))?;
             }
             let shared: Vec<_> = ran.iter().filter(|(_, names)| names.len() > 1).collect();
             anyhow::ensure!(shared.is_empty(), "{shared:?}");
             Ok(())
         })
         .await
+}
+
+async fn none_is_held(space: &Space) -> Result<()> {
+    let pods = space.cluster.pods(&space.name, "").await?;
+    anyhow::ensure!(pods.len() == 2, "{} pods", pods.len());
+    for pod in pods {
+        let ip = pod.status.as_ref().and_then(|s| s.pod_ip.clone()).context("no address")?;
+        let held = load::is_held(SocketAddr::new(ip.parse()?, load::PORT)).await;
+        anyhow::ensure!(held == Some(false), "{} is held: {held:?}", pod_name(&pod));
+    }
+    Ok(())
 }
 
 /// Many functions, one call each, and few parked runtimes: all are answered, and no process ever ran two functions' code.
