@@ -190,6 +190,48 @@ async fn a_claim_is_sent_anew_only_to_who_never_had_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_joins_before_a_status_is_read_is_asked_anew() {
+    for knows in [false, true] {
+        let claim = ScheduleStatus {
+            name: "s".into(),
+            rule: "0 * * * * UTC".into(),
+            next_due: Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(hour(1))),
+            last: None,
+            open: vec![dormouse_core::function::OpenFire {
+                due: k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(hour(0)),
+                activator: "a1/0000000000000001/1".into(),
+            }],
+        };
+        let due_us = hour(0).as_microsecond();
+        let fates =
+            || -> Vec<v1::Fate> { knows.then(|| fate(due_us, FateState::Ended, 200, "")).into_iter().collect() };
+        let mut house = House::new().await;
+        let mut early = Taker::new(&house, 1, fates()).await;
+        let mut other = Taker::new(&house, 2, Vec::new()).await;
+        assert!(early.is_silent().await);
+        house.see(left(&scheduled(json!({"overlap": "Forbid"})), &claim)).await;
+        house.see(Event::Synced).await;
+        let ended = tokio::time::timeout(Duration::from_secs(60), early.orders.message()).await.unwrap();
+        assert!(matches!(ended, Ok(None)), "{ended:?}");
+        let mut again = Taker::new(&house, 1, fates()).await;
+        if knows {
+            while settled(&mut house).await != (hour(0), Fired::Ran, "Status200".into()) {}
+        } else {
+            let order = again.order().await;
+            assert_eq!(order.due_us, due_us, "it never had it");
+            again.say(&order, FateState::Ended, 204, "").await;
+            while settled(&mut house).await != (hour(0), Fired::Ran, "Status204".into()) {}
+        }
+        // The next one is not held up; each has its turn.
+        let next = tokio::select! {
+            order = again.order() => order,
+            order = other.order() => order,
+        };
+        assert_eq!(next.due_us, hour(1).as_microsecond());
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_a_lost_activator_had_is_unknown_and_not_sent_anew() {
     for how in ["gone", "next", "silent"] {
         let function = scheduled(json!({}));
