@@ -11,6 +11,7 @@ use dormouse_proto::v1::{self, FateState};
 use jiff::Timestamp;
 use serde_json::json;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tonic::Streaming;
@@ -156,6 +157,31 @@ async fn what_is_refused_for_now_goes_to_somebody_else() {
     assert_eq!(two.order().await, order, "the same due time");
     two.say(&order, FateState::Ended, 200, "").await;
     while settled(&mut house).await != (hour(1), Fired::Ran, "Status200".into()) {}
+}
+
+/// The status, once it says that this activator may have the one due time.
+async fn claimed_by(house: &mut House, activator: &str) {
+    while schedule(house).await.open.iter().all(|open| !open.activator.starts_with(activator)) {}
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_write_that_nobody_answered_a_claim_is_written_anew() {
+    let mut house = House::new().await;
+    let mut one = Taker::new(&house, 1, Vec::new()).await;
+    house.see(Event::Function(scheduled(json!({"startingDeadlineSeconds": 600})))).await;
+    house.see(Event::Synced).await;
+    claimed_by(&mut house, "a1/").await;
+    let order = one.order().await;
+    let mut two = Taker::new(&house, 2, Vec::new()).await;
+    house.unanswered.store(true, Relaxed);
+    one.say(&order, FateState::Refused, 0, "NotReady").await;
+    claimed_by(&mut house, "a2/").await;
+    assert!(two.is_silent().await, "its claim may be none");
+    drop(two);
+    house.unanswered.store(false, Relaxed);
+    // As the last status of which something is known says it; but another one may stand.
+    claimed_by(&mut house, "a1/").await;
+    assert_eq!(one.order().await, order);
 }
 
 #[tokio::test(start_paused = true)]
