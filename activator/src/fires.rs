@@ -101,7 +101,7 @@ fn report(shared: &Shared, name: &str, fates: Vec<v1::Fate>) -> v1::FireReport {
 fn take(shared: &Arc<Shared>, order: &v1::FireOrder) {
     let key = Key::of(order);
     if order.end {
-        return shared.fires.end(&key);
+        return shared.fires.end(&key, shared.clock.now());
     }
     let request = match call::request(shared, order) {
         Ok(request) => request,

@@ -407,7 +407,7 @@ async fn answer(
     parts.lane.note_response(&head);
     head.headers.reserve(headers::ADDED_TO_ANSWERS);
     parts.meter.note_response();
-    let failed = headers::to_client(&mut head.headers, head.version == Version::HTTP_2);
+    let failed = headers::to_client(&mut head.headers, head.status, head.version == Version::HTTP_2);
     head.headers.append(SERVER_TIMING, parts.meter.server_timing());
     head.version = Version::HTTP_11;
     head.extensions.clear();

@@ -1,7 +1,7 @@
 //! Which headers pass: hop-by-hop ones and our own never do, forwarding ones only from proxies that are trusted.
 
 use crate::introduce::Introduction;
-use http::{HeaderMap, HeaderName, HeaderValue, header};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
 /// Headers of one hop, besides those that `Connection` names (RFC 9110 7.6.1), and `Proxy`, which is none of HTTP's: a
 /// function run as CGI finds it in its environment as `HTTP_PROXY`, and sends its own calls there (CVE-2016-5385).
@@ -128,11 +128,11 @@ const ERROR: HeaderName = HeaderName::from_static("dormouse-error");
 /// Those of its codes for which the caller is to blame.
 const OF_CALLER: [&[u8]; 3] = [b"BodyTooLarge", b"BadRequest", b"BadEvent"];
 
-/// Makes an instance's response headers those that its caller gets. True when it said that the function failed, whatever
-/// the status.
-pub(crate) fn to_client(headers: &mut HeaderMap, http2: bool) -> bool {
+/// Makes an instance's response headers those that its caller gets. True when it said that the function failed: any image
+/// may say so, and is believed only where it answered with an error.
+pub(crate) fn to_client(headers: &mut HeaderMap, status: StatusCode, http2: bool) -> bool {
     let found = Found::look(headers);
-    let error = headers.get(&ERROR).filter(|_| found.own);
+    let error = headers.get(&ERROR).filter(|_| found.own && status.as_u16() >= 400);
     let failed = error.is_some_and(|code| !OF_CALLER.contains(&code.as_bytes()));
     if found.hop != 0 {
         strip_hop(headers, found);
@@ -437,10 +437,13 @@ mod tests {
     fn a_runtime_says_who_is_to_blame() {
         for (code, failed) in [("HandlerError", true), ("x", true), ("BadEvent", false), ("BodyTooLarge", false)] {
             let mut headers = map(&[("dormouse-error", code), ("x-kept", "1")]);
-            assert_eq!(to_client(&mut headers, false), failed, "{code}");
+            assert_eq!(to_client(&mut headers, StatusCode::BAD_REQUEST, false), failed, "{code}");
             assert_eq!(headers, map(&[("x-kept", "1"), ("via", "1.1 dormouse")]));
         }
-        assert!(!to_client(&mut map(&[("x", "1")]), false));
+        assert!(!to_client(&mut map(&[("x", "1")]), StatusCode::BAD_REQUEST, false));
+        let mut headers = map(&[("dormouse-error", "HandlerError")]);
+        assert!(!to_client(&mut headers, StatusCode::OK, false));
+        assert_eq!(headers, map(&[("via", "1.1 dormouse")]));
     }
 
     #[test]

@@ -105,6 +105,17 @@ impl Takers {
         self.streams.iter_mut().filter(|(holder, _)| is_named(holder, name)).for_each(|(_, taker)| taker.ended = true);
     }
 
+    /// Ends the streams of activators of a holder's name, so that they begin anew and tell all they know: who has ended
+    /// is known by it, too. Their number says that a stream is none that counts, whatever still comes of it.
+    pub fn ask_anew(&mut self, holder: &str) {
+        let name = holder.rsplitn(3, '/').nth(2).unwrap_or(holder);
+        let before = self.streams.len();
+        self.streams.retain(|other, _| !is_named(other, name));
+        if self.streams.len() < before {
+            tracing::info!(activator = name, "asked anew for what it has: a status names it that was not read before");
+        }
+    }
+
     /// Whether one is heard.
     #[must_use]
     pub fn is_present(&self, holder: &str) -> bool {
@@ -157,8 +168,9 @@ pub fn said(fate: &v1::Fate) -> Option<Said> {
         FateState::Ended => {
             let outcome = match (fate.reason.as_str(), fate.status) {
                 ("", 100..400) => Fired::Ran,
-                // Another activator took the call over, and what became of it there is not known.
-                ("PeerLost", _) => Fired::Unknown,
+                // Another activator took the call over, no answer came at all, or it was forgotten: what became of it is
+                // not known.
+                ("PeerLost" | "NoAnswer" | "Forgotten", _) => Fired::Unknown,
                 _ => Fired::Failed,
             };
             Some(Said::Ended { outcome, reason: reason() })
@@ -201,6 +213,13 @@ mod tests {
         assert!(takers.is_present("a/1/1"));
         takers.send(&"a/1/1".into(), v1::FireOrder::default());
         assert!(!takers.is_present("a/1/1"), "it does not read");
+        let (out, _orders) = mpsc::channel(1);
+        for name in ["x/a/1/1", "x/a/1/2", "a/1/1"] {
+            takers.join(name.into(), 1, false, out.clone());
+        }
+        takers.ask_anew("x/a/1/7");
+        let present = ["x/a/1/1", "x/a/1/2", "a/1/1"].map(|name| takers.is_present(name));
+        assert_eq!(present, [false, false, true]);
     }
 
     #[test]
@@ -216,6 +235,7 @@ mod tests {
         assert_eq!(fate(FateState::Ended, 0, ""), ended(Fired::Failed, "Status0"));
         assert_eq!(fate(FateState::Ended, 504, "Timeout"), ended(Fired::Failed, "Timeout"));
         assert_eq!(fate(FateState::Ended, 502, "PeerLost"), ended(Fired::Unknown, "PeerLost"));
+        assert_eq!(fate(FateState::Ended, 0, "NoAnswer"), ended(Fired::Unknown, "NoAnswer"));
         let refused = Said::Refused { reason: "xy".into(), again: true };
         assert_eq!(fate(FateState::Refused, 0, "x\ny"), Some(refused));
     }

@@ -11,6 +11,7 @@ use dormouse_proto::v1::{self, FateState};
 use jiff::Timestamp;
 use serde_json::json;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tonic::Streaming;
@@ -158,6 +159,31 @@ async fn what_is_refused_for_now_goes_to_somebody_else() {
     while settled(&mut house).await != (hour(1), Fired::Ran, "Status200".into()) {}
 }
 
+/// The status, once it says that this activator may have the one due time.
+async fn claimed_by(house: &mut House, activator: &str) {
+    while schedule(house).await.open.iter().all(|open| !open.activator.starts_with(activator)) {}
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_write_that_nobody_answered_a_claim_is_written_anew() {
+    let mut house = House::new().await;
+    let mut one = Taker::new(&house, 1, Vec::new()).await;
+    house.see(Event::Function(scheduled(json!({"startingDeadlineSeconds": 600})))).await;
+    house.see(Event::Synced).await;
+    claimed_by(&mut house, "a1/").await;
+    let order = one.order().await;
+    let mut two = Taker::new(&house, 2, Vec::new()).await;
+    house.unanswered.store(true, Relaxed);
+    one.say(&order, FateState::Refused, 0, "NotReady").await;
+    claimed_by(&mut house, "a2/").await;
+    assert!(two.is_silent().await, "its claim may be none");
+    drop(two);
+    house.unanswered.store(false, Relaxed);
+    // As the last status of which something is known says it; but another one may stand.
+    claimed_by(&mut house, "a1/").await;
+    assert_eq!(one.order().await, order);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_claim_is_sent_anew_only_to_who_never_had_it() {
     for (knows, expected) in
@@ -186,6 +212,48 @@ async fn a_claim_is_sent_anew_only_to_who_never_had_it() {
             Some("held") => assert!(one.is_silent().await),
             _ => assert_eq!(settled(&mut house).await, (hour(1), Fired::Ran, "Status200".into())),
         }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_joins_before_a_status_is_read_is_asked_anew() {
+    for knows in [false, true] {
+        let claim = ScheduleStatus {
+            name: "s".into(),
+            rule: "0 * * * * UTC".into(),
+            next_due: Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(hour(1))),
+            last: None,
+            open: vec![dormouse_core::function::OpenFire {
+                due: k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(hour(0)),
+                activator: "a1/0000000000000001/1".into(),
+            }],
+        };
+        let due_us = hour(0).as_microsecond();
+        let fates =
+            || -> Vec<v1::Fate> { knows.then(|| fate(due_us, FateState::Ended, 200, "")).into_iter().collect() };
+        let mut house = House::new().await;
+        let mut early = Taker::new(&house, 1, fates()).await;
+        let mut other = Taker::new(&house, 2, Vec::new()).await;
+        assert!(early.is_silent().await);
+        house.see(left(&scheduled(json!({"overlap": "Forbid"})), &claim)).await;
+        house.see(Event::Synced).await;
+        let ended = tokio::time::timeout(Duration::from_secs(60), early.orders.message()).await.unwrap();
+        assert!(matches!(ended, Ok(None)), "{ended:?}");
+        let mut again = Taker::new(&house, 1, fates()).await;
+        if knows {
+            while settled(&mut house).await != (hour(0), Fired::Ran, "Status200".into()) {}
+        } else {
+            let order = again.order().await;
+            assert_eq!(order.due_us, due_us, "it never had it");
+            again.say(&order, FateState::Ended, 204, "").await;
+            while settled(&mut house).await != (hour(0), Fired::Ran, "Status204".into()) {}
+        }
+        // The next one is not held up; each has its turn.
+        let next = tokio::select! {
+            order = again.order() => order,
+            order = other.order() => order,
+        };
+        assert_eq!(next.due_us, hour(1).as_microsecond());
     }
 }
 

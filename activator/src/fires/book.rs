@@ -16,7 +16,8 @@ use tokio_util::sync::CancellationToken;
 const MAX_HELD: usize = 256;
 /// For how long it is known how a call ended: longer than a controller is away.
 const KEEP: Duration = Duration::from_secs(600);
-/// Ends that are known at once, some 200 bytes each: 800 KB, of which the first report of a stream is made.
+/// Ends that are known at once, some 200 bytes each: 800 KB, of which the first report of a stream is made. Twice as many,
+/// where they were not told yet: a controller that orders and does not read has it said that they are forgotten.
 const MAX_KNOWN: usize = 4_096;
 
 /// An order.
@@ -102,11 +103,22 @@ impl Book {
         self.news.notify_one();
     }
 
-    /// Ends the call of one.
-    pub(super) fn end(&self, key: &Key) {
-        if let Some(known) = self.orders.lock().known.get(key) {
-            known.end.cancel();
+    /// Ends the call of one. What is over, or never was here, is told: somebody waits for it.
+    pub(super) fn end(&self, key: &Key, now: Duration) {
+        let mut orders = self.orders.lock();
+        match orders.known.get(key) {
+            Some(known) if known.fate == Fate::Held => return known.end.cancel(),
+            Some(_) => {}
+            None if key.due_us > orders.forgot_through_us => {
+                orders.set(key, Fate::Refused { reason: "Replaced".into(), again: false }, now);
+            }
+            None => {
+                orders.set(key, Fate::Ended { status: 0, reason: "Forgotten".into() }, now);
+            }
         }
+        orders.changed.insert(key.clone());
+        drop(orders);
+        self.news.notify_one();
     }
 
     /// Has a report made, though nothing became of any order: we are leaving.
@@ -146,14 +158,19 @@ impl Orders {
         Some(end)
     }
 
-    /// Forgets ends that are old, or too many; the earliest due ones first.
+    /// Forgets ends that are old, or too many; the earliest due ones first, and none that is still to be told while there
+    /// is any room.
     fn forget(&mut self, now: Duration) {
         let mut surplus = self.known.len().saturating_sub(self.held + MAX_KNOWN);
-        let forgot = &mut self.forgot_through_us;
+        let mut untold = self.known.len().saturating_sub(self.held + 2 * MAX_KNOWN);
+        let (forgot, changed) = (&mut self.forgot_through_us, &mut self.changed);
         self.known.retain(|key, known| {
             let old = now.saturating_sub(known.since) > KEEP;
-            let stays = known.fate == Fate::Held || !old && surplus == 0;
+            let told = !changed.contains(key);
+            let stays = known.fate == Fate::Held || !told && untold == 0 || told && !old && surplus == 0;
             if !stays {
+                changed.remove(key);
+                untold = untold.saturating_sub(1);
                 surplus = surplus.saturating_sub(1);
                 *forgot = key.due_us.max(*forgot);
             }
@@ -207,6 +224,8 @@ mod tests {
         assert_eq!(book.changed(seconds(100)).len(), 1);
         let (whole, forgot) = book.whole(seconds(600));
         assert_eq!((whole.len(), forgot), (3, 0));
+        book.end(&key(2), seconds(600));
+        assert_eq!(book.changed(seconds(600)).len(), 1, "it is told once more");
         let (whole, forgot) = book.whole(seconds(601));
         assert_eq!((whole.len(), forgot), (2, 3));
         let (whole, forgot) = book.whole(seconds(10_000));
@@ -215,11 +234,27 @@ mod tests {
     }
 
     #[test]
+    fn what_is_to_be_told_is_not_forgotten_and_who_waits_is_told() {
+        let book = Book::default();
+        book.set(&key(5), ended(), seconds(0));
+        assert_eq!(book.changed(seconds(10_000)).len(), 1, "though nobody listened for long");
+        assert_eq!(book.whole(seconds(10_000)), (Vec::new(), 5));
+        book.end(&key(5), seconds(10_000));
+        book.end(&key(6), seconds(10_000));
+        let told: Vec<_> = book.changed(seconds(10_000)).into_iter().map(|fate| (fate.state(), fate.reason)).collect();
+        assert_eq!(told, [(FateState::Ended, "Forgotten".into()), (FateState::Refused, "Replaced".into())]);
+        let many = i64::try_from(2 * MAX_KNOWN).unwrap() + 20;
+        (11..=many).for_each(|due| book.set(&key(due), ended(), seconds(10_001)));
+        assert_eq!(book.changed(seconds(10_001)).len(), 2 * MAX_KNOWN, "there is a bound");
+    }
+
+    #[test]
     fn too_many_ends_are_forgotten_earliest_first() {
         let book = Book::default();
         book.set(&key(0), Fate::Held, seconds(0));
         let many = i64::try_from(MAX_KNOWN).unwrap() + 10;
         (1..=many).for_each(|due| book.set(&key(due), ended(), seconds(1)));
+        assert_eq!(book.changed(seconds(1)).len(), usize::try_from(many).unwrap() + 1);
         let (whole, forgot) = book.whole(seconds(1));
         assert_eq!((whole.len(), forgot), (MAX_KNOWN + 1, 10));
         assert_eq!((whole[0].due_us, whole[1].due_us), (0, 11));

@@ -8,7 +8,7 @@ use dormouse_core::function::Fired;
 use dormouse_core::schedule::Said;
 use dormouse_proto::v1;
 use jiff::Timestamp;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tokio::sync::oneshot;
 
@@ -103,6 +103,14 @@ impl Asked {
         }
     }
 
+    /// An activator is heard anew, and has heard of these. What else it was to have it never had, or has forgotten.
+    pub fn joined(&mut self, holder: &str, has: &BTreeSet<(FunctionUid, i64)>) {
+        let gone = self.waiting.iter().filter(|(key, waiting)| *waiting.holder == *holder && !has.contains(key));
+        for key in gone.map(|(key, _)| key.clone()).collect::<Vec<_>>() {
+            self.answer(&key, Fired::Unknown, "Forgotten".into());
+        }
+    }
+
     /// Streams of activators are over: what they had is not known to those who ask.
     pub fn lost(&mut self, is: impl Fn(&str) -> bool) {
         let lost = self.waiting.iter().filter(|(_, waiting)| is(&waiting.holder)).map(|(key, _)| key.clone());
@@ -156,6 +164,25 @@ mod tests {
         asked.lost(|holder| holder == "a/1/1");
         assert_eq!(told[0].try_recv(), over(1, Fired::Unknown, "ActivatorLost"));
         assert!(asked.waiting.is_empty());
+    }
+
+    #[test]
+    fn who_is_heard_anew_and_does_not_name_one_will_never_answer_it() {
+        let (mut asked, mut takers, now) = (Asked::default(), Takers::default(), Timestamp::UNIX_EPOCH);
+        let (out, _orders) = mpsc::channel(3);
+        takers.join("a/1/1".into(), 1, false, out);
+        let mut order = || {
+            let (next, answer) = wanted();
+            asked.order("u".into(), next, &mut takers, now);
+            answer
+        };
+        let mut told = [order(), order()];
+        asked.joined("b/1/1", &BTreeSet::new());
+        assert_eq!(asked.waiting.len(), 2, "they are another one's");
+        asked.joined("a/1/1", &BTreeSet::from([("u".into(), 2)]));
+        let unknown = Answer::Over { due: due(1), outcome: Fired::Unknown, reason: "Forgotten".into() };
+        assert_eq!(told[0].try_recv(), Ok(unknown));
+        assert!(told[1].try_recv().is_err(), "it has it");
     }
 
     #[test]

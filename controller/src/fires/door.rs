@@ -15,7 +15,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
-/// Largest report: an activator knows 4,352 orders at most, of about 250 bytes each, and some room.
+/// Largest report: an activator knows 8,448 orders at most, of about 250 bytes each, and some room.
 const MAX_REPORT: usize = 4 << 20;
 
 /// Takes reports to the office, and orders from it.

@@ -43,7 +43,14 @@ impl Dues {
         for (schedule, decided) in decided {
             let (outcome, function) = (name(decided.outcome), &valid.key);
             self.metrics.dues.get_or_create(&of(function, outcome)).inc_by(decided.count);
-            tracing::debug!(%function, schedule, due = %decided.due, outcome, reason = &*decided.reason, "a due time");
+            let (due, reason) = (decided.due, &*decided.reason);
+            match decided.outcome {
+                // Events may be held back, and the status has only the last one.
+                Fired::Failed | Fired::Unknown if reason != "Replaced" => {
+                    tracing::warn!(%function, schedule, %due, outcome, reason, "a due time did not run as it should");
+                }
+                _ => tracing::debug!(%function, schedule, %due, outcome, reason, "a due time"),
+            }
         }
     }
 

@@ -71,11 +71,20 @@ impl<F: Fleet> Office<F> {
     fn taker_joined(&mut self, process: &Process, report: &v1::FireReport, now: Moment) {
         let me = holder(process);
         let mut known: HashMap<(&str, &str, i64), Said> = HashMap::new();
+        let mut asked = BTreeSet::new();
         for fate in &report.fates {
-            if let Some(said) = fires::said(fate) {
+            let said = fires::said(fate);
+            if let Some(said) = said.as_ref().filter(|_| fate.schedule.is_empty()) {
+                let uid = FunctionUid::from(fate.function_uid.as_str());
+                self.asked.heard(&uid, fate.due_us, &me, said);
+                asked.insert((uid, fate.due_us));
+            }
+            if let Some(said) = said {
                 known.insert((&fate.function_uid, &fate.schedule, fate.due_us), said);
             }
         }
+        self.asked.joined(&me, &asked);
+        self.asked.lost(|other| is_named(other, &process.name) && other != &*me);
         for observed in self.functions.values_mut().filter(|o| !o.schedules.is_empty()) {
             let knows = |schedule: &str, due: Timestamp| {
                 known.get(&(observed.uid.as_str(), schedule, due.as_microsecond())).cloned()

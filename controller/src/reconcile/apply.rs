@@ -45,7 +45,8 @@ pub struct Hands<F> {
     answer: mpsc::Sender<Answer>,
     reports: Arc<Semaphore>,
     tasks: TaskTracker,
-    noted: HashMap<(FunctionUid, &'static str), Moment>,
+    /// Which were told when, by what they are about: a schedule, or the function itself.
+    noted: HashMap<(FunctionUid, &'static str, String), Moment>,
 }
 
 /// The outcome of an effect.
@@ -123,9 +124,27 @@ impl<F: Fleet> Hands<F> {
     }
 
     /// Those of the notes that were not told just before.
-    fn fresh(&mut self, uid: &FunctionUid, notes: Vec<Note>, now: Moment) -> Vec<Note> {
+    fn fresh(&mut self, uid: &FunctionUid, notes: Vec<(String, Note)>, now: Moment) -> Vec<Note> {
         self.noted.retain(|_, at| now < *at + NOTE_PAUSE);
-        notes.into_iter().filter(|n| self.noted.insert((uid.clone(), n.reason), now).is_none()).collect()
+        let new =
+            |(about, n): &(String, Note)| self.noted.insert((uid.clone(), n.reason, about.clone()), now).is_none();
+        notes.into_iter().filter(new).map(|(_, note)| note).collect()
+    }
+
+    /// Writes events behind what is written of statuses: nothing waits for them.
+    fn tell(&self, function: Arc<Function>, notes: Vec<Note>) {
+        if notes.is_empty() {
+            return;
+        }
+        let (fleet, reports) = (self.fleet.clone(), self.reports.clone());
+        self.tasks.spawn(async move {
+            let _permit = reports.acquire_owned().await;
+            for note in &notes {
+                if let Err(error) = fleet.note(&function, note).await {
+                    tracing::debug!(reason = note.reason, %error, "an event was not written");
+                }
+            }
+        });
     }
 }
 
@@ -321,11 +340,12 @@ fn report<F: Fleet>(
     hands: &mut Hands<F>,
     now: Moment,
 ) -> Option<Moment> {
-    let object = observed.object.as_ref()?;
+    let function = observed.object.as_ref()?.function.clone();
     let urgent = observed.lanes.iter().any(|(l, s)| matches!((l, s), (Lane::Scale(_), LaneState::Busy { .. })));
-    // A call waits for it, and nothing of that is done before.
-    let claims = observed.schedules.is_to_be_written(&observed.status);
-    if status == observed.status || urgent && !claims {
+    // A call waits for it, and nothing of that is done before. After a write that failed it is written again, though it is
+    // the status of before: the other one may have been done.
+    let claims = observed.schedules.is_to_be_written(observed.schedules_written());
+    if (status == observed.status || urgent) && !claims {
         return None;
     }
     if let Some(until) = waking_until(observed, now).filter(|_| !claims) {
@@ -334,18 +354,16 @@ fn report<F: Fleet>(
     if let LaneOpen::Later(at) = observed.lane(&Lane::Report, now) {
         return at;
     }
-    let (fleet, function, reports) = (hands.fleet.clone(), object.function.clone(), hands.reports.clone());
-    let notes = hands.fresh(&observed.uid, notes, now);
+    let (fleet, reports) = (hands.fleet.clone(), hands.reports.clone());
+    let all = notes.into_iter().map(|note| (String::new(), note)).chain(observed.schedules.notes()).collect();
+    let notes = hands.fresh(&observed.uid, all, now);
+    let about = function.clone();
     hands.ask(observed, Lane::Report, async move {
         let _permit = reports.acquire_owned().await;
         fleet.report(&function, &status).await?;
-        for note in &notes {
-            if let Err(error) = fleet.note(&function, note).await {
-                tracing::debug!(reason = note.reason, %error, "an event was not written");
-            }
-        }
         Ok(Done::Reported(Box::new(status)))
     });
+    hands.tell(about, notes);
     None
 }
 

@@ -6,7 +6,6 @@
 
 use super::observe::{InstanceSeen, Object, Observed};
 use super::plan::{self, CHECK_LIMIT, Check, Context, Roles};
-use super::schedules;
 use crate::fleet::{InstanceId, Note, NoteKind, Phase, Trouble, cut};
 use dormouse_core::function::{Address, FunctionStatus, InstanceCounts, State};
 use dormouse_core::revision::Revision;
@@ -301,15 +300,9 @@ fn count(n: u32) -> i32 {
     i32::try_from(n).unwrap_or(i32::MAX)
 }
 
-/// What changed between two statuses, worth an event.
+/// What changed of Ready between two statuses, worth an event.
 #[must_use]
 pub fn notes(before: &FunctionStatus, after: &FunctionStatus) -> Vec<Note> {
-    let due = after.schedules.iter().filter_map(|schedule| schedules::told(before, schedule));
-    ready_notes(before, after).into_iter().chain(due).collect()
-}
-
-/// The same of Ready.
-fn ready_notes(before: &FunctionStatus, after: &FunctionStatus) -> Vec<Note> {
     let of = |status: &FunctionStatus| status.conditions.iter().find(|c| c.type_ == "Ready").cloned();
     let Some(now) = of(after) else { return Vec::new() };
     let then = of(before);

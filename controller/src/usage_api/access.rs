@@ -24,8 +24,8 @@ pub(super) enum Need {
     Everything,
     /// To take records back, whosever they are.
     Correcting,
-    /// To call functions of this namespace by events.
-    Invoking(String),
+    /// To call functions of this namespace by events; of none that is known here: those of all namespaces.
+    Invoking(Option<String>),
 }
 
 /// What a request needs: a question by [`need`]; of what changes something only what is known here.
@@ -38,13 +38,15 @@ pub(super) fn needed(method: &Method, path: &str, tenant: Option<&str>, paramete
     }
 }
 
-/// An event of a function needs the right to call those of its namespace; what else is done there, everything.
+/// An event of a function needs the right to call those of its namespace. The path is as it was sent, and the handler
+/// decodes it: only names that are the same in both are known, and with any other the right to call all is needed. The
+/// right to see everything would not do: it is a reader's.
 fn invoked(path: &str) -> Need {
     match path.split('/').collect::<Vec<_>>()[..] {
         ["", "v1", "functions", namespace, name, "events"] if is_name(namespace) && is_name(name) => {
-            Need::Invoking(namespace.to_owned())
+            Need::Invoking(Some(namespace.to_owned()))
         }
-        _ => Need::Everything,
+        _ => Need::Invoking(None),
     }
 }
 
@@ -142,16 +144,19 @@ mod tests {
     #[test]
     fn an_event_needs_the_right_to_call() {
         let post = |path: &str| needed(&Method::POST, path, None, &[]);
-        assert_eq!(post("/v1/functions/shop/cart/events"), Need::Invoking("shop".to_owned()));
+        assert_eq!(post("/v1/functions/shop/cart/events"), Need::Invoking(Some("shop".to_owned())));
         for other in [
             "/v1/functions/shop/cart/sleep",
             "/v1/functions/shop/cart/events/x",
             "/v1/functions//cart/events",
             "/v1/functions/*/cart/events",
             "/v1/functions/sh%2Fop/cart/events",
+            "/v1/functions/%73hop/cart/events",
+            "/v1/functions/shop/c%61rt/events",
+            "/v1/functions/shop/cart/event%73",
             "/v1/functions/shop/events",
         ] {
-            assert_eq!(post(other), Need::Everything, "{other}");
+            assert_eq!(post(other), Need::Invoking(None), "{other}");
         }
         assert_eq!(needed(&Method::GET, "/v1/functions/shop/cart/events", None, &[]), Need::Everything);
     }

@@ -26,8 +26,8 @@ pub(super) enum Place {
     Everywhere,
     /// To take records back.
     Correcting,
-    /// To call functions of a namespace by events.
-    Invoking(String),
+    /// To call functions by events: of a namespace, or of all.
+    Invoking(Option<String>),
 }
 
 /// Why there is no answer.
@@ -115,10 +115,13 @@ fn forbidden(user: &str, place: Place) -> String {
             "{user} lacks the right to create functions/usage (API group dormouse.dev) in all namespaces, which taking \
              records back needs: the ClusterRole dormouse-usage-corrector has it"
         ),
-        Place::Invoking(namespace) => format!(
-            "{user} lacks the right to create functions/invoke (API group dormouse.dev) in namespace {namespace}: the \
-             ClusterRole dormouse-invoker has it, as have edit and admin"
-        ),
+        Place::Invoking(namespace) => {
+            let place = namespace.map_or("all namespaces".to_owned(), |namespace| format!("namespace {namespace}"));
+            format!(
+                "{user} lacks the right to create functions/invoke (API group dormouse.dev) in {place}: the ClusterRole \
+                 dormouse-invoker has it, as have edit and admin"
+            )
+        }
         Place::Everywhere => format!(
             "{user} lacks {right} in all namespaces, which this question is about: name namespaces that you may see \
              (/v1/usage?filter[namespace]=NAME, /v1/records?namespace=NAME, /v1/statements/NAME/MONTH)"

@@ -14,8 +14,11 @@ use axum::{Json, Router};
 use dormouse_core::FunctionKey;
 use dormouse_core::function::Fired;
 use dormouse_core::schedule::{content_type, is_word};
+use jiff::Timestamp;
 use serde::Serialize;
+use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
 
 /// Where they are asked for.
 pub(super) const ROUTE: &str = "/v1/functions/{namespace}/{name}/events";
@@ -24,6 +27,10 @@ pub(super) const ROUTE: &str = "/v1/functions/{namespace}/{name}/events";
 const MAX_BODY: usize = 256 << 10;
 /// Longest content type.
 const MAX_TYPE: usize = 256;
+
+/// Longest wait for what becomes of one: the longest maxWait on each side of a handover and the longest call, an hour each,
+/// and as long as an activator may be silent.
+const LIMIT: Duration = Duration::from_secs(3 * 3600 + 120);
 
 /// The route, to be put beside the others: see [`super::with`].
 pub fn events(office: mpsc::Sender<Mail>) -> Router {
@@ -76,7 +83,9 @@ async fn event(
     let wanted = Wanted { key: key.clone(), event, body, content_type, answer };
     let gone = || ApiError::NotMade("ShuttingDown");
     office.send(Mail::Invoke(wanted)).await.map_err(|_| gone())?;
-    match told.await.map_err(|_| gone())? {
+    let at = Timestamp::now();
+    let unknown = Answer::Over { due: at, outcome: Fired::Unknown, reason: "NoAnswer".into() };
+    match timeout(LIMIT, told).await.unwrap_or(Ok(unknown)).map_err(|_| gone())? {
         Answer::NoFunction => Err(missing()),
         Answer::Later(why) => Err(ApiError::NotMade(why)),
         Answer::Over { due, outcome, reason } => {
@@ -90,7 +99,6 @@ mod tests {
     use super::*;
     use axum::extract::Query;
     use axum::response::IntoResponse;
-    use jiff::Timestamp;
 
     async fn ask(query: &[(&str, &str)], body: &str, answer: Answer) -> (u16, serde_json::Value, Option<Wanted>) {
         let (office, mut mail) = mpsc::channel(1);
@@ -128,6 +136,17 @@ mod tests {
         assert!(said.keys().eq(told.as_object().unwrap().keys()), "{told}");
         let (_, _, wanted) = ask(&[], "", over).await;
         assert_eq!(wanted.map(|w| (w.event, w.content_type)), Some(("schedule".into(), String::new())));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_waits_for_ever() {
+        let (office, mut mail) = mpsc::channel(1);
+        let path = Ok(Path(("ns".into(), "f".into())));
+        let asked = event(State(office), path, HeaderMap::new(), Ok(Query(Vec::new())), Ok(Bytes::new()));
+        // Whoever has it says nothing.
+        let (told, _wanted) = tokio::join!(asked, mail.recv());
+        let Json(EventView { outcome, reason, .. }) = told.unwrap();
+        assert_eq!((outcome, reason.as_str()), (Fired::Unknown, "NoAnswer"));
     }
 
     #[tokio::test]

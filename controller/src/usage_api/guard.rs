@@ -9,8 +9,8 @@ use super::payers::{Paid, Payers};
 use super::reviews::{Act, Reviewer, Reviews, Unasked, User};
 use axum::extract::rejection::RawPathParamsRejection;
 use axum::extract::{Query, RawPathParams, Request, State};
-use axum::http::HeaderValue;
 use axum::http::header::AUTHORIZATION;
+use axum::http::{HeaderValue, Method};
 use axum::middleware::Next;
 use axum::response::Response;
 use dormouse_daemon::Token;
@@ -74,7 +74,7 @@ impl Guard {
                 true => Ok(()),
                 false => Err(ApiError::Forbidden { user: user.name.clone(), place: Place::Correcting }),
             },
-            Need::Invoking(namespace) => match reviews.may_do(user, Act::Invoke, Some(&namespace)).await? {
+            Need::Invoking(namespace) => match reviews.may_do(user, Act::Invoke, namespace.as_deref()).await? {
                 true => Ok(()),
                 false => Err(ApiError::Forbidden { user: user.name.clone(), place: Place::Invoking(namespace) }),
             },
@@ -158,6 +158,8 @@ pub(super) async fn check(
     let tenant = in_path.iter().flatten().find_map(|(name, value)| (name == "tenant").then_some(value));
     let need = match Query::<Vec<(String, String)>>::try_from_uri(request.uri()) {
         Ok(Query(parameters)) => needed(request.method(), request.uri().path(), tenant, &parameters),
+        // The right to read is none to change something, whatever is asked.
+        Err(_) if request.method() == Method::POST => needed(request.method(), request.uri().path(), tenant, &[]),
         Err(_) => Need::Everything,
     };
     let asker = guard.admits(request.headers().get(AUTHORIZATION), need).await?;

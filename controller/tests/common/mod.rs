@@ -24,6 +24,7 @@ use dormouse_proto::v1::routes_client::RoutesClient;
 use dormouse_proto::v1::{self, InstanceState};
 use prometheus_client::registry::Registry;
 use serde_json::json;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -36,6 +37,7 @@ pub struct Scripted {
     events: Mutex<Option<mpsc::Receiver<Event>>>,
     asked: mpsc::Sender<Asked>,
     tenants: Tenants,
+    unanswered: Arc<AtomicBool>,
 }
 
 #[derive(Debug, PartialEq)]
@@ -85,8 +87,12 @@ impl Fleet for Scripted {
     }
     async fn report(&self, _: &Arc<Function>, status: &FunctionStatus) -> Result<(), FleetError> {
         match status.schedules.as_slice() {
-            [] => self.ask(Asked::Report(status.state)).await,
-            schedules => self.ask(Asked::Schedules(schedules.to_vec())).await,
+            [] => self.ask(Asked::Report(status.state)).await?,
+            schedules => self.ask(Asked::Schedules(schedules.to_vec())).await?,
+        }
+        match self.unanswered.load(Ordering::Relaxed) {
+            true => Err(FleetError::TimedOut(Duration::from_secs(1))),
+            false => Ok(()),
         }
     }
     async fn note(&self, _: &Arc<Function>, _: &Note) -> Result<(), FleetError> {
@@ -103,6 +109,8 @@ pub struct House {
     pub asked: mpsc::Receiver<Asked>,
     pub channel: Channel,
     pub through: Through,
+    /// While it is set, statuses are written and nobody is told so.
+    pub unanswered: Arc<AtomicBool>,
     registry: Registry,
     _folder: tempfile::TempDir,
     _stop: tokio_util::sync::DropGuard,
@@ -117,7 +125,9 @@ impl House {
     pub async fn with(tenants: Tenants) -> Self {
         let (events, receiver) = mpsc::channel(64);
         let (asked_in, asked) = mpsc::channel(64);
-        let fleet = Arc::new(Scripted { events: Mutex::new(Some(receiver)), asked: asked_in, tenants });
+        let unanswered = Arc::<AtomicBool>::default();
+        let (events_out, told) = (Mutex::new(Some(receiver)), unanswered.clone());
+        let fleet = Arc::new(Scripted { events: events_out, asked: asked_in, tenants, unanswered: told });
         let (routes, stop, folder) = (Routes::default(), CancellationToken::new(), tempfile::tempdir().unwrap());
         // Never opened: waking does not depend on it.
         let ledger = LedgerDoor::new(Place::folder(folder.path()), PricePlan::default());
@@ -148,7 +158,7 @@ impl House {
             async move { client }
         });
         let channel = Endpoint::from_static("http://office").connect_with_connector(connector).await.unwrap();
-        Self { events, asked, channel, through, registry, _folder: folder, _stop: stop.drop_guard() }
+        Self { events, asked, channel, through, unanswered, registry, _folder: folder, _stop: stop.drop_guard() }
     }
 
     /// The metrics' lines that have `part` in them.

@@ -105,7 +105,7 @@ pub struct World<'a> {
     pub present: &'a dyn Fn(&str) -> bool,
     /// Who is to have the next call.
     pub choice: Option<&'a Arc<str>>,
-    /// The status as it was written last.
+    /// The status as it was written last; none while another one may be written, or may have been.
     pub written: Option<&'a ScheduleStatus>,
     /// The function may be called: it is valid and not being deleted.
     pub fires: bool,

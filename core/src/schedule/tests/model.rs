@@ -51,6 +51,8 @@ struct Life {
     /// A write under way, and what was decided by then.
     writing: Option<(ScheduleStatus, usize)>,
     written: Option<ScheduleStatus>,
+    /// A write was not answered well: what the status says is not known until the next one is.
+    failed: bool,
 }
 
 struct Sim {
@@ -95,7 +97,7 @@ impl Sim {
         self.activators.iter_mut().for_each(|a| a.heard = false);
         let written = self.durable.clone();
         let state = State::new(&self.planned, written.as_ref(), self.now);
-        self.life = Some(Life { state, decided: Vec::new(), writing: None, written });
+        self.life = Some(Life { state, decided: Vec::new(), writing: None, written, failed: false });
     }
 
     /// The controller is killed: a write under way lands or not.
@@ -134,12 +136,12 @@ impl Sim {
             moment,
             present: &|name| heard.iter().any(|h| &**h == name),
             choice: choice.as_ref(),
-            written: life.written.as_ref(),
+            written: life.written.as_ref().filter(|_| life.writing.is_none() && !life.failed),
             fires: true,
         };
         let look = life.state.look(Some(&self.planned), &world);
         life.decided.append(&mut life.state.decided());
-        if life.writing.is_none() && life.written.as_ref() != Some(&life.state.status()) {
+        if life.writing.is_none() && (life.failed || life.written.as_ref() != Some(&life.state.status())) {
             life.writing = Some((life.state.status(), life.decided.len()));
         }
         for order in look.todo {
@@ -190,6 +192,7 @@ impl Sim {
         let fate = self.random.below(10);
         let Some(life) = &mut self.life else { return };
         let Some((status, decided)) = life.writing.take() else { return };
+        life.failed = fate < 2;
         match fate {
             // Refused, or lost on its way.
             0 => {}
