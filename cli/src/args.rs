@@ -35,6 +35,16 @@ pub(crate) enum Command {
     Describe(DescribeArgs),
     /// Call a function and print its answer
     Invoke(InvokeArgs),
+    /// Write a new function's folder: handler, manifest, a request to try
+    Init(crate::init::InitArgs),
+    /// Send the functions of a folder to a cluster, and wait until they serve
+    Deploy(crate::deploy::DeployArgs),
+    /// List what a function ran before, and go back to it
+    Rollback(crate::rollback::RollbackArgs),
+    /// Show what a function's instances log
+    Logs(crate::logs::LogsArgs),
+    /// Open a function in a browser
+    Open(crate::open::OpenArgs),
     /// Show what functions used
     Usage(UsageArgs),
     /// Show a month's statement, line by line
@@ -56,6 +66,8 @@ Examples:
     Ledger(LedgerCommand),
     /// Check an installation in a cluster: one function's whole life, step by step
     Selftest(crate::selftest::SelftestArgs),
+    /// Print a script with which a shell completes the words of this command line
+    Completion(crate::completion::CompletionArgs),
     /// Ends what a killed `dev` left running; started by `dev` itself
     #[command(name = "__keep", hide = true)]
     Keep {
@@ -118,9 +130,10 @@ pub(crate) struct ReverseArgs {
 #[command(after_help = "\
 Reads *.yaml, *.yml and *.json of the folder (not of folders in it), the same manifests that `kubectl apply` takes.
 A function's command is its annotation dormouse.dev/local-command; it runs in the manifest's folder and serves HTTP
-on $PORT. Calls are metered into a ledger in the state directory, which the next start continues. While it runs, the
-token of the usage API stands in the file `token` there: commands find it by themselves, curl is told it as
--H \"Authorization: Bearer $(cat .dormouse/token)\".
+on $PORT. Handler code (spec.source) is in the manifest or beside it. Secrets and ConfigMaps among the manifests give the
+variables that functions name of them. Calls are metered into a ledger in the state directory, which the next start
+continues. While it runs, the token of the usage API stands in the file `token` there: commands find it by themselves,
+curl is told it as -H \"Authorization: Bearer $(cat .dormouse/token)\".
 
 Examples:
   dormouse dev examples/hello

@@ -2,26 +2,39 @@
 
 use crate::args::{DescribeArgs, Format};
 use crate::exit::{Failure, Outcome};
+use crate::rollback;
 use crate::say;
 use crate::table::{table, text};
 use crate::target::Target;
+use crate::target::details::Details;
 use crate::view::{View, age};
 use dormouse_core::function::ScheduleStatus;
 use jiff::Timestamp;
+use serde::Serialize;
 use std::fmt::Write as _;
 
 pub(crate) async fn run(args: &DescribeArgs) -> Outcome {
     let target = Target::find(&args.target).await?;
     let namespace = args.namespace.clone().unwrap_or_else(|| target.default_namespace());
     let view = target.function(&namespace, &args.name).await?;
+    let whole = Whole { details: target.details(&view).await?, view };
     match args.output {
-        Format::Json => say::out(serde_json::to_string_pretty(&view).map_err(Failure::failed)?),
-        Format::Table => say::out(page(&view, Timestamp::now()).trim_end()),
+        Format::Json => say::out(serde_json::to_string_pretty(&whole).map_err(Failure::failed)?),
+        Format::Table => say::out(page(&whole, Timestamp::now()).trim_end()),
     }
     Ok(())
 }
 
-fn page(view: &View, now: Timestamp) -> String {
+/// All that is shown.
+#[derive(Serialize)]
+struct Whole {
+    #[serde(flatten)]
+    view: View,
+    #[serde(flatten)]
+    details: Details,
+}
+
+fn page(Whole { view, details }: &Whole, now: Timestamp) -> String {
     let mut page = String::new();
     head(&mut page, view, now);
     let status = view.function.status.as_ref();
@@ -47,6 +60,18 @@ fn page(view: &View, now: Timestamp) -> String {
             rows.add_row([&i.name, &i.phase, &revision, &address, &pid, &i.restarts.to_string(), &trouble]);
         }
         section(&mut page, &text(&rows));
+    }
+    if !details.ends.is_empty() {
+        let mut rows = table(&["ENDED", ">AGO", ">EXIT CODE", "REASON", "LAST LINE"]);
+        for end in &details.ends {
+            let ago = end.time.map_or_else(|| "-".into(), |t| age(now.duration_since(t).as_secs()));
+            let line = end.last_line.as_deref().unwrap_or("-");
+            rows.add_row([&end.instance, &ago, &end.exit_code.to_string(), &end.reason, line]);
+        }
+        section(&mut page, &text(&rows));
+    }
+    if !details.revisions.is_empty() {
+        section(&mut page, &rollback::rows(&details.revisions, now));
     }
     if !view.events.is_empty() {
         let mut rows = table(&["EVENT", ">AGE", "REASON", "MESSAGE"]);
@@ -90,7 +115,12 @@ fn head(page: &mut String, view: &View, now: Timestamp) {
         line("Instances", &format!("{} ready, {} wanted, {} warm", counts.ready, counts.wanted, counts.warm));
     }
     line("Revision", status.and_then(|s| s.revision.as_deref()).unwrap_or("-"));
-    line("Image", spec.image.as_deref().unwrap_or("-"));
+    if let Some(source) = &spec.source {
+        line("Handler", &format!("{} on {}", source.handler, source.runtime.name()));
+    }
+    if let Some(image) = &spec.image {
+        line("Image", image);
+    }
     if !spec.command.is_empty() {
         line("Command", &spec.command.join(" "));
     }
@@ -107,6 +137,8 @@ fn head(page: &mut String, view: &View, now: Timestamp) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::target::details::End;
+    use crate::target::revisions::Kept;
 
     #[test]
     fn a_page_has_every_part() {
@@ -130,7 +162,16 @@ mod tests {
             "manifest": "function.yaml:1"
         }))
         .unwrap();
-        let page = page(&view, "2026-11-24T10:01:00Z".parse().unwrap());
+        let end = End {
+            instance: "hello-0".into(),
+            time: Some("2026-11-24T10:00:40Z".parse().unwrap()),
+            reason: "Error".into(),
+            exit_code: 7,
+            last_line: Some("no such table".into()),
+        };
+        let kept = Kept { revision: "bcdf".into(), number: 3, made: None, serves: true, spec: serde_json::Map::new() };
+        let whole = Whole { view, details: Details { revisions: vec![kept], ends: vec![end] } };
+        let page = page(&whole, "2026-11-24T10:01:00Z".parse().unwrap());
         for part in [
             "Function      shop/hello\n",
             "Ready         True (Serving)\n",
@@ -141,6 +182,8 @@ mod tests {
             "nightly    0 3 * * * UTC   2026-11-25T03:00:00Z   2026-11-24T03:00:00Z   Failed (Status500)         1\n",
             "hello-1    Running   bcdf       -           7          0   -\n",
             "Normal   30s   Checked   port open\n",
+            "hello-0   20s           7   Error    no such table\n",
+            "bcdf            3      -   -      yes\n",
         ] {
             assert!(page.contains(part), "{part}\n{page}");
         }

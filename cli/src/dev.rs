@@ -56,7 +56,7 @@ use tokio_util::sync::CancellationToken;
 /// machine.
 const DOMAIN: &str = "localhost";
 /// The variable that changes with the files that a command names.
-const CODE: &str = "DORMOUSE_CODE";
+const CODE: &str = "K_LOCAL_CODE";
 /// A function with so many variables has no room for another one.
 const MAX_ENV: usize = 128;
 /// Lines that wait to be printed.
@@ -131,10 +131,9 @@ impl Dev {
         let (keeper, left) = Keeper::start(&program, &mark).await?;
         let (seen, lines) = mpsc::channel(LINES);
         let (seen_calls, calls) = mpsc::channel(LINES);
-        let fleet = Processes::new(
-            process::Config { program, mark, schedules: Some(state.schedules()), seen },
-            locals(&state, &reading)?,
-        );
+        let config =
+            process::Config { program, mark, runtimes: state.runtimes(), schedules: Some(state.schedules()), seen };
+        let fleet = Processes::new(config, locals(&state, &reading)?).map_err(Failure::failed)?;
         tokio::spawn(bound(fleet.clone(), reading.budgets()));
         let places = Places::default();
         *places.lock() = places_of(&reading);

@@ -3,13 +3,19 @@
 mod args;
 mod bill;
 mod budgets;
+mod completion;
+mod deploy;
 mod describe;
 mod dev;
 mod exit;
+mod init;
 mod invoke;
 mod list;
+mod logs;
 mod manifest;
+mod open;
 mod reverse;
+mod rollback;
 mod sample;
 mod say;
 mod selftest;
@@ -17,6 +23,7 @@ mod table;
 mod target;
 mod usage;
 mod view;
+mod wait;
 
 use args::{Command, LedgerCommand};
 use exit::{Failure, Outcome};
@@ -49,6 +56,12 @@ fn run(command: Command) -> Outcome {
         Command::List(args) => small()?.block_on(list::run(&args)),
         Command::Describe(args) => small()?.block_on(describe::run(&args)),
         Command::Invoke(args) => small()?.block_on(invoke::run(&args)),
+        Command::Init(args) => init::run(&args),
+        Command::Deploy(args) => small()?.block_on(deploy::run(&args)),
+        Command::Rollback(args) => small()?.block_on(rollback::run(&args)),
+        Command::Logs(args) => small()?.block_on(logs::run(&args)),
+        Command::Open(args) => small()?.block_on(open::run(&args)),
+        Command::Completion(args) => completion::run(&args),
         Command::Usage(args) => small()?.block_on(usage::run(&args)),
         Command::Budgets(args) => small()?.block_on(budgets::run(&args)),
         Command::Bill(args) => small()?.block_on(bill::run(&args)),

@@ -1,16 +1,20 @@
 //! The manifests of a folder: the same YAML that `kubectl apply` takes, read with every fault at its line.
 
+pub(crate) mod code;
+mod keys;
 pub(crate) mod tree;
 
 use dormouse_controller::fleet::process::command;
 use dormouse_core::function::Function;
 use dormouse_core::valid::{LOCAL_COMMAND, ValidFunction};
 use dormouse_core::{Budget, Fault, FunctionKey};
+use keys::Keyed;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::SystemTime;
 use tree::Document;
 
@@ -47,8 +51,16 @@ pub(crate) fn folder_of(file: &Path) -> PathBuf {
     folder.canonicalize().unwrap_or_else(|_| folder.into())
 }
 
+/// What an image holds is here, too, if it is run here: its revision changes with it.
+fn attach(function: &mut Function, folder: &Path) {
+    if function.spec.image.is_some() && function.spec.source.is_some() {
+        let code = code::beside(function, folder).ok().flatten().map(Arc::new);
+        function.spec.source.iter_mut().for_each(|source| source.code = code.clone());
+    }
+}
+
 /// The files below the manifest's folder that the words of a command name.
-fn code(command: &[String], file: &Path) -> Vec<(PathBuf, Stamp)> {
+fn named(command: &[String], file: &Path) -> Vec<(PathBuf, Stamp)> {
     let folder = folder_of(file);
     let found =
         command.iter().map(|word| folder.join(word)).filter(|path| path.starts_with(&folder) && *path != folder);
@@ -112,8 +124,16 @@ pub(crate) fn read(place: &Path) -> io::Result<Reading> {
         });
         return Ok(reading);
     }
-    for file in files {
-        reading.file(&file);
+    let documents: Vec<(PathBuf, Document)> = files.iter().flat_map(|file| reading.file(file)).collect();
+    // Before the functions, which may name them from any file.
+    let mut keyed = Keyed::default();
+    for (file, document) in &documents {
+        if let Some(faults) = keyed.take(document) {
+            reading.refuse(file, document, faults);
+        }
+    }
+    for (file, document) in &documents {
+        reading.document(file, document, &keyed);
     }
     reading.refuse_doubles();
     reading.faults.sort();
@@ -140,21 +160,41 @@ fn files(folder: &Path) -> io::Result<Vec<PathBuf>> {
 }
 
 impl Reading {
-    fn file(&mut self, file: &Path) {
+    /// The documents of a file.
+    fn file(&mut self, file: &Path) -> Vec<(PathBuf, Document)> {
         let found = |line, message: String| Finding { file: file.into(), line, path: String::new(), message };
         let text = match text_of(file) {
             Ok(text) => text,
             // An editor has just moved it away: the next reading sees what took its place.
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return,
-            Err(e) => return self.faults.push(found(None, e.to_string())),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Vec::new(),
+            Err(e) => {
+                self.faults.push(found(None, e.to_string()));
+                return Vec::new();
+            }
         };
         match tree::documents(&text) {
-            Ok(documents) => documents.iter().for_each(|d| self.document(file, d)),
-            Err(e) => self.faults.push(found(e.line, format!("not YAML: {}", e.message))),
+            Ok(documents) => documents.into_iter().map(|document| (file.to_path_buf(), document)).collect(),
+            Err(e) => {
+                self.faults.push(found(e.line, format!("not YAML: {}", e.message)));
+                Vec::new()
+            }
         }
     }
 
-    fn document(&mut self, file: &Path, document: &Document) {
+    /// Faults of a document, each at its line.
+    fn refuse(&mut self, file: &Path, document: &Document, faults: impl IntoIterator<Item = Fault>) {
+        self.faults.extend(faults.into_iter().map(|Fault { path, message }| Finding {
+            file: file.into(),
+            line: Some(document.line_of(&path)),
+            path,
+            message,
+        }));
+    }
+
+    fn document(&mut self, file: &Path, document: &Document, keyed: &Keyed) {
+        if keys::holds_keys(&document.value).is_some() {
+            return;
+        }
         if !is_ours(&document.value) {
             self.notes.push(format!("{}:{}: {}", file.display(), document.line, passed_over(&document.value)));
             return;
@@ -162,23 +202,21 @@ impl Reading {
         if document.value.get("kind").and_then(Value::as_str) == Some("Budget") {
             return self.budget(file, document);
         }
-        let local = local_faults(&document.value);
-        match ValidFunction::from_value(&document.value) {
-            Ok((function, valid)) if local.is_empty() => {
+        let mut faults = local_faults(&document.value);
+        let folder = folder_of(file);
+        match ValidFunction::from_value_beside(&document.value, |function| code::beside(function, &folder)) {
+            Ok((mut function, valid)) => {
+                faults.extend(keyed.resolve(&mut function));
+                if !faults.is_empty() {
+                    return self.refuse(file, document, faults);
+                }
+                attach(&mut function, &folder);
                 let command = valid.local_command.as_deref().and_then(|c| command::words(c).ok()).unwrap_or_default();
-                let code = code(&command, file);
+                let code = named(&command, file);
                 let (file, line) = (file.to_path_buf(), document.line);
                 self.manifests.push(Manifest { key: valid.key, function, command, file, line, code });
             }
-            read => {
-                let faults = read.err().into_iter().flatten().chain(local);
-                self.faults.extend(faults.map(|Fault { path, message }| Finding {
-                    file: file.into(),
-                    line: Some(document.line_of(&path)),
-                    path,
-                    message,
-                }));
-            }
+            Err(more) => self.refuse(file, document, more.into_iter().chain(faults)),
         }
     }
 
@@ -196,12 +234,7 @@ impl Reading {
                     self.budgets.push((budget, file.to_path_buf(), document.line));
                 }
             }
-            Err(faults) => self.faults.extend(faults.into_iter().map(|Fault { path, message }| Finding {
-                file: file.into(),
-                line: Some(document.line_of(&path)),
-                path,
-                message,
-            })),
+            Err(faults) => self.refuse(file, document, faults),
         }
     }
 
@@ -254,7 +287,9 @@ fn is_ours(value: &Value) -> bool {
 fn passed_over(value: &Value) -> String {
     let name = value.pointer("/metadata/name").and_then(Value::as_str).unwrap_or("without a name");
     match value.get("kind").and_then(Value::as_str) {
-        Some(kind) => format!("{kind} {name} is passed over: only Functions and Budgets count here"),
+        Some(kind) => {
+            format!("{kind} {name} is passed over: only Functions, Budgets, Secrets and ConfigMaps count here")
+        }
         None => "not a Kubernetes object: passed over".into(),
     }
 }
@@ -264,10 +299,19 @@ fn local_faults(value: &Value) -> Vec<Fault> {
     let mut faults = Vec::new();
     let annotation = value.pointer("/metadata/annotations").and_then(|a| a.get(LOCAL_COMMAND));
     let path = format!("metadata.annotations.{LOCAL_COMMAND}");
+    let source = value.pointer("/spec/source").filter(|source| !source.is_null());
+    if source.and_then(|source| source.get("configMap")).is_some_and(|map| !map.is_null()) {
+        let message = "there are no ConfigMaps here: put the files beside the manifest and leave this out (`dormouse deploy` sends them)";
+        faults.push(Fault::new("spec.source.configMap", message));
+    }
     match annotation {
+        None if source.is_some() => {}
+        Some(_) if source.is_some() => {
+            faults.push(Fault::new(path, "is not for handler code, which its runtime runs: remove it, or spec.source"));
+        }
         None => faults.push(Fault::new(
             path,
-            "is missing: here an instance is a process, and this says what to run, for example '[\"python3\", \"server.py\"]'",
+            "is missing: here an instance is a process, and this says what to run, for example '[\"python3\", \"server.py\"]' (or write handler code: spec.source)",
         )),
         Some(Value::String(text)) => {
             if let Err(e) = command::words(text) {
@@ -275,16 +319,6 @@ fn local_faults(value: &Value) -> Vec<Fault> {
             }
         }
         Some(other) => faults.push(Fault::new(path, format!("must be a string, is {other}: put quotes around it"))),
-    }
-    for (i, var) in value.pointer("/spec/env").and_then(Value::as_array).into_iter().flatten().enumerate() {
-        if var.get("valueFrom").is_some_and(|v| !v.is_null()) {
-            let message = "there are no Secrets and ConfigMaps here: give a value in a manifest for `dormouse dev`";
-            faults.push(Fault::new(format!("spec.env[{i}].valueFrom"), message));
-        }
-    }
-    for (i, _) in value.pointer("/spec/envFrom").and_then(Value::as_array).into_iter().flatten().enumerate() {
-        let message = "there are no Secrets and ConfigMaps here: list the variables under env instead";
-        faults.push(Fault::new(format!("spec.envFrom[{i}]"), message));
     }
     faults
 }

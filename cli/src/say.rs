@@ -1,11 +1,16 @@
 //! What is printed: results on standard output, everything else on standard error. The only place that prints.
 
 use std::fmt::Display;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 
 /// A line of the result. A reader that has left (`dormouse list | head`) is no error.
 pub(crate) fn out(line: impl Display) {
     let _ = writeln!(io::stdout().lock(), "{line}");
+}
+
+/// Whether the result is read by somebody who likes colours: a terminal, and NO_COLOR (no-color.org) is not set.
+pub(crate) fn in_colour() -> bool {
+    io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
 /// Bytes of the result.

@@ -1,12 +1,15 @@
 //! Which Dormouse a command asks: a `dev` on this machine, or a cluster.
 
 pub(crate) mod cluster;
+pub(crate) mod details;
 pub(crate) mod door;
+pub(crate) mod revisions;
 
 use crate::args::WhereArgs;
 use crate::dev::state::{self, DevFile};
 use crate::exit::Failure;
 use crate::view::View;
+use details::Details;
 pub(crate) use door::Door;
 use http::Method;
 use std::path::{Path, PathBuf};
@@ -34,6 +37,28 @@ impl Target {
     pub(crate) async fn find(args: &WhereArgs) -> Result<Self, Failure> {
         let place = find(args).await?;
         Ok(Self { place, args: args.clone() })
+    }
+
+    /// The cluster, for a command that makes no sense elsewhere, also where a `dev` runs.
+    pub(crate) async fn of_cluster(args: &WhereArgs, command: &str) -> Result<Self, Failure> {
+        if args.dev.is_some() {
+            let why = format!("`dormouse {command}` is for a cluster: a `dormouse dev` takes what its folder holds");
+            return Err(Failure::usage(why));
+        }
+        Self::find(&WhereArgs { cluster: true, ..args.clone() }).await
+    }
+
+    /// The cluster's API; `None` where there is none.
+    pub(crate) fn api(&self) -> Result<Option<kube::Client>, Failure> {
+        match &self.place {
+            Place::Cluster(config) => client(config).map(Some),
+            Place::Dev(_) | Place::Addresses => Ok(None),
+        }
+    }
+
+    /// The cluster's API, where it is that of [`Target::of_cluster`].
+    pub(crate) fn cluster_api(&self) -> Result<kube::Client, Failure> {
+        self.api()?.ok_or_else(|| nothing_found(""))
     }
 
     /// The usage API.
@@ -122,6 +147,14 @@ impl Target {
                 let path = format!("/v1/functions/{namespace}/{name}/sleep");
                 self.usage().await?.ask(Method::POST, &path).await.map(drop)
             }
+        }
+    }
+
+    /// What is known of a function beyond its object; nothing more of that of a `dev`.
+    pub(crate) async fn details(&self, view: &View) -> Result<Details, Failure> {
+        match self.api()? {
+            Some(client) => Ok(details::of(&client, &view.function).await),
+            None => Ok(Details::default()),
         }
     }
 

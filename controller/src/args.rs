@@ -4,6 +4,8 @@ use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use dormouse_controller::fleet::kubernetes::wall::Policies;
 use dormouse_controller::ledger::{Place, Plans, Retention};
+use dormouse_controller::load::LoadKey;
+use dormouse_controller::reconcile::build::code::RuntimeImages;
 use dormouse_controller::reconcile::build::network_policy::Platform;
 use dormouse_controller::usage_api::Guard;
 use dormouse_controller::usage_api::reviews::ApiServer;
@@ -126,6 +128,17 @@ pub(crate) struct Run {
     /// more are removed.
     #[arg(long, env = "DORMOUSE_WARM_POOLS", requires = "parker_image")]
     warm_pools: Option<PathBuf>,
+    /// Image of the language runtime of Functions with handler code for nodejs.
+    #[arg(long, env = "DORMOUSE_NODEJS_IMAGE", default_value_t = runtime_image("nodejs"))]
+    nodejs_image: String,
+    /// The same for python.
+    #[arg(long, env = "DORMOUSE_PYTHON_IMAGE", default_value_t = runtime_image("python"))]
+    python_image: String,
+    /// File that holds a secret text of at least 32 characters, from which the key follows that code is signed with on its
+    /// way into parked runtimes. Without it there is another key in each life: pods that keep a runtime are then
+    /// replaced when the controller starts anew.
+    #[arg(long, env = "DORMOUSE_LOAD_KEY_FILE")]
+    load_key_file: Option<PathBuf>,
     /// Make pods that keep the restricted Pod Security level: images that run as root are refused.
     #[arg(long, env = "DORMOUSE_RESTRICTED")]
     pub(crate) restricted: bool,
@@ -198,6 +211,19 @@ impl Run {
         Place::postgres(&url).with_context(|| format!("what {from} holds"))
     }
 
+    /// What handler code runs on.
+    pub(crate) fn runtimes(&self) -> RuntimeImages {
+        RuntimeImages { nodejs: self.nodejs_image.clone(), python: self.python_image.clone() }
+    }
+
+    /// What loads are signed with.
+    pub(crate) fn load_key(&self) -> anyhow::Result<LoadKey> {
+        match &self.load_key_file {
+            Some(file) => LoadKey::from_secret(&read(file)?).with_context(|| format!("{}", file.display())),
+            None => Ok(LoadKey::random()?),
+        }
+    }
+
     /// The price plan in force, those that are named beside it, and those that come with Dormouse.
     pub(crate) fn price_plans(&self) -> anyhow::Result<Plans> {
         let in_force = self.price_plan.as_deref().map_or_else(|| Ok(PricePlan::default()), price_plan)?;
@@ -249,6 +275,11 @@ impl Run {
         }
         Ok(named)
     }
+}
+
+/// The image that goes with this version.
+fn runtime_image(name: &str) -> String {
+    format!("dormouse/runtime-{name}:{}", env!("CARGO_PKG_VERSION"))
 }
 
 fn price_plan(file: &Path) -> anyhow::Result<PricePlan> {

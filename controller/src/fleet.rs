@@ -10,7 +10,7 @@ pub mod process;
 use crate::budgets::BudgetEvent;
 use crate::tenants::Tenants;
 use dormouse_core::FunctionKey;
-use dormouse_core::function::{Function, FunctionStatus};
+use dormouse_core::function::{Function, FunctionStatus, Runtime};
 use dormouse_core::revision::Revision;
 use dormouse_core::{Budget, BudgetStatus, WarmPool, WarmPoolStatus};
 use std::fmt;
@@ -158,6 +158,10 @@ pub struct Parked {
     pub ip: IpAddr,
     /// Its memory in MiB and cpu in thousandths: the most that a function has which fits into it.
     pub size: (u32, u32),
+    /// The language runtime that it keeps, if any: then it is claimed by load.
+    pub runtime: Option<Runtime>,
+    /// How often that was started anew.
+    pub restarts: u32,
 }
 
 /// How a pod of a warm pool belongs to a function.
@@ -171,6 +175,8 @@ pub struct Claim {
     pub owned: bool,
     /// It is no larger than its revision.
     pub shrunk: bool,
+    /// It was loaded, when its runtime had been started anew so often; `None`: it was grafted.
+    pub loaded: Option<u32>,
 }
 
 /// One running copy of a revision.
@@ -259,6 +265,8 @@ pub enum Code {
     CrashLoop,
     /// Its process used more memory than the function's.
     OutOfMemory,
+    /// Its handler's module cannot be imported, or has no such handler.
+    HandlerFailed,
     /// No node has room.
     Unschedulable,
     /// A quota of the namespace is used up.
@@ -277,6 +285,7 @@ impl Code {
             Self::BadCommand => "BadCommand",
             Self::CrashLoop => "CrashLoop",
             Self::OutOfMemory => "OutOfMemory",
+            Self::HandlerFailed => "HandlerFailed",
             Self::Unschedulable => "Unschedulable",
             Self::QuotaExceeded => "QuotaExceeded",
             Self::AdmissionRefused => "AdmissionRefused",
@@ -288,9 +297,8 @@ impl Code {
     #[must_use]
     pub fn terminal(self) -> bool {
         match self {
-            Self::ImagePullFailed | Self::ConfigMissing | Self::BadCommand | Self::CrashLoop | Self::OutOfMemory => {
-                true
-            }
+            Self::ImagePullFailed | Self::ConfigMissing | Self::BadCommand => true,
+            Self::CrashLoop | Self::OutOfMemory | Self::HandlerFailed => true,
             Self::Unschedulable | Self::QuotaExceeded | Self::AdmissionRefused => false,
         }
     }
@@ -375,6 +383,9 @@ pub enum FleetError {
     /// Refused for good: trying the same again does not help.
     #[error("refused: {0}")]
     Refused(String),
+    /// What the function names or holds does not work: its owner has to mend it.
+    #[error("{}: {}", .0.code.name(), .0.message)]
+    Broken(Trouble),
     /// Anything else; trying again may help.
     #[error("{0}")]
     Failed(String),
@@ -441,7 +452,8 @@ pub trait Fleet: Send + Sync + 'static {
         grace: Duration,
     ) -> impl Future<Output = Result<(), FleetError>> + Send;
 
-    /// Makes a parked pod an instance of the function: its image is started there. Only one claim of a pod ever succeeds.
+    /// Makes a parked pod an instance of the function: its image is started there, or its code loaded. Only one claim of a
+    /// pod ever succeeds.
     /// `claim` tells this claim from any other. A fleet without warm pools tells of none.
     fn graft(
         &self,
@@ -451,6 +463,12 @@ pub trait Fleet: Send + Sync + 'static {
         _claim: u64,
     ) -> impl Future<Output = Result<(), FleetError>> + Send {
         std::future::ready(Err(FleetError::Refused(format!("{} cannot be claimed here", parked.name))))
+    }
+
+    /// Looks whether a parked runtime was given to somebody in an earlier life of the controller, which ended before it could
+    /// say so: nobody else takes it, so it is let go, with all the time that its calls may need.
+    fn look_into(&self, _parked: &Parked) -> impl Future<Output = Result<(), FleetError>> + Send {
+        std::future::ready(Ok(()))
     }
 
     /// Takes a claimed pod out of its pool and makes it the function's; then it gets this size (memory in MiB, cpu in

@@ -17,6 +17,8 @@ const REVISION: &str = "dormouse.dev/revision";
 
 /// On what belongs to a warm pool and to no function: the pool's name.
 pub const POOL: &str = "dormouse.dev/pool";
+/// On a parked pod that keeps a language runtime: which.
+pub const RUNTIME: &str = "dormouse.dev/runtime";
 /// On a pod that was claimed: the pool that it came from.
 pub const CLAIMED_FROM: &str = "dormouse.dev/claimed-from";
 

@@ -9,6 +9,7 @@ pub mod fires;
 pub mod fleet;
 pub mod labels;
 pub mod ledger;
+pub mod load;
 pub mod metrics;
 pub mod office;
 pub mod parking;

@@ -56,7 +56,8 @@ async fn run(args: Run, logs: LogFilter) -> anyhow::Result<()> {
     let reporter = std::env::var("POD_NAME").or_else(|_| std::env::var("HOSTNAME"));
     let options = Options {
         namespace: args.namespace.clone(),
-        rules: PodRules { restricted: args.restricted },
+        rules: PodRules { restricted: args.restricted, runtimes: args.runtimes() },
+        load_key: args.load_key()?,
         reporter: reporter.unwrap_or_else(|_| "dormouse-controller".to_owned()),
         platform: args.platform(),
         parker: args.parker_image.clone().filter(|image| !image.is_empty()),

@@ -145,6 +145,7 @@ impl Metrics {
             Lane::Release => "release",
         };
         let reason = match error {
+            FleetError::Broken(_) => "broken",
             FleetError::Gone(_) => "gone",
             FleetError::Conflict(_) => "conflict",
             FleetError::TimedOut(_) => "timed_out",

@@ -430,9 +430,22 @@ impl<F: Fleet> Office<F> {
         for key in self.pools.keys() {
             self.look_at(Some(key), now);
         }
+        self.look_into_runtimes();
         tracing::info!(functions = uids.len(), instances = self.owners.len(), "everything that exists is known");
         self.routes.open();
         self.health.pass(CHECK);
+    }
+
+    /// Of what was parked before this life, some may be held: a load writes nothing that the cluster knows.
+    fn look_into_runtimes(&self) {
+        for parked in self.pools.runtimes().cloned() {
+            let fleet = self.hands.fleet.clone();
+            tokio::spawn(async move {
+                if let Err(error) = fleet.look_into(&parked).await {
+                    tracing::warn!(pod = parked.name, %error, "a parked runtime that is held could not be let go");
+                }
+            });
+        }
     }
 
     /// A message from an activator.
@@ -608,6 +621,13 @@ impl<F: Fleet> Office<F> {
                     self.pools.give_back(parked);
                 }
                 observed.claiming.refused = Some((revision, why));
+            }
+            // The code was tried and does not work: who waits is told, and the function's own pods are what is tried next.
+            FleetError::Broken(trouble) => {
+                instance.seen.trouble = Some(trouble);
+                claimed.given_up = true;
+                observed.claiming.failed(now);
+                return;
             }
             // It is somebody else's, or gone.
             FleetError::Conflict(_) | FleetError::Gone(_) => {}
@@ -837,6 +857,9 @@ fn refused(observed: &mut Observed, lane: &Lane, error: &FleetError) {
         (Lane::Prepare(_) | Lane::Scale(_), FleetError::Refused(why)) => {
             observed.refused = Some(Trouble::new(Code::AdmissionRefused, why.clone()));
         }
+        (Lane::Prepare(_) | Lane::Scale(_), FleetError::Broken(trouble)) => {
+            observed.refused = Some(trouble.clone());
+        }
         // It would stay in its pool, which waits for it.
         (Lane::Own(id), FleetError::Refused(why)) => {
             if let Some(instance) = observed.instances.get_mut(id) {
@@ -868,7 +891,7 @@ fn failed(observed: &mut Observed, lane: Lane, error: &FleetError, failures: u32
     let pause = backoff::pause(failures, (MIN_PAUSE, MAX_PAUSE));
     let pause = match (&lane, error) {
         (Lane::Probe(_), _) => pause.min(MAX_PROBE_PAUSE),
-        (_, FleetError::Refused(_)) => MAX_PAUSE,
+        (_, FleetError::Refused(_) | FleetError::Broken(_)) => MAX_PAUSE,
         _ => pause,
     };
     observed.lanes.insert(lane, LaneState::Paused { until: now + pause, failures: failures + 1 });

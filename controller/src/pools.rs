@@ -5,9 +5,11 @@
 
 use crate::backoff;
 use crate::fleet::{Fleet, FleetError, InstanceId, Parked, PoolKey, Trouble, Victim};
+use crate::load;
 use crate::parking::Parking;
 use crate::reconcile::observe::{Moment, Number};
 use crate::reconcile::report::{Says, condition};
+use dormouse_core::function::Runtime;
 use dormouse_core::pool::{Claims, Sized, Why};
 use dormouse_core::valid::ValidFunction;
 use dormouse_core::warm_pool::{Security, WarmPool, WarmPoolStatus};
@@ -106,6 +108,11 @@ impl Pools {
     #[must_use]
     pub fn keys(&self) -> Vec<PoolKey> {
         self.pools.keys().cloned().collect()
+    }
+
+    /// Pods that keep a runtime.
+    pub fn runtimes(&self) -> impl Iterator<Item = &Parked> {
+        self.pools.values().flat_map(|pool| pool.parked.values()).filter(|parked| parked.runtime.is_some())
     }
 
     /// How many pods of a pool can be claimed; `None` when there is no such pool.
@@ -218,16 +225,17 @@ impl Pools {
         })
     }
 
-    /// Parked pods that a function fits into: the smallest first.
+    /// Parked pods that a function fits into: those that keep its runtime before others, the smallest first.
     #[must_use]
     pub fn fitting(&self, valid: &ValidFunction, most: u32) -> Vec<Parked> {
         let most = usize::try_from(most).unwrap_or(usize::MAX);
         let pools = self.pools.iter().filter(|(key, pool)| key.namespace == valid.key.namespace && pool.fits(valid));
         let pods = pools.flat_map(|(_, pool)| pool.parked.values());
-        // By their own size: the pool's class may have changed since they were made.
-        let mut fitting: Vec<&Parked> =
-            pods.filter(|pod| valid.memory_mib <= pod.size.0 && valid.cpu_millis <= pod.size.1).collect();
-        fitting.sort_by_key(|pod| pod.size);
+        // By what they are themselves: the pool may have changed since they were made.
+        let runs = |pod: &Parked| pod.runtime.is_none_or(|runtime| may_load(valid, runtime));
+        let holds = |pod: &Parked| valid.memory_mib <= pod.size.0 && valid.cpu_millis <= pod.size.1;
+        let mut fitting: Vec<&Parked> = pods.filter(|pod| runs(pod) && holds(pod)).collect();
+        fitting.sort_by_key(|pod| (pod.runtime.is_none(), pod.size));
         fitting.into_iter().take(most).cloned().collect()
     }
 
@@ -390,11 +398,36 @@ impl Pool {
     }
 }
 
+/// Whether a function's code can be loaded into a runtime that runs already: nothing of it is the kubelet's to give out
+/// or the container's to be.
+fn may_load(valid: &ValidFunction, runtime: Runtime) -> bool {
+    let Some(handler) = &valid.source else { return false };
+    let values_only = valid.env_from.is_empty() && valid.env.iter().all(|var| var.value_from.is_none());
+    let environment: usize =
+        valid.env.iter().map(|var| var.name.len() + var.value.as_ref().map_or(0, String::len)).sum();
+    let options = valid.env.iter().any(|var| OPTIONS.contains(&var.name.as_str()));
+    handler.runtime == runtime
+        && handler.code.is_some()
+        && values_only
+        && environment <= MAX_ENVIRONMENT
+        && !options
+        && valid.security_context.is_none()
+        && valid.image_pull_secrets.is_empty()
+        && valid.port == load::CALLS
+}
+
+/// Most bytes of variables in a load: its body has at most 1 MiB, of which the files take 350 KiB as base64 and a byte of text
+/// as JSON at most six.
+const MAX_ENVIRONMENT: usize = 100 * 1024;
+
+/// Variables that an interpreter reads when it starts.
+const OPTIONS: [&str; 4] = ["NODE_OPTIONS", "NODE_PATH", "PYTHONPATH", "PYTHONHASHSEED"];
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use dormouse_core::function::Function;
-    use serde_json::{Value, json};
+    use serde_json::{Map, Value, json};
 
     const S: fn(u64) -> Moment = Moment::from_secs;
 
@@ -423,6 +456,8 @@ mod tests {
             pool: key(),
             ip: [10, 0, 0, n].into(),
             size: (64, 50),
+            runtime: None,
+            restarts: 0,
         }
     }
 
@@ -488,6 +523,40 @@ mod tests {
         let mut elsewhere = valid(json!({}));
         elsewhere.key.namespace = "other".into();
         assert_eq!(pools.fitting(&elsewhere, 5), []);
+    }
+
+    #[test]
+    fn who_is_loaded() {
+        let source = |more: Value| {
+            let mut all = json!({"source": {"runtime": "python", "handler": "a.b", "inline": "x"}});
+            all.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            let mut all = Map::from_iter(all.as_object().unwrap().clone());
+            all.insert("image".into(), Value::Null);
+            valid(Value::Object(all))
+        };
+        let takes = |runtime: Option<Runtime>, function: &ValidFunction| {
+            let (mut pools, _answers) = pools(json!({}));
+            pools.parked(Parked { runtime, ..pod(1) }, S(0));
+            pools.fitting(function, 5).len() == 1
+        };
+        let plain = source(json!({"env": [{"name": "A", "value": "1"}]}));
+        assert!(takes(Some(Runtime::Python), &plain) && !takes(Some(Runtime::Nodejs), &plain) && takes(None, &plain));
+        assert!(!takes(Some(Runtime::Python), &valid(json!({}))), "an image");
+        for no in [
+            json!({"env": [{"name": "A", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}]}),
+            json!({"env": [{"name": "PYTHONPATH", "value": "/x"}]}),
+            json!({"envFrom": [{"configMapRef": {"name": "c"}}]}),
+            json!({"securityContext": {"runAsUser": 5}}),
+            json!({"port": 9000}),
+            json!({"env": (0..4).map(|n| json!({"name": format!("E{n}"), "value": "x".repeat(30_000)})).collect::<Vec<_>>()}),
+        ] {
+            assert!(!takes(Some(Runtime::Python), &source(no.clone())) && takes(None, &source(no.clone())), "{no}");
+        }
+        // Its runtime's first, however large.
+        let (mut pools, _answers) = pools(json!({}));
+        pools.parked(pod(1), S(0));
+        pools.parked(Parked { runtime: Some(Runtime::Python), size: (1024, 1000), ..pod(2) }, S(0));
+        assert_eq!(pools.fitting(&plain, 1)[0].name, "p2");
     }
 
     #[test]

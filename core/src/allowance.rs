@@ -90,9 +90,24 @@ pub struct Account<M: Ord> {
     base: Amount,
     /// Number of the newest allowance.
     number: u64,
-    /// Nobody is given anything.
-    held: bool,
+    /// Whether anybody is given anything.
+    hold: Hold,
     members: BTreeMap<M, Stake>,
+}
+
+/// Whether an account gives.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+enum Hold {
+    /// It does.
+    #[default]
+    None,
+    /// Not while others may hold allowances that are not known yet.
+    Held,
+    /// Those who come back have come. Who does not come back has ended, and what he spent is in the ledger, which is to be
+    /// asked once more.
+    Stale,
+    /// It is being asked.
+    Asked,
 }
 
 /// An allowance to be told.
@@ -108,7 +123,7 @@ impl<M: Ord + Clone> Account<M> {
     /// An account of which nobody may spend anything yet.
     #[must_use]
     pub fn new(limit: Amount, base: Amount) -> Self {
-        Self { limit, base, number: 0, held: false, members: BTreeMap::new() }
+        Self { limit, base, number: 0, hold: Hold::None, members: BTreeMap::new() }
     }
 
     /// Another limit: what is told too much is taken back, what is free is given, with the next [`Account::deal`].
@@ -200,20 +215,31 @@ impl<M: Ord + Clone> Account<M> {
         }
     }
 
-    /// Whether nobody is to be given anything for now: others may hold allowances that are not known yet.
+    /// Whether nobody is to be given anything for now: others may hold allowances that are not known yet. After it the
+    /// ledger has to be asked before anybody is.
     pub fn hold(&mut self, held: bool) {
-        self.held = held;
+        self.hold = match (held, self.hold) {
+            (true, _) => Hold::Held,
+            (false, Hold::Held) => Hold::Stale,
+            (false, as_it_is) => as_it_is,
+        };
     }
 
     /// The ledger is about to be asked for a new base: what each member has in it by its own words.
     pub fn ask(&mut self) -> BTreeMap<M, Amount> {
         self.members.values_mut().for_each(|stake| stake.asked = stake.ended);
+        if self.hold == Hold::Stale {
+            self.hold = Hold::Asked;
+        }
         self.members.iter().map(|(member, stake)| (member.clone(), stake.settled_said)).collect()
     }
 
     /// The ledger's sum, which has at least that of each member.
     pub fn rebase(&mut self, base: Amount, settled: &BTreeMap<M, Amount>) {
         self.base = base;
+        if self.hold == Hold::Asked {
+            self.hold = Hold::None;
+        }
         for (member, stake) in &mut self.members {
             let known = settled.get(member).copied().unwrap_or_default();
             stake.settled = stake.settled.max(known);
@@ -234,10 +260,11 @@ impl<M: Ord + Clone> Account<M> {
         self.base.saturating_add(sum(self.members.values().map(Stake::unsettled)))
     }
 
-    /// True when all is spent as far as is known, and the ledger has not said so: it is to be asked.
+    /// True when the ledger is to be asked: all is spent as far as is known and it has not said so, or nobody is given
+    /// anything before.
     #[must_use]
     pub fn is_unsure(&self) -> bool {
-        !self.is_used_up() && self.spent() >= self.limit
+        self.hold == Hold::Stale || !self.is_used_up() && self.spent() >= self.limit
     }
 
     /// Gives what is free, and takes back from those who do not need it when somebody does; answers what to tell whom.
@@ -275,7 +302,7 @@ impl<M: Ord + Clone> Account<M> {
                 stake.active = false;
             }
         }
-        if !self.held {
+        if self.hold == Hold::None {
             self.give(fair, &mut told);
         }
         told

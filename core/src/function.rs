@@ -10,7 +10,7 @@ pub mod rules;
 pub mod status;
 
 pub use container::{
-    EnvFrom, EnvVar, EnvVarSource, KeyRef, LocalName, Protocol, Resources, SecurityContext, Source, SourceFile,
+    EnvFrom, EnvVar, EnvVarSource, KeyRef, LocalName, Protocol, Resources, Runtime, SecurityContext, Source, SourceFile,
 };
 pub use status::{Address, Fired, FunctionStatus, InstanceCounts, LastFired, OpenFire, ScheduleStatus, State};
 
@@ -21,9 +21,10 @@ use serde::{Deserialize, Serialize};
 /// let go at once, the others with the end of the calls.
 pub const SLEEP: &str = "dormouse.dev/sleep";
 
-/// A function: an image that sleeps at zero instances, wakes on a call and bills by the call.
+/// A function: an image or handler code that sleeps at zero instances, wakes on a call and bills by the call.
 ///
-/// `spec.image` is a container that speaks HTTP on `$PORT`. Everything else has a default.
+/// `spec.image` is a container that speaks HTTP on `$PORT`, `spec.source` a handler on a language runtime. Everything else
+/// has a default.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Default)]
 #[kube(
     group = "dormouse.dev",
@@ -37,7 +38,7 @@ pub const SLEEP: &str = "dormouse.dev/sleep";
     status = "FunctionStatus",
     derive = "PartialEq",
     derive = "Default",
-    doc = "A function: an image that sleeps at zero instances, wakes on a call and bills by the call.",
+    doc = "A function: an image or handler code that sleeps at zero instances, wakes on a call and bills by the call.",
     validation = rules::name_rule(),
     printcolumn = r#"{"name":"URL","type":"string","jsonPath":".status.url","description":"Where it is called."}"#,
     printcolumn = r#"{"name":"READY","type":"string","jsonPath":".status.conditions[?(@.type=='Ready')].status","description":"True also while it sleeps."}"#,
@@ -46,6 +47,7 @@ pub const SLEEP: &str = "dormouse.dev/sleep";
     printcolumn = r#"{"name":"NEXT","type":"string","jsonPath":".status.nextSchedule","description":"When it is called next by the clock."}"#,
     printcolumn = r#"{"name":"STATE","type":"string","jsonPath":".status.state","description":"Idle, Waking, Active or Draining.","priority":1}"#,
     printcolumn = r#"{"name":"IMAGE","type":"string","jsonPath":".spec.image","description":"What runs.","priority":1}"#,
+    printcolumn = r#"{"name":"RUNTIME","type":"string","jsonPath":".spec.source.runtime","description":"What runs its handler.","priority":1}"#,
     printcolumn = r#"{"name":"AGE","type":"date","jsonPath":".metadata.creationTimestamp","description":"Since it was made."}"#
 )]
 #[x_kube(
@@ -53,7 +55,8 @@ pub const SLEEP: &str = "dormouse.dev/sleep";
     validation = rules::ENV_RESERVED.cel(),
     validation = rules::WARM_WITHIN_RESERVED.cel(),
     validation = rules::WINDOWS_WITHIN_RESERVED.cel(),
-    validation = rules::NOT_YET_SOURCE.cel()
+    validation = rules::SOURCE_CODE.cel(),
+    validation = rules::SOURCE_RUNS.cel()
 )]
 #[serde(rename_all = "camelCase")]
 pub struct FunctionSpec {

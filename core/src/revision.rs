@@ -6,8 +6,9 @@
 //! Not in it: concurrency, reservedConcurrency, warm capacity, idleTimeoutSeconds, queue, startCheck, schedules. These
 //! change how many instances there are and who may call them: they never roll pods.
 
-use crate::function::{EnvFrom, EnvVar, FunctionSpec, LocalName, Protocol, SecurityContext, Source};
+use crate::function::{EnvFrom, EnvVar, FunctionSpec, LocalName, Protocol, Runtime, SecurityContext, Source};
 use crate::quantity;
+use crate::source::Code;
 use serde::Serialize;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -85,7 +86,7 @@ struct Runs<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     security_context: &'a Option<SecurityContext>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    source: &'a Option<Source>,
+    source: Option<Handler<'a>>,
     #[serde(skip_serializing_if = "<[EnvVar]>::is_empty")]
     env: &'a [EnvVar],
     #[serde(skip_serializing_if = "<[EnvFrom]>::is_empty")]
@@ -93,6 +94,26 @@ struct Runs<'a> {
     memory: Size<'a>,
     cpu: Size<'a>,
     timeout_seconds: i32,
+}
+
+/// Handler code by what it is: where it was read from does not matter.
+#[derive(Serialize)]
+struct Handler<'a> {
+    runtime: Runtime,
+    handler: &'a str,
+    /// Digest of the code; unset while it is not known, and for that of an image.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    code: Option<String>,
+}
+
+impl<'a> Handler<'a> {
+    fn of(source: &'a Source) -> Self {
+        let code = match &source.inline {
+            Some(text) => Code::inline(source, text).ok().map(|code| code.digest().to_owned()),
+            None => source.code.as_ref().map(|code| code.digest().to_owned()),
+        };
+        Self { runtime: source.runtime, handler: &source.handler, code }
+    }
 }
 
 /// A quantity by what it means (1Gi and 1024Mi are one size), or as written when it means nothing.
@@ -138,7 +159,7 @@ impl<'a> Runs<'a> {
             image_pull_secrets,
             service_account_name,
             security_context,
-            source,
+            source: source.as_ref().map(Handler::of),
             env,
             env_from,
             memory: quantity::memory_mib(&resources.memory).map_or(Size::Text(&resources.memory), Size::Number),

@@ -6,13 +6,14 @@
 pub mod schema;
 
 use crate::function::{
-    EnvFrom, EnvVar, Function, FunctionSpec, LocalName, Protocol, SecurityContext, StartCheck, rules,
+    EnvFrom, EnvVar, Function, FunctionSpec, LocalName, Protocol, Runtime, SecurityContext, Source, StartCheck, rules,
 };
 use crate::schedule::Schedules;
+use crate::source::{self, Code};
 use crate::warm::Windows;
 use crate::{FunctionKey, quantity};
 use serde_json::Value;
-use std::{collections::HashSet, fmt, time::Duration};
+use std::{collections::HashSet, fmt, sync::Arc, time::Duration};
 
 /// Annotation that says how an instance is run where there are no containers.
 pub const LOCAL_COMMAND: &str = "dormouse.dev/local-command";
@@ -48,8 +49,10 @@ pub struct ValidFunction {
     pub uid: String,
     /// The object's generation; 0 when it was never in a cluster.
     pub generation: i64,
-    /// What runs.
-    pub image: String,
+    /// The container image that runs; `None`: the runtime's own.
+    pub image: Option<String>,
+    /// The handler that it runs, if it is a runtime's.
+    pub source: Option<Handler>,
     /// Replaces the image's entrypoint when not empty.
     pub command: Vec<String>,
     /// Replaces the image's arguments when not empty.
@@ -96,15 +99,49 @@ pub struct ValidFunction {
     pub local_command: Option<String>,
 }
 
+/// A handler on a language runtime.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Handler {
+    /// The language runtime.
+    pub runtime: Runtime,
+    /// Module and export.
+    pub name: String,
+    /// Its files; `None` when an image holds them, or nobody has found them yet.
+    pub code: Option<Arc<Code>>,
+}
+
+impl Handler {
+    fn of(source: &Source, function: &Function) -> Self {
+        Self { runtime: source.runtime, name: source.handler.clone(), code: source::code_of(function) }
+    }
+}
+
 impl ValidFunction {
     /// Reads a manifest as it was written.
     ///
     /// # Errors
     /// Every fault, sorted by path.
     pub fn from_value(manifest: &Value) -> Result<(Function, Self), Vec<Fault>> {
+        Self::from_value_beside(manifest, |_| Ok(None))
+    }
+
+    /// Reads a manifest whose code may stand beside it: `beside` is asked for it when the manifest does not say where it is.
+    ///
+    /// # Errors
+    /// Every fault, sorted by path.
+    pub fn from_value_beside(
+        manifest: &Value,
+        beside: impl FnOnce(&Function) -> Result<Option<Code>, Fault>,
+    ) -> Result<(Function, Self), Vec<Fault>> {
         let mut faults = schema::check(manifest);
         match serde_json::from_value::<Function>(manifest.clone()) {
-            Ok(function) => {
+            Ok(mut function) => {
+                let nowhere = function.spec.image.is_none();
+                let source = function.spec.source.as_ref();
+                if nowhere && source.is_some_and(|s| s.inline.is_none() && s.config_map.is_none()) {
+                    let found = beside(&function).map_err(|fault| faults.push(fault)).unwrap_or_default();
+                    function.spec.source.iter_mut().for_each(|source| source.code = found.clone().map(Arc::new));
+                }
                 let (parts, more) = read(&function);
                 faults.extend(more);
                 if let (true, Some(valid)) = (faults.is_empty(), parts) {
@@ -159,6 +196,7 @@ fn read(function: &Function) -> (Option<ValidFunction>, Vec<Fault>) {
         }
     }
     check_env(spec, &mut faults);
+    check_inline(spec, &mut faults);
     let memory = quantity::memory_mib(&spec.resources.memory)
         .map_err(|e| faults.push(Fault::new("spec.resources.memory", e.to_string())));
     let cpu = quantity::cpu_millis(&spec.resources.cpu)
@@ -186,7 +224,8 @@ fn build(
         key,
         uid: function.metadata.uid.clone().unwrap_or_default(),
         generation: function.metadata.generation.unwrap_or_default(),
-        image: spec.image.clone()?,
+        image: spec.image.clone(),
+        source: spec.source.as_ref().map(|source| Handler::of(source, function)),
         command: spec.command.clone(),
         args: spec.args.clone(),
         port: u16::try_from(spec.port).ok()?,
@@ -210,6 +249,14 @@ fn build(
         start_check: spec.start_check,
         local_command: function.metadata.annotations.as_ref().and_then(|a| a.get(LOCAL_COMMAND)).cloned(),
     })
+}
+
+/// Code in the manifest keeps the bounds of a load.
+fn check_inline(spec: &FunctionSpec, faults: &mut Vec<Fault>) {
+    let Some(source) = &spec.source else { return };
+    if let Some(Err(error)) = source.inline.as_ref().map(|text| Code::inline(source, text)) {
+        faults.push(Fault::new("spec.source.inline", error.to_string()));
+    }
 }
 
 /// Each variable has one source, each name is set once (server-side apply refuses a list with a key twice).

@@ -3,7 +3,7 @@
 #![expect(unreachable_pub, reason = "the schema derive repeats each struct inside a function")]
 
 use crate::function::status::conditions;
-use crate::function::{LocalName, Resources};
+use crate::function::{LocalName, Resources, Runtime};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::core::cel::Rule;
 use kube::{CustomResource, KubeSchema};
@@ -44,6 +44,7 @@ fn size_rule() -> Rule {
     printcolumn = r#"{"name":"PARKED","type":"integer","jsonPath":".status.parked","description":"Pods that can be claimed now."}"#,
     printcolumn = r#"{"name":"WANTED","type":"integer","jsonPath":".status.wanted","description":"Pods that are to be parked."}"#,
     printcolumn = r#"{"name":"REASON","type":"string","jsonPath":".status.reason","description":"Why so many."}"#,
+    printcolumn = r#"{"name":"RUNTIME","type":"string","jsonPath":".spec.runtime","description":"Whose handler code is loaded into them."}"#,
     printcolumn = r#"{"name":"MEMORY","type":"string","jsonPath":".spec.resources.memory","description":"Most memory of a function that it serves."}"#,
     printcolumn = r#"{"name":"CPU","type":"string","jsonPath":".spec.resources.cpu","description":"Most cpu of a function that it serves."}"#,
     printcolumn = r#"{"name":"AGE","type":"date","jsonPath":".metadata.creationTimestamp","description":"Since it was made."}"#
@@ -58,6 +59,11 @@ pub struct WarmPoolSpec {
     /// Memory and cpu of each pod: the most that a function has which is served by it.
     #[serde(default)]
     pub resources: Resources,
+
+    /// Language runtime that its pods keep: they serve functions with handler code for it, which is loaded into them. Without
+    /// one they serve functions of any image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runtime: Option<Runtime>,
 
     /// Runtime class of the pods.
     #[serde(default, skip_serializing_if = "Option::is_none")]

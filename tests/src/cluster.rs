@@ -79,7 +79,28 @@ impl Cluster {
     /// # Errors
     /// When it fails, with both its streams.
     pub fn dormouse(&self, args: &[&str]) -> Result<String> {
-        run(self.command(&Env::read()?.program("dormouse")?).args(args))
+        run(&mut self.dormouse_command(args)?)
+    }
+
+    /// What a person's shell has: our programs and kubectl in its PATH, and the kubeconfig.
+    ///
+    /// # Errors
+    /// When it is not known where our programs are.
+    pub fn envs(&self) -> Result<Vec<(String, String)>> {
+        let programs = Env::read()?.bin_dir.canonicalize()?;
+        let kubectl = self.kubectl.parent().unwrap_or(Path::new("")).display();
+        let path = format!("{}:{kubectl}:{}", programs.display(), std::env::var("PATH").unwrap_or_default());
+        Ok(vec![("PATH".into(), path), ("KUBECONFIG".into(), self.kubeconfig.display().to_string())])
+    }
+
+    /// `dormouse` against the cluster, to be started.
+    ///
+    /// # Errors
+    /// When there is no such program.
+    pub fn dormouse_command(&self, args: &[&str]) -> Result<Command> {
+        let mut command = self.command(&Env::read()?.program("dormouse")?);
+        command.args(args);
+        Ok(command)
     }
 
     fn command(&self, program: &Path) -> Command {

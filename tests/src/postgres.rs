@@ -86,6 +86,8 @@ impl Postgres {
         let mut server = command(&self.programs.join("postgres"), &self.folder);
         server.arg("-D").arg(self.folder.join("data"));
         server.args(["-c", "listen_addresses=127.0.0.1", "-c", &format!("port={}", self.port)]);
+        // What connects is counted there.
+        server.args(["-c", "log_connections=on"]);
         server.arg("-c").arg(format!("unix_socket_directories={}", self.folder.display()));
         server.stdout(Stdio::null()).stderr(log).spawn().context("postgres")
     }
@@ -128,6 +130,26 @@ impl Postgres {
         let name = format!("ledger{}", self.databases.fetch_add(1, Relaxed));
         self.sql("postgres", &format!("CREATE DATABASE {name}"))?;
         Ok(format!("postgres://dormouse@127.0.0.1:{}/{name}?sslmode=disable", self.port))
+    }
+
+    /// Connections that an application has made to a database, closed ones included.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub fn connections(&self, url: &str, application: &str) -> Result<usize> {
+        let database = url.rsplit_once('/').map_or(url, |(_, rest)| rest).split('?').next().unwrap_or_default();
+        let of = format!(" database={database} application_name={application}");
+        let log = std::fs::read_to_string(self.folder.join("log"))?;
+        Ok(log.lines().filter(|line| line.contains("connection authorized:") && line.ends_with(&of)).count())
+    }
+
+    /// Breaks an application's connections to all databases.
+    ///
+    /// # Errors
+    /// When the server does not take it.
+    pub fn disconnect(&self, application: &str) -> Result<()> {
+        let of = format!("FROM pg_stat_activity WHERE application_name = '{application}'");
+        self.sql("postgres", &format!("SELECT pg_terminate_backend(pid, 10000) {of}")).map(drop)
     }
 
     fn psql(&self, database: &str) -> Command {

@@ -15,7 +15,10 @@ pub(crate) async fn bad_manifests_are_refused_with_our_words(world: World) -> Re
         (function(&long, &[]), rules::NAME_MESSAGE),
         (function("bad", &["env: [{name: PORT, value: '1'}]"]), rules::ENV_RESERVED.message),
         (function("bad", &["reservedConcurrency: 1", "warmUpConcurrency: 2"]), rules::WARM_WITHIN_RESERVED.message),
-        (function("bad", &["source: {runtime: nodejs, handler: index.handler}"]), rules::NOT_YET_SOURCE.message),
+        (
+            function("bad", &["source: {runtime: nodejs, handler: index.handler, inline: x}"]),
+            rules::SOURCE_CODE.message,
+        ),
         (function("bad", &[]).replace(&format!("image: {SAMPLE}"), "port: 1"), rules::IMAGE_OR_SOURCE.message),
         (function("bad", &["idleTimeoutSeconds: 0"]), "greater than or equal to 1"),
         (function("bad", &["concurrency: many"]), "must be of type integer"),

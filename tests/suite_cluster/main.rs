@@ -10,16 +10,26 @@ mod away;
 mod budgets;
 mod calls;
 mod chaos;
+#[path = "../suite_runtimes/client.rs"]
+#[allow(dead_code, reason = "part of it is for the suite of the runtimes alone")]
+mod client;
+mod code;
+mod commands;
 mod concurrency;
+mod contract;
 mod deletion;
 mod faults;
 mod hello;
 mod idle;
 mod inside;
 mod install;
+mod pages;
 mod restarts;
 mod revisions;
 mod schedules;
+#[path = "../suite_runtimes/table.rs"]
+#[allow(dead_code, reason = "part of it is for the suite of the runtimes alone")]
+mod table;
 mod tenants;
 mod told;
 mod usage_api;
@@ -108,6 +118,19 @@ const CASES: &[(&str, Case)] = &cases![
     warm::the_values_name_warm_pools,
     warm::a_cold_call_says_where_its_time_went,
     warm::no_kill_leaks_a_claim,
+    code::a_handler_runs_from_its_manifest,
+    code::broken_code_is_told_and_mended,
+    code::code_in_a_config_map_is_followed,
+    code::a_function_is_loaded_into_a_parked_runtime,
+    code::no_kill_leaks_a_load,
+    code::many_functions_share_a_small_pool,
+    contract::functions_give_what_the_contract_says,
+    commands::a_folder_is_deployed_changed_and_gone_back_from,
+    commands::the_last_revisions_are_kept,
+    commands::logs_are_those_of_all_instances,
+    commands::what_others_wrote_is_not_taken_over,
+    pages::the_tutorial_goes_to_the_cluster,
+    pages::the_tour_of_the_readme_goes_to_the_cluster,
     wall::who_opts_out_has_none,
     chaos::calls_survive_what_goes_wrong,
     idle::calls_at_the_idle_edge_never_fail,

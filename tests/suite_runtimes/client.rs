@@ -169,9 +169,13 @@ impl Client {
     }
 }
 
+/// Who is asked, if nobody is named.
+pub(crate) const HOST: &str = "a.b";
+
 /// A request.
 #[derive(Clone, Debug)]
 pub(crate) struct Request<'a> {
+    pub(crate) host: &'a str,
     pub(crate) method: &'a str,
     pub(crate) path: &'a str,
     pub(crate) headers: Vec<(&'a str, &'a str)>,
@@ -181,7 +185,7 @@ pub(crate) struct Request<'a> {
 
 impl<'a> Request<'a> {
     pub(crate) fn get(path: &'a str) -> Self {
-        Self { method: "GET", path, headers: Vec::new(), body: Vec::new(), chunks: false }
+        Self { host: HOST, method: "GET", path, headers: Vec::new(), body: Vec::new(), chunks: false }
     }
 
     pub(crate) fn post(path: &'a str, body: Vec<u8>) -> Self {
@@ -195,7 +199,7 @@ impl<'a> Request<'a> {
 
     /// As it is sent.
     pub(crate) fn bytes(&self) -> Vec<u8> {
-        let mut head = format!("{} {} HTTP/1.1\r\nHost: a.b\r\n", self.method, self.path);
+        let mut head = format!("{} {} HTTP/1.1\r\nHost: {}\r\n", self.method, self.path, self.host);
         for (name, value) in &self.headers {
             head += &format!("{name}: {value}\r\n");
         }

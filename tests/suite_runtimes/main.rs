@@ -8,3 +8,5 @@ mod failures;
 mod loads;
 mod runtime;
 mod stops;
+#[allow(dead_code, reason = "part of it is for functions on a cluster")]
+mod table;

@@ -30,6 +30,13 @@ pub(crate) enum Kind {
 impl Kind {
     pub(crate) const ALL: [Self; 2] = [Self::Nodejs, Self::Python];
 
+    pub(crate) fn runtime(self) -> dormouse_core::function::Runtime {
+        match self {
+            Self::Nodejs => dormouse_core::function::Runtime::Nodejs,
+            Self::Python => dormouse_core::function::Runtime::Python,
+        }
+    }
+
     /// The interpreter and the runtime's file.
     fn command(self) -> [&'static str; 2] {
         match self {

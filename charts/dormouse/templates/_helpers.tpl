@@ -101,6 +101,29 @@ rendering sees the same.
 {{- end -}}
 {{- end -}}
 
+{{- define "dormouse.loadKeyName" -}}
+{{ .Values.runtimes.loadKeySecret | default "dormouse-load-key" }}
+{{- end -}}
+
+{{/* What loads are signed by: the one that is there, else a new one; the same for every template of one rendering. */}}
+{{- define "dormouse.loadKey" -}}
+{{- if not (hasKey .Release "dormouseLoadKey") -}}
+{{- $there := lookup "v1" "Secret" .Release.Namespace "dormouse-load-key" | default dict -}}
+{{- $secret := index ($there.data | default dict) "secret" | default "" | b64dec -}}
+{{- $_ := set .Release "dormouseLoadKey" ($secret | default (randAlphaNum 48)) -}}
+{{- end -}}
+{{ .Release.dormouseLoadKey }}
+{{- end -}}
+
+{{/* The controller restarts when it changes. */}}
+{{- define "dormouse.loadKeySum" -}}
+{{- if .Values.runtimes.loadKeySecret -}}
+{{ .Values.runtimes.loadKeySecret | sha256sum }}
+{{- else -}}
+{{ include "dormouse.loadKey" . | sha256sum }}
+{{- end -}}
+{{- end -}}
+
 {{/* Where the activators are inside the cluster. */}}
 {{- define "dormouse.activatorUrl" -}}
 {{- $port := int .Values.activator.service.port -}}

@@ -72,6 +72,8 @@ impl Console {
                 self.line(key, &self.paint("2", &format!("{name} started: process {pid}, port {}", address.port())));
             }
             Seen::Line { key, name, text } => {
+                let (colour, text) = said(text);
+                let text = colour.map_or(text.clone(), |colour| self.paint(colour, &text));
                 self.line(key, &format!("{} {text}", self.paint("2", &format!("{name} |"))))
             }
             Seen::Died { key, name, how } => self.line(key, &self.paint("31", &format!("{name} {how}"))),
@@ -93,6 +95,26 @@ impl Console {
     fn paint(&self, code: &str, text: &str) -> String {
         if self.colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.into() }
     }
+}
+
+/// A line that a function wrote, and its colour. A runtime's is JSON: level and message, or the trace of an error.
+fn said(line: &str) -> (Option<&'static str>, String) {
+    #[derive(serde::Deserialize)]
+    struct Said {
+        level: String,
+        message: String,
+        error: Option<String>,
+        stack: Option<String>,
+    }
+    let Ok(Said { level, message, error, stack }) = serde_json::from_str(line) else { return (None, line.into()) };
+    let colour = match level.as_str() {
+        "error" => Some("31"),
+        "warn" => Some("33"),
+        "debug" => Some("2"),
+        _ => None,
+    };
+    let code = error.map_or(String::new(), |error| format!("{error}: "));
+    (colour, format!("{code}{}", stack.unwrap_or(message)))
 }
 
 /// What the ledger has of this month. Calls that a killed `dev` left in the spool are not in it yet.
@@ -141,6 +163,17 @@ fn short(path: &str) -> String {
 mod tests {
     use super::*;
     use dormouse_core::record::Outcome;
+
+    #[test]
+    fn what_runtimes_write_is_shown_as_people_read_it() {
+        let plain = |line: &str| said(line);
+        assert_eq!(plain("hello"), (None, "hello".into()));
+        assert_eq!(plain(r#"{"a":1}"#), (None, r#"{"a":1}"#.into()));
+        let line = r#"{"time":"t","level":"info","message":"hi","requestId":"r"}"#;
+        assert_eq!(plain(line), (None, "hi".into()));
+        let line = r#"{"level":"error","message":"no","error":"HandlerError","stack":"Error: no\n    at a.js:1"}"#;
+        assert_eq!(plain(line), (Some("31"), "HandlerError: Error: no\n    at a.js:1".into()));
+    }
 
     #[test]
     fn times_and_states_are_short() {

@@ -2,7 +2,7 @@
 
 use super::first;
 use crate::exit::Failure;
-use crate::manifest::{self, Finding, Reading};
+use crate::manifest::{self, Finding, Reading, code};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use parking_lot::Mutex;
 use std::collections::HashSet;
@@ -22,7 +22,7 @@ pub(crate) struct Watch {
     /// Ends when dropped.
     watcher: RecommendedWatcher,
     changed: mpsc::Receiver<()>,
-    /// Files besides manifests that matter.
+    /// Files besides manifests that matter, and folders of code.
     code: Arc<Mutex<HashSet<PathBuf>>>,
     folders: HashSet<PathBuf>,
 }
@@ -39,7 +39,11 @@ impl Watch {
         let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
             let relevant = match event {
                 Ok(event) => {
-                    let matters = |p: &PathBuf| manifest::is_manifest(p) || files.lock().contains(p);
+                    let named = |p: &PathBuf| {
+                        let files = files.lock();
+                        files.contains(p) || p.parent().is_some_and(|f| files.contains(f)) && code::is_code(p)
+                    };
+                    let matters = |p: &PathBuf| manifest::is_manifest(p) || named(p);
                     !matches!(event.kind, EventKind::Access(_)) && event.paths.iter().any(matters)
                 }
                 // Events may be lost: look.
@@ -58,14 +62,17 @@ impl Watch {
 
     /// From now on these are the files that commands name.
     pub(crate) fn follow(&mut self, reading: &Reading) {
-        let files: HashSet<PathBuf> = reading.manifests.iter().flat_map(|m| &m.code).map(|(p, _)| p.clone()).collect();
-        for folder in files.iter().filter_map(|f| f.parent()) {
+        let named: HashSet<PathBuf> = reading.manifests.iter().flat_map(|m| &m.code).map(|(p, _)| p.clone()).collect();
+        let sources = reading.manifests.iter().filter(|m| m.function.spec.source.is_some());
+        let code: HashSet<PathBuf> = sources.flat_map(|m| code::folders(&m.folder())).collect();
+        let parents = named.iter().filter_map(|f| f.parent());
+        for folder in parents.chain(code.iter().map(PathBuf::as_path)) {
             if self.folders.len() < MAX_FOLDERS && self.folders.insert(folder.into()) {
                 // A folder that cannot be watched only means that a change in it is not seen.
                 let _ = self.watcher.watch(folder, RecursiveMode::NonRecursive);
             }
         }
-        *self.code.lock() = files;
+        *self.code.lock() = named.into_iter().chain(code).collect();
     }
 
     /// Waits for a change, and then until it is quiet.

@@ -85,6 +85,11 @@ impl StateDir {
         self.path.join("spool")
     }
 
+    /// Where the language runtimes are.
+    pub(crate) fn runtimes(&self) -> PathBuf {
+        self.path.join("runtimes")
+    }
+
     /// The mark that this directory's instances carry, made once.
     pub(crate) fn mark(&self) -> io::Result<String> {
         let file = self.path.join("mark");

@@ -27,7 +27,7 @@ fn told(files: &[(&str, &str)]) -> Vec<String> {
 
 #[test]
 fn a_good_folder_has_functions_and_notes() {
-    let other = "kind: ConfigMap\napiVersion: v1\nmetadata: {name: c}\n---\nversion: '3'\n";
+    let other = "kind: Service\napiVersion: v1\nmetadata: {name: c}\n---\nversion: '3'\n";
     let two = format!("{GOOD}---\n{}", GOOD.replace("name: hello", "name: other\n  namespace: shop"));
     let (reading, _folder) = reading(&[("a.yaml", &two), ("b.yml", other), ("c.txt", "{"), (".d.yaml", "{")]);
     assert_eq!(reading.faults, []);
@@ -38,7 +38,7 @@ fn a_good_folder_has_functions_and_notes() {
     assert_eq!(
         notes,
         [
-            "b.yml:1: ConfigMap c is passed over: only Functions and Budgets count here",
+            "b.yml:1: Service c is passed over: only Functions, Budgets, Secrets and ConfigMaps count here",
             "b.yml:5: not a Kubernetes object: passed over"
         ]
     );
@@ -48,10 +48,8 @@ fn a_good_folder_has_functions_and_notes() {
 fn every_fault_of_every_file_is_told_with_its_line() {
     let bad = GOOD
         .replace("  image: dormouse/sample:0.1.0", "  image: x\n  prot: 1\n  port: 70000\n  resources: {memory: 1Mi}");
-    let worse = GOOD.replace("'[\"dormouse\", \"sample\"]'", "'[1]'").replace(
-        "  image: dormouse/sample:0.1.0",
-        "  env:\n    - name: A\n      valueFrom: {secretKeyRef: {name: s, key: k}}\n  envFrom:\n    - secretRef: {name: s}",
-    );
+    let worse =
+        GOOD.replace("'[\"dormouse\", \"sample\"]'", "'[1]'").replace("  image: dormouse/sample:0.1.0", "  port: 1");
     let told = told(&[("a.yaml", &bad), ("b.yaml", &worse), ("c.yaml", "a: [\n")]);
     let starts = [
         "a.yaml:9: spec.prot: is not a field here",
@@ -59,14 +57,25 @@ fn every_fault_of_every_file_is_told_with_its_line() {
         "a.yaml:11: spec.resources.memory: 1Mi is outside 16Mi to 1Ti",
         "b.yaml:6: metadata.annotations.dormouse.dev/local-command: is not a JSON array of strings",
         "b.yaml:7: spec.image: image is missing",
-        "b.yaml:10: spec.env[0].valueFrom: there are no Secrets and ConfigMaps here",
-        "b.yaml:12: spec.envFrom[0]: there are no Secrets and ConfigMaps here",
         "c.yaml:",
     ];
     assert_eq!(told.len(), starts.len(), "{told:#?}");
     for (told, start) in told.iter().zip(starts) {
         assert!(told.starts_with(start), "{told} / {start}");
     }
+}
+
+#[test]
+fn keys_of_secrets_are_read_from_any_file_of_the_folder() {
+    let spec = "  env:\n    - name: A\n      valueFrom: {secretKeyRef: {name: s, key: k}}\n";
+    let function = format!("{GOOD}{spec}");
+    let secret = "apiVersion: v1\nkind: Secret\nmetadata: {name: s}\nstringData: {k: v}\n";
+    let (read, _folder) = reading(&[("a.yaml", &function), ("b.yaml", secret)]);
+    assert_eq!((read.faults.len(), read.notes.len()), (0, 0), "{read:?}");
+    assert_eq!(read.manifests[0].function.spec.env[0].value.as_deref(), Some("v"));
+    let told = told(&[("a.yaml", &function), ("b.yaml", &secret.replace("{k: v}", "{k: 1}"))]);
+    assert_eq!(told[0], "a.yaml:11: spec.env[0].valueFrom: the Secret s has no key k");
+    assert_eq!(told[1], "b.yaml:4: stringData.k: must be a string: put quotes around it");
 }
 
 #[test]

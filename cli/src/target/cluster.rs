@@ -9,6 +9,8 @@ use kube::api::{ListParams, Patch, PatchParams};
 use kube::config::{AuthInfo, KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Api, Client, Config};
 
+/// Field manager of what the command line writes.
+pub(crate) const MANAGER: &str = "dormouse-cli";
 /// Most objects of one answer.
 const PAGE: u32 = 500;
 /// Most events shown.
@@ -116,7 +118,7 @@ pub(crate) async fn put_to_sleep(client: &Client, namespace: &str, name: &str) -
 
 fn instance(pod: &Pod) -> InstanceView {
     let status = pod.status.as_ref();
-    let container = status.and_then(|s| s.container_statuses.iter().flatten().next());
+    let container = super::details::container(pod);
     let waiting = container.and_then(|c| c.state.as_ref()).and_then(|s| s.waiting.as_ref());
     let trouble = waiting.and_then(|w| w.reason.as_ref().map(|r| (r, w.message.as_deref().unwrap_or_default())));
     let ending = pod.metadata.deletion_timestamp.is_some();
@@ -128,7 +130,10 @@ fn instance(pod: &Pod) -> InstanceView {
         address: status.and_then(|s| s.pod_ip.clone()),
         pid: None,
         restarts: container.and_then(|c| u32::try_from(c.restart_count).ok()).unwrap_or(0),
-        trouble: trouble.map(|(reason, message)| format!("{reason}: {message}")),
+        trouble: trouble.map(|(reason, message)| match message {
+            "" => reason.clone(),
+            message => format!("{reason}: {message}"),
+        }),
     }
 }
 

@@ -118,6 +118,7 @@ impl Book {
     pub(super) fn look_at_clock(&mut self, now: Instant) {
         if self.hold_until.take_if(|until| *until <= now).is_some() {
             self.account.hold(false);
+            self.count_soon();
         }
     }
 

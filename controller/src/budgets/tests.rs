@@ -34,7 +34,8 @@ fn budget(name: &str, spec: serde_json::Value) -> Budget {
 impl House {
     async fn new(budgets: Vec<Budget>) -> Self {
         let (seen, _) = mpsc::channel(1);
-        let fleet = Processes::new(Config { program: "x".into(), mark: "x".into(), schedules: None, seen }, Vec::new());
+        let config = Config { program: "x".into(), mark: "x".into(), runtimes: "x".into(), schedules: None, seen };
+        let fleet = Processes::new(config, Vec::new()).unwrap();
         fleet.set_budgets(budgets).await;
         fleet.budgets_known().await;
         let folder = tempfile::tempdir().unwrap();

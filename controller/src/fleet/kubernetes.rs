@@ -1,13 +1,16 @@
 //! Functions as custom resources, instances as pods of one Deployment per revision.
 //!
-//! `watch` turns watches into events, `namespaces` who pays for each, [`instance`] reads a pod, `effects` writes, [`gate`] lets pods through,
+//! `watch` turns watches into events, `codes` finds handler code, `namespaces` who pays for each, [`instance`] reads a pod, `effects` writes,
+//! `history` keeps what was run before, [`gate`] lets pods through,
 //! [`wall`] keeps others than activators away from them, [`activators`] tells which activators have ended. Two field
 //! managers: what a Deployment is belongs to [`MANAGER`], how many instances it has to [`SCALER`].
 
 pub mod activators;
 mod budgets;
+mod codes;
 mod effects;
 pub mod gate;
+mod history;
 pub mod instance;
 mod named;
 mod namespaces;
@@ -17,16 +20,18 @@ mod watch;
 
 use super::{Claim, Event, Fit, Fleet, FleetError, MAX_EVENTS, Note, Parked, PoolKey, Target, Victim};
 use crate::budgets::BudgetEvent;
+use crate::load::LoadKey;
 use crate::reconcile::build::deployment::PodRules;
 use crate::reconcile::build::network_policy::Platform;
 use crate::tenants::Tenants;
+use codes::Codes;
 use dormouse_core::function::{Function, FunctionStatus};
 use dormouse_core::{Budget, BudgetStatus, WarmPool, WarmPoolStatus};
 use gate::Gate;
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
-use kube::core::DeserializeGuard;
+use kube::core::{DeserializeGuard, PartialObjectMeta};
 use kube::runtime::events::{Recorder, Reporter};
 use kube::{Api, Client, ResourceExt};
 use parking_lot::Mutex;
@@ -60,6 +65,8 @@ pub struct Options {
     pub pools: Vec<WarmPool>,
     /// What is to become of NetworkPolicies around functions.
     pub policies: Policies,
+    /// What loads are signed with.
+    pub load_key: LoadKey,
 }
 
 /// The fleet.
@@ -88,7 +95,10 @@ impl Kubernetes {
         let recorder = Recorder::new(client.clone(), reporter);
         let (wall, keeper) = wall::wall(&options.policies, &client, &recorder);
         let restarts = watch::Restarts::default();
-        let port = watch::Port { sender: sender.clone(), missing, restarts: restarts.clone(), wall };
+        let codes = Codes::new(client.clone());
+        let restarts_too = restarts.clone();
+        let port =
+            watch::Port { sender: sender.clone(), missing, restarts: restarts_too, wall, codes: Some(codes.clone()) };
         let gate = Gate::new(client.clone());
         let namespace = options.namespace.as_deref();
         let functions = watch::written(
@@ -112,6 +122,8 @@ impl Kubernetes {
             let named = named::keep(client.clone(), options.pools.clone(), options.namespace.clone());
             tokio::spawn(stop.clone().run_until_cancelled_owned(named));
         }
+        let config_maps = codes.clone().watch(api::<PartialObjectMeta<ConfigMap>>(&client, namespace), port.clone());
+        tokio::spawn(stop.clone().run_until_cancelled_owned(config_maps));
         let (budget, budgets) = mpsc::channel(MAX_EVENTS);
         let watched = budgets::watch(client.clone(), budget);
         tokio::spawn(stop.clone().run_until_cancelled_owned(watched));
@@ -193,7 +205,13 @@ impl Fleet for Kubernetes {
     }
 
     async fn prepare(&self, function: &Arc<Function>, target: &Target) -> Result<(), FleetError> {
-        self.make_deployment(function, target).await
+        self.make_deployment(function, target).await?;
+        // A function runs whether or not one can go back to this revision.
+        if let Err(error) = self.keep_revision(function, target).await {
+            let (function, revision) = (&target.key, &target.revision);
+            tracing::warn!(%function, %revision, %error, "the revision is not kept: no rollback will find it");
+        }
+        Ok(())
     }
 
     async fn scale(&self, target: &Target, replicas: u32, victims: &[Victim]) -> Result<(), FleetError> {
@@ -211,7 +229,11 @@ impl Fleet for Kubernetes {
         parked: &Parked,
         claim: u64,
     ) -> Result<(), FleetError> {
-        self.add_container(function, target, parked, claim).await
+        self.claim(function, target, parked, claim).await
+    }
+
+    async fn look_into(&self, parked: &Parked) -> Result<(), FleetError> {
+        self.let_go_if_held(parked).await
     }
 
     async fn own(

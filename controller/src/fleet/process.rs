@@ -1,7 +1,8 @@
 //! Instances as child processes of this one, for `dormouse dev`: no containers, no cluster.
 //!
 //! A function's command is the annotation `dormouse.dev/local-command`; it runs in the manifest's folder with a free
-//! loopback port in `$PORT`. The command takes the place of the image's: as `spec.command` it is part of the revision,
+//! loopback port in `$PORT`. Handler code runs on the language runtimes that are in this program, by the protocol that is used in
+//! a cluster. The command takes the place of the image's: as `spec.command` it is part of the revision,
 //! so that a changed one rolls as a changed image does. Memory and cpu are not limited here; the bill counts the
 //! configured memory all the same.
 
@@ -10,6 +11,7 @@ mod instance;
 pub mod leftover;
 mod object;
 mod queue;
+mod runtimes;
 mod schedules;
 mod seen;
 
@@ -17,18 +19,21 @@ pub use seen::{Seen, Shown, ToldAt};
 
 use super::{Event, Fleet, FleetError, FunctionUid, InstanceId, MAX_EVENTS, Note, Phase, Target, Victim, Workload};
 use crate::budgets::BudgetEvent;
-use dormouse_core::function::{Function, FunctionStatus, Protocol, SLEEP};
+use crate::load::{KeyError, LoadKey};
+use dormouse_core::function::{Function, FunctionStatus, Protocol, SLEEP, Source};
 use dormouse_core::revision::Revision;
+use dormouse_core::valid::ValidFunction;
 use dormouse_core::{Budget, FunctionKey, quantity};
-use instance::{Handle, Life, Runnable};
+use instance::{Handle, Handler, Life, Runnable};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use object::{key, prepared, same, versioned};
 use parking_lot::Mutex;
 use queue::Queue;
+use runtimes::Parked;
 use schedules::Kept;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc};
@@ -43,6 +48,8 @@ pub struct Config {
     pub program: PathBuf,
     /// The mark that instances carry, see [`leftover`].
     pub mark: String,
+    /// Folder that the language runtimes are written to when one of them is needed.
+    pub runtimes: PathBuf,
     /// The file that keeps what is known of schedules; `None`: a restart forgets it.
     pub schedules: Option<PathBuf>,
     /// What happens, for the console. Output of functions waits when it is full; everything else is dropped.
@@ -93,6 +100,9 @@ struct Shared {
     ports: Mutex<HashSet<u16>>,
     queue: Queue,
     ended: Notify,
+    /// What loads are signed with.
+    load_key: LoadKey,
+    parked: Mutex<Parked>,
     schedules: Kept,
 }
 
@@ -113,8 +123,11 @@ pub struct Processes {
 
 impl Processes {
     /// A fleet with these functions. Needs a tokio runtime around it.
-    #[must_use]
-    pub fn new(config: Config, functions: Vec<Local>) -> Self {
+    ///
+    /// # Errors
+    /// When this machine has no randomness.
+    pub fn new(config: Config, functions: Vec<Local>) -> Result<Self, KeyError> {
+        let load_key = LoadKey::random()?;
         let (out, events) = mpsc::channel(MAX_EVENTS);
         let shared = Arc::new(Shared {
             schedules: Kept::open(config.schedules.clone()),
@@ -123,6 +136,8 @@ impl Processes {
             ports: Mutex::default(),
             queue: Queue::default(),
             ended: Notify::new(),
+            load_key,
+            parked: Mutex::default(),
         });
         let (told, seen) = mpsc::channel(MAX_EVENTS);
         let budgets = Arc::new(Budgets { known: Default::default(), told, events: Mutex::new(Some(seen)) });
@@ -130,7 +145,7 @@ impl Processes {
         fleet.set(functions);
         shared.queue.push(Event::Synced);
         tokio::spawn(async move { shared.queue.pump(out).await });
-        fleet
+        Ok(fleet)
     }
 
     /// Makes these the functions there are: new ones are told, changed ones get a new generation, those that are no
@@ -239,6 +254,7 @@ impl Processes {
     /// Ends every instance and waits until all are gone. None is started afterwards. A second call with a shorter
     /// grace shortens the first one's.
     pub async fn close(&self, grace: Duration) {
+        self.shared.unpark().await;
         loop {
             let ended = self.shared.ended.notified();
             {
@@ -298,6 +314,18 @@ impl Shared {
     }
 }
 
+/// How handler code runs here: loaded as it was read; or booted in its folder, where what it depends on is beside it.
+fn runs(function: &Function, source: &Source, folder: &Path) -> Result<Handler, FleetError> {
+    let valid = ValidFunction::from_function(function)
+        .map_err(|faults| FleetError::Refused(faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")))?;
+    let beside = DEPENDENCIES.iter().any(|name| folder.join(name).is_dir());
+    let boots = source.inline.is_none() && (valid.image.is_some() || beside);
+    Ok(Handler { valid: Arc::new(valid), boots })
+}
+
+/// Folders with what code depends on, as npm and Python's virtual environments name them: too large for a load.
+const DEPENDENCIES: [&str; 2] = ["node_modules", "site-packages"];
+
 /// Which instances to end so that `replicas` are left: the victims, then those in trouble, then the newest.
 fn surplus(carried: &Carried, replicas: u32, victims: &[Victim]) -> Vec<InstanceId> {
     let mut running: Vec<&Handle> = carried.instances.values().filter(|h| h.state.phase != Phase::Ending).collect();
@@ -331,9 +359,17 @@ impl Fleet for Processes {
         };
         let folder = known.folder.clone();
         let spec = &function.spec;
+        let handler = match &spec.source {
+            None => None,
+            Some(source) => Some(runs(function, source, &folder)?),
+        };
+        if let Some(handler) = &handler {
+            self.shared.refill(handler.runtime());
+        }
         let refused = |e: quantity::QuantityError| FleetError::Refused(e.to_string());
         let run = Arc::new(Runnable {
             command: spec.command.clone(),
+            handler,
             folder,
             env: spec.env.iter().map(|e| (e.name.clone(), e.value.clone().unwrap_or_default())).collect(),
             grace: Duration::from_secs(u64::try_from(spec.timeout_seconds).unwrap_or(0)),

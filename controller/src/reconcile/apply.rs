@@ -1,5 +1,6 @@
 //! Puts a plan into effect: routes at once, then what is asked of the fleet, each in its own lane and task.
 
+use super::claims::CALM;
 use super::observe::{Lane, LaneOpen, LaneState, Moment, Object, Observed, Published};
 use super::plan::{Effects, Plan, Scale};
 use crate::demand::Demand;
@@ -350,9 +351,10 @@ fn report<F: Fleet>(
 
 /// Until when a claimed pod is given time to start before anything else is written.
 fn waking_until(observed: &Observed, now: Moment) -> Option<Moment> {
-    let starting = observed.instances.values().filter(|i| i.is_live() && !i.is_open());
-    let claims = starting.filter_map(|i| i.claimed.as_ref()).filter(|claim| !claim.given_up);
-    claims.map(|claim| claim.at + WAKES).filter(|until| now < *until).min()
+    let claims = observed.instances.values().filter(|i| i.is_live()).filter_map(|i| i.claimed.as_ref().zip(Some(i)));
+    let claims = claims.filter(|(claim, _)| !claim.given_up);
+    let until = claims.map(|(claim, i)| claim.at + if i.is_open() { CALM } else { WAKES });
+    until.filter(|until| now < *until).min()
 }
 
 /// Sees whether a port is open.

@@ -16,6 +16,10 @@ pub const TAKE: Duration = Duration::from_secs(3);
 /// A claimed pod without a call is taken out of its pool that long after its claim.
 pub const OWN: Duration = Duration::from_secs(10);
 
+/// For so long after a claim nothing is written that is not needed for its first call: a load and a short call take some
+/// 20 ms, in which the API server and a pod that is started would take the processor from them on a small machine.
+pub const CALM: Duration = Duration::from_millis(250);
+
 /// Calls that come that long after a claim have outlived it: the function's workload is to serve them.
 pub const SETTLE: Duration = Duration::from_secs(30);
 

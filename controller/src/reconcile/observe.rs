@@ -443,7 +443,14 @@ impl Observed {
             memory_mib: valid.memory_mib,
             cpu_millis: valid.cpu_millis,
             h2c: valid.protocol == Protocol::H2c,
-            claim: Some(Claim { pool: parked.pool.clone(), taken: false, owned: false, shrunk: false }),
+            claim: Some(Claim {
+                pool: parked.pool.clone(),
+                // A runtime that is loaded runs already.
+                taken: parked.runtime.is_some(),
+                owned: false,
+                shrunk: false,
+                loaded: parked.runtime.map(|_| parked.restarts),
+            }),
             started_at_us: None,
         };
         let id = seen.id.clone();

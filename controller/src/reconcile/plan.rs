@@ -11,7 +11,7 @@ mod tests;
 
 pub(super) use route::urls;
 
-use super::claims::{OWN, TAKE};
+use super::claims::{CALM, OWN, TAKE};
 use super::observe::{InstanceSeen, Lane, LaneOpen, Moment, Object, Observed};
 use super::report;
 use crate::fleet::{InstanceId, Note, Parked, Phase, Trouble};
@@ -391,7 +391,9 @@ impl Draft<'_> {
                 }
             } else if !(claim.owned && claim.shrunk) {
                 // Not before a call is on its way: the pod that takes its place would compete with its start.
-                let due = if claimed.first_call { now } else { claimed.at + OWN };
+                // With a load the start is over by then, and the call is what it would compete with.
+                let calm = if claim.loaded.is_some() { claimed.at + CALM } else { now };
+                let due = if claimed.first_call { calm } else { claimed.at + OWN };
                 if now < due {
                     self.later.at(due);
                 } else if self.effects.retire.contains(id) {
@@ -441,7 +443,11 @@ impl Draft<'_> {
 /// The reason why nothing of a revision runs, when there is one and waiting does not help.
 pub(super) fn stuck<'a>(observed: &'a Observed, revision: &Revision) -> Option<&'a Trouble> {
     let mut live = observed.instances.values().filter(|i| i.is_live() && i.seen.revision == *revision).peekable();
-    live.peek()?;
+    if live.peek().is_none() {
+        // None can be made: of the revision that the spec has, for nobody else is asked for.
+        let asked = observed.object.as_ref().is_some_and(|object| object.revision == *revision);
+        return observed.refused.as_ref().filter(|trouble| asked && trouble.code.terminal());
+    }
     let mut first = None;
     for instance in live {
         if !instance.is_stuck() {

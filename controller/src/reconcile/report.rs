@@ -233,8 +233,8 @@ fn remembered(observed: &Observed, standing: &Standing<'_>, generation: Option<i
 }
 
 /// The reasons that outlive the pods that had them.
-const FAILURES: [&str; 6] =
-    ["ImagePullFailed", "ConfigMissing", "BadCommand", "CrashLoop", "OutOfMemory", "StartTimeout"];
+const FAILURES: [&str; 7] =
+    ["ImagePullFailed", "ConfigMissing", "BadCommand", "CrashLoop", "OutOfMemory", "HandlerFailed", "StartTimeout"];
 
 fn instances_ready(standing: &Standing<'_>, ready: &Says) -> Says {
     let says = |status, reason, message: &str| {
@@ -330,7 +330,7 @@ fn ready_notes(before: &FunctionStatus, after: &FunctionStatus) -> Vec<Note> {
 }
 
 /// Every reason of Ready that is worth an event.
-const REASONS: [&str; 15] = [
+const REASONS: [&str; 16] = [
     "InvalidSpec",
     "Deleting",
     "Starting",
@@ -343,6 +343,7 @@ const REASONS: [&str; 15] = [
     "BadCommand",
     "CrashLoop",
     "OutOfMemory",
+    "HandlerFailed",
     "Unschedulable",
     "QuotaExceeded",
     "AdmissionRefused",

@@ -245,6 +245,8 @@ pub fn pool() -> [Event; 2] {
         pool: pool.clone(),
         ip: "10.0.0.1".parse().unwrap(),
         size: (512, 500),
+        runtime: None,
+        restarts: 0,
     };
     let object = json!({
         "apiVersion": "dormouse.dev/v1alpha1", "kind": "WarmPool",

@@ -342,6 +342,20 @@ fn what_one_that_ended_had_spent_is_held_until_the_ledger_was_asked() {
 }
 
 #[test]
+fn after_a_hold_the_ledger_is_asked_before_anybody_is_given_anything() {
+    let mut account = Account::new(100, 0);
+    account.hold(true);
+    account.join(&"a", Said::default());
+    let before = account.ask();
+    account.hold(false);
+    account.rebase(0, &before);
+    assert!(account.is_unsure() && account.deal().is_empty(), "asked while others might still come back");
+    let after = account.ask();
+    account.rebase(30, &after);
+    assert_eq!(account.deal(), [("a", Told { number: 1, allowed: 70 })], "one that ended meanwhile had spent the rest");
+}
+
+#[test]
 fn who_cannot_be_told_keeps_what_he_has() {
     let mut account = Account::new(100, 0);
     let mut said = BTreeMap::from([("a", Said::default())]);

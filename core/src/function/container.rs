@@ -1,7 +1,14 @@
 //! The part of a Function that says what runs: the fields that make a revision.
 
+#![allow(
+    dead_code,
+    reason = "the schema derive repeats each struct inside a function, and reads no field that is skipped"
+)]
+
+use crate::source::Code;
 use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 /// What a function speaks on its port.
 #[derive(schemars::JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -126,22 +133,31 @@ pub struct SecurityContext {
     pub read_only_root_filesystem: Option<bool>,
 }
 
-/// Handler code on a language runtime.
+/// Handler code on a language runtime: exactly one of `inline`, `configMap` and the function's `image`, which then is built
+/// from a runtime's image and holds the code.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Default)]
 #[serde(rename_all = "camelCase")]
 pub struct Source {
     /// The language runtime.
     pub runtime: Runtime,
     /// File and export, for example `index.handler`.
-    #[schemars(length(min = 3, max = 256))]
+    #[schemars(length(min = 3, max = 255), regex(pattern = "^[^./][^/]*(/[^/]+)*\\.[A-Za-z_$][A-Za-z0-9_$]*$"))]
     pub handler: String,
     /// The code itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 262_144))]
     pub inline: Option<String>,
-    /// A ConfigMap whose keys are the files.
+    /// A ConfigMap whose keys are the files; `..` in a key stands for the `/` of a path.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config_map: Option<SourceFile>,
+    /// The files, once whoever reads the object has looked for them; never written anywhere with it.
+    #[serde(skip)]
+    #[schemars(skip)]
+    pub code: Option<Arc<Code>>,
+    /// Why there are none, when they were looked for and not found.
+    #[serde(skip)]
+    #[schemars(skip)]
+    pub missing: Option<String>,
 }
 
 /// A ConfigMap that holds code.
@@ -157,7 +173,7 @@ pub struct SourceFile {
 }
 
 /// A language runtime.
-#[derive(schemars::JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(schemars::JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[serde(rename_all = "lowercase")]
 pub enum Runtime {
     /// Node.js.
@@ -165,4 +181,21 @@ pub enum Runtime {
     Nodejs,
     /// Python.
     Python,
+}
+
+impl Runtime {
+    /// Its name, as manifests have it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Nodejs => "nodejs",
+            Self::Python => "python",
+        }
+    }
+
+    /// The one of a name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        [Self::Nodejs, Self::Python].into_iter().find(|runtime| runtime.name() == name)
+    }
 }

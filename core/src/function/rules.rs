@@ -50,26 +50,27 @@ pub fn name_is_valid(name: &str) -> bool {
 }
 
 /// Every rule over the spec, in the order in which faults are told.
-pub const ALL: [&SpecRule; 5] =
-    [&IMAGE_OR_SOURCE, &ENV_RESERVED, &WARM_WITHIN_RESERVED, &WINDOWS_WITHIN_RESERVED, &NOT_YET_SOURCE];
+pub const ALL: [&SpecRule; 6] =
+    [&IMAGE_OR_SOURCE, &ENV_RESERVED, &WARM_WITHIN_RESERVED, &WINDOWS_WITHIN_RESERVED, &SOURCE_CODE, &SOURCE_RUNS];
 
 /// Something must run.
 pub const IMAGE_OR_SOURCE: SpecRule = SpecRule {
     cel: "has(self.image) || has(self.source)",
-    message: "image is missing: name a container image that speaks HTTP on $PORT",
+    message: "image is missing: name a container image that speaks HTTP on $PORT, or handler code in source",
     path: "image",
     keeps: |spec| spec.image.is_some() || spec.source.is_some(),
 };
 
-/// Names that the platform sets.
-const RESERVED_ENV: [&str; 5] = ["PORT", "K_SERVICE", "K_REVISION", "K_CONFIGURATION", "DORMOUSE_CLAIM"];
+/// Names that the platform sets, and the beginning of all others of its own.
+const RESERVED_ENV: [&str; 4] = ["PORT", "K_SERVICE", "K_REVISION", "K_CONFIGURATION"];
+const OWN_ENV: &str = "DORMOUSE_";
 
 /// The contract's own variables are not the user's to set.
 pub const ENV_RESERVED: SpecRule = SpecRule {
-    cel: "!has(self.env) || !self.env.exists(e, e.name in ['PORT', 'K_SERVICE', 'K_REVISION', 'K_CONFIGURATION', 'DORMOUSE_CLAIM'])",
-    message: "PORT, K_SERVICE, K_REVISION, K_CONFIGURATION and DORMOUSE_CLAIM are set by the platform: remove them (the port is spec.port)",
+    cel: "!has(self.env) || !self.env.exists(e, e.name in ['PORT', 'K_SERVICE', 'K_REVISION', 'K_CONFIGURATION'] || e.name.startsWith('DORMOUSE_'))",
+    message: "PORT, K_SERVICE, K_REVISION, K_CONFIGURATION and names that begin with DORMOUSE_ are set by the platform: remove them (the port is spec.port)",
     path: "env",
-    keeps: |spec| !spec.env.iter().any(|e| RESERVED_ENV.contains(&e.name.as_str())),
+    keeps: |spec| !spec.env.iter().any(|e| RESERVED_ENV.contains(&e.name.as_str()) || e.name.starts_with(OWN_ENV)),
 };
 
 /// Warm capacity is part of the reserved one.
@@ -90,10 +91,30 @@ pub const WINDOWS_WITHIN_RESERVED: SpecRule = SpecRule {
     },
 };
 
-/// Not in this version.
-pub const NOT_YET_SOURCE: SpecRule = SpecRule {
-    cel: "!has(self.source)",
-    message: "handler code is not supported by this version of Dormouse: build an image and name it in image",
+/// Code comes from one place.
+pub const SOURCE_CODE: SpecRule = SpecRule {
+    cel: "!has(self.source) || [has(self.source.inline), has(self.source.configMap), has(self.image)].filter(x, x).size() == 1",
+    message: "say once where the code is: in source.inline, in source.configMap, or in an image built from the runtime's (image); a folder's files are sent by `dormouse deploy FOLDER`",
     path: "source",
-    keeps: |spec| spec.source.is_none(),
+    keeps: |spec| {
+        spec.source.as_ref().is_none_or(|source| {
+            let places = [source.inline.is_some(), source.config_map.is_some(), spec.image.is_some()];
+            match places.iter().filter(|named| **named).count() {
+                // Files that stand beside the manifest and were read with it.
+                0 => source.code.is_some(),
+                n => n == 1,
+            }
+        })
+    },
+};
+
+/// The runtime is what runs.
+pub const SOURCE_RUNS: SpecRule = SpecRule {
+    cel: "!has(self.source) || ((!has(self.command) || self.command.size() == 0) && (!has(self.args) || self.args.size() == 0) && (!has(self.protocol) || self.protocol == 'http1'))",
+    message: "command, args and protocol are the runtime's where there is a source: remove them",
+    path: "source",
+    keeps: |spec| {
+        spec.source.is_none()
+            || spec.command.is_empty() && spec.args.is_empty() && spec.protocol == super::Protocol::Http1
+    },
 };

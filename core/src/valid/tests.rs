@@ -1,5 +1,5 @@
 use super::*;
-use crate::function::{Overlap, Protocol, Queue, Resources, Schedule, Source, WarmWindow};
+use crate::function::{Overlap, Protocol, Queue, Resources, Schedule, Source, SourceFile, WarmWindow};
 use kube::CustomResourceExt;
 use proptest::prelude::*;
 use serde_json::json;
@@ -113,12 +113,18 @@ fn the_schema_is_bounded_described_and_signed() {
 }
 
 fn any_spec() -> impl Strategy<Value = FunctionSpec> {
-    let env = prop::collection::vec(prop::sample::select(vec!["A", "PORT", "K_SERVICE", "B"]), 0..3);
-    let optional = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
+    let env = prop::collection::vec(prop::sample::select(vec!["A", "PORT", "K_SERVICE", "DORMOUSE_X", "B"]), 0..3);
+    let optional = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>(), 0_u8..8);
     (env, optional, prop::option::of(1i32..5), 0i32..5, any::<bool>()).prop_map(|(env, o, reserved, warm, h2c)| {
         FunctionSpec {
             image: o.0.then(|| "image".into()),
-            source: o.1.then(|| Source { handler: "a.b".into(), ..Default::default() }),
+            source: o.1.then(|| Source {
+                handler: "a.b".into(),
+                inline: (o.4 & 1 != 0).then(|| "code".into()),
+                config_map: (o.4 & 2 != 0).then(|| SourceFile { name: "c".into(), key: None }),
+                ..Default::default()
+            }),
+            command: if o.4 & 4 != 0 { vec!["c".into()] } else { vec![] },
             env: env.into_iter().map(|n| EnvVar { name: n.into(), ..Default::default() }).collect(),
             warm_up: if o.2 {
                 vec![WarmWindow {

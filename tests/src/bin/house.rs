@@ -88,8 +88,9 @@ async fn main() -> Result<()> {
             tracing::info!(?seen, "fleet");
         }
     });
-    let fleet = Fleet { program: std::env::current_exe()?, mark: args.mark, schedules: None, seen };
-    let fleet = Arc::new(Processes::new(fleet, functions));
+    let runtimes = std::env::temp_dir().join(format!("dormouse-runtimes-{}", args.mark));
+    let fleet = Fleet { program: std::env::current_exe()?, mark: args.mark, runtimes, schedules: None, seen };
+    let fleet = Arc::new(Processes::new(fleet, functions)?);
     let budgets = args.budgets.iter().map(|file| Ok(serde_json::from_slice(&std::fs::read(file)?)?));
     fleet.set_budgets(budgets.collect::<Result<_>>()?).await;
     fleet.budgets_known().await;

@@ -1,15 +1,15 @@
 //! The writes, each with its time limit, each the same when done twice.
 
 use super::{Kubernetes, MANAGER, SCALER};
-use crate::fleet::{FINALIZER, FleetError, Note, NoteKind, Target, Victim, cut};
+use crate::fleet::{Code, FINALIZER, FleetError, Note, NoteKind, Target, Trouble, Victim, cut};
 use crate::labels;
 use crate::reconcile::apply::SHORT_GRACE;
-use crate::reconcile::build::deployment;
+use crate::reconcile::build::{code, deployment};
 use dormouse_core::function::Function;
 use dormouse_core::valid::ValidFunction;
 use futures::future::join_all;
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::runtime::events::{Event, EventType};
 use kube::{Api, Resource, ResourceExt};
@@ -66,11 +66,57 @@ impl Kubernetes {
             FleetError::Refused(faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
         })?;
         let api: Api<Deployment> = self.in_namespace(&target.key.namespace);
-        let wanted = deployment::deployment(function, &valid, target, self.options.rules);
+        if valid.source.as_ref().is_some_and(|handler| handler.code.is_none() && valid.image.is_none()) {
+            let why = function.spec.source.as_ref().and_then(|source| source.missing.clone());
+            let why = why.unwrap_or_else(|| "nobody has said where its code is".into());
+            return Err(FleetError::Broken(Trouble::new(Code::ConfigMissing, why)));
+        }
+        if let Some(wanted) = code::config_map(function, &valid, target) {
+            self.make_code(&wanted, target).await?;
+        }
+        let wanted = deployment::deployment(function, &valid, target, &self.options.rules);
         make_asleep(&api, &wanted, |found| {
             labels::owner(found.metadata.labels.as_ref()).map(|(uid, _)| uid == target.uid)
         })
         .await
+    }
+
+    /// The copy of a revision's code. Its content follows from its name: one that is there is not written again.
+    async fn make_code(&self, wanted: &ConfigMap, target: &Target) -> Result<(), FleetError> {
+        let name = wanted.name_any();
+        let api: Api<ConfigMap> = self.in_namespace(&target.key.namespace);
+        let params = PostParams { field_manager: Some(MANAGER.into()), dry_run: false };
+        match within(&name, api.create(&params, wanted)).await {
+            Err(FleetError::Conflict(_)) => {}
+            made => return made.map(drop),
+        }
+        let Some(found) = within(&name, api.get_metadata_opt(&name)).await? else {
+            return Err(FleetError::Conflict(name));
+        };
+        match labels::owner(found.metadata.labels.as_ref()) {
+            Some((uid, _)) if uid == target.uid => Ok(()),
+            // Of a function of that name that is gone: it goes, too.
+            Some(_) => {
+                within(&name, api.delete(&name, &of_uid(found.uid(), DeleteParams::background()))).await?;
+                Err(FleetError::Conflict(name))
+            }
+            None => Err(FleetError::Refused(format!("a ConfigMap named {name} exists and is not ours: rename one"))),
+        }
+    }
+
+    /// Removes the copy of a revision's code, if that has one.
+    pub(super) async fn remove_code(&self, target: &Target) -> Result<(), FleetError> {
+        let name = deployment::name(target);
+        let api: Api<ConfigMap> = self.in_namespace(&target.key.namespace);
+        let Some(found) = within(&name, api.get_metadata_opt(&name)).await? else { return Ok(()) };
+        if labels::owner(found.metadata.labels.as_ref()).is_none_or(|(uid, _)| uid != target.uid) {
+            return Ok(());
+        }
+        match within(&name, api.delete(&name, &of_uid(found.uid(), DeleteParams::background()))).await {
+            // Gone, or another of that name by now.
+            Ok(_) | Err(FleetError::Gone(_) | FleetError::Conflict(_)) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     /// The victims are deleted by name and with a short grace at the same moment as the number is lowered; [`super::gate`]
@@ -122,9 +168,23 @@ impl Kubernetes {
         }
     }
 
+    /// Ends a pod that may be serving: it has its own grace.
+    pub(super) async fn end_pod_in_its_time(&self, namespace: &str, pod: &Victim) -> Result<(), FleetError> {
+        let api: Api<Pod> = self.in_namespace(namespace);
+        let params = of_uid(Some(pod.id.to_string()), DeleteParams::default());
+        match within(&pod.name, api.delete(&pod.name, &params)).await {
+            Ok(_) | Err(FleetError::Gone(_) | FleetError::Conflict(_)) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
     pub(super) async fn remove_deployment(&self, target: &Target) -> Result<(), FleetError> {
         let api: Api<Deployment> = self.in_namespace(&target.key.namespace);
         let name = deployment::name(target);
+        // As long as one can go back to the revision its code stays; as long as nobody knows, too.
+        if !self.is_kept(target).await.unwrap_or(true) {
+            self.remove_code(target).await?;
+        }
         within(&name, api.delete(&name, &DeleteParams::background())).await.map(drop)
     }
 

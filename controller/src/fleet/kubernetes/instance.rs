@@ -2,9 +2,12 @@
 
 use crate::fleet::{Claim, Code, Instance, InstanceId, Parked, Phase, PoolKey, Trouble};
 use crate::labels;
+use crate::load;
 use crate::reconcile::build::deployment::{CONTAINER, port_name};
 use crate::reconcile::build::graft::{self, Mark};
-use dormouse_core::{function::Protocol, quantity};
+use crate::reconcile::build::pool::CONTAINER as PARKED;
+use dormouse_core::function::{Protocol, Runtime};
+use dormouse_core::quantity;
 use k8s_openapi::api::core::v1::{Container, ContainerState, ContainerStateTerminated, ContainerStatus, Pod};
 use kube::ResourceExt;
 use std::net::{IpAddr, SocketAddr};
@@ -62,10 +65,18 @@ fn is_ending(pod: &Pod) -> bool {
 fn claimed(pod: &Pod, mark: &Mark) -> Option<Instance> {
     let (function, revision) = mark.owner();
     let labels = pod.metadata.labels.as_ref();
-    let statuses = pod.status.as_ref().and_then(|s| s.ephemeral_container_statuses.as_ref());
-    let container = statuses.and_then(|statuses| statuses.iter().find(|c| c.name == CONTAINER));
+    let status = pod.status.as_ref();
+    let (statuses, name) = match mark.restarts {
+        None => (status.and_then(|s| s.ephemeral_container_statuses.as_ref()), CONTAINER),
+        Some(_) => (status.and_then(|s| s.container_statuses.as_ref()), PARKED),
+    };
+    let container = statuses.and_then(|statuses| statuses.iter().find(|c| c.name == name));
     let state = container.and_then(|c| c.state.as_ref());
-    let ended = state.and_then(|s| s.terminated.as_ref());
+    let ended = state.and_then(|s| s.terminated.as_ref()).or_else(|| {
+        // Started anew: what runs now has no code.
+        let anew = container?.restart_count > i32::try_from(mark.restarts?).ok()?;
+        container?.last_state.as_ref()?.terminated.as_ref().filter(|_| anew)
+    });
     let from = labels::pool(labels).or_else(|| labels?.get(labels::CLAIMED_FROM).map(String::as_str));
     let namespace = pod.namespace().unwrap_or_default();
     let ip: Option<IpAddr> = pod.status.as_ref().and_then(|s| s.pod_ip.as_ref()).and_then(|ip| ip.parse().ok());
@@ -91,9 +102,10 @@ fn claimed(pod: &Pod, mark: &Mark) -> Option<Instance> {
         h2c: mark.h2c,
         claim: Some(Claim {
             pool: PoolKey { namespace, name: from.unwrap_or_default().to_owned() },
-            taken: container.is_some(),
+            taken: container.is_some() || mark.restarts.is_some(),
             owned: labels::pool(labels).is_none(),
             shrunk: size(pod).is_some_and(|(memory, _)| memory <= mark.memory_mib),
+            loaded: mark.restarts,
         }),
         started_at_us: state.and_then(started_at_us),
     })
@@ -116,7 +128,14 @@ pub fn parked(pod: &Pod) -> Option<Parked> {
         pool: PoolKey { namespace: pod.namespace()?, name: pool },
         ip: status.pod_ip.as_ref()?.parse().ok()?,
         size: size(pod)?,
+        runtime: pod.labels().get(labels::RUNTIME).and_then(|name| Runtime::named(name)),
+        restarts: restarts_of(status.container_statuses.as_ref()?, PARKED),
     })
+}
+
+fn restarts_of(statuses: &[ContainerStatus], name: &str) -> u32 {
+    let container = statuses.iter().find(|c| c.name == name);
+    container.map_or(0, |c| u32::try_from(c.restart_count).unwrap_or(0))
 }
 
 /// Memory in MiB and cpu in thousandths of a pod as a whole. Kubernetes before 1.34 knows no such size: what is added to
@@ -187,7 +206,9 @@ fn of_container(container: &ContainerStatus, state: &ContainerState) -> Option<T
     // Ended and not yet waiting to be restarted: the first end may be an accident, the second is not.
     let ended = state.terminated.as_ref()?;
     let start_failed = matches!(ended.reason.as_deref(), Some("StartError" | "ContainerCannotRun"));
-    (start_failed || container.restart_count > 0).then(|| of_end(ended, container.restart_count))
+    // Nor is that of a handler's module, which is imported anew as often as one likes.
+    let certain = start_failed || failed_handler(ended).is_some() || container.restart_count > 0;
+    certain.then(|| of_end(ended, container.restart_count))
 }
 
 /// Why a process ended.
@@ -203,11 +224,19 @@ fn of_end(ended: &ContainerStateTerminated, restarts: i32) -> Trouble {
             Code::OutOfMemory,
             format!("used more memory than its limit, restarted {restarts} times{said}"),
         ),
-        _ => Trouble::new(
-            Code::CrashLoop,
-            format!("ended with exit code {}, restarted {restarts} times{said}", ended.exit_code),
-        ),
+        _ => match failed_handler(ended) {
+            Some(why) => Trouble::new(Code::HandlerFailed, why),
+            None => Trouble::new(
+                Code::CrashLoop,
+                format!("ended with exit code {}, restarted {restarts} times{said}", ended.exit_code),
+            ),
+        },
     }
+}
+
+/// Why a runtime could not begin to serve, by its last line (`runtimes/README.md`): code and words.
+fn failed_handler(ended: &ContainerStateTerminated) -> Option<String> {
+    load::failure_in(ended.message.as_deref()?.lines().rev().find(|line| !line.trim().is_empty())?)
 }
 
 #[cfg(test)]

@@ -115,7 +115,7 @@ mod tests {
     async fn told(events: Vec<watcher::Event<Seen>>) -> (Vec<String>, Tenants) {
         let (sender, mut told) = mpsc::channel(16);
         let missing = Arc::new(AtomicUsize::new(1));
-        let port = Port { sender, missing, restarts: Default::default(), wall: Wall::none() };
+        let port = Port { sender, missing, restarts: Default::default(), wall: Wall::none(), codes: None };
         let config = kube::Config::new("http://127.0.0.1:1".parse().unwrap());
         let (names, tenants) = (Api::all(Client::try_from(config).unwrap()), Tenants::labelled());
         let follower =

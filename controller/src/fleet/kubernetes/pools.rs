@@ -2,10 +2,12 @@
 
 use super::effects::{make_asleep, within};
 use super::{Kubernetes, MANAGER};
-use crate::fleet::{Claim, Fit, FleetError, Parked, PoolKey, Target, Victim};
+use crate::fleet::{Claim, Code, Fit, FleetError, Parked, PoolKey, Target, Trouble, Victim};
 use crate::labels;
-use crate::reconcile::build::graft::{self, Mark};
-use crate::reconcile::build::pool;
+use crate::load::{self, Load, LoadError};
+use crate::reconcile::build::deployment;
+use crate::reconcile::build::graft::{self, Graft, LOADED, Mark};
+use crate::reconcile::build::pool::{self, Parking};
 use dormouse_core::WarmPool;
 use dormouse_core::function::Function;
 use dormouse_core::valid::ValidFunction;
@@ -17,8 +19,9 @@ use serde_json::json;
 use std::collections::BTreeMap;
 
 impl Kubernetes {
-    /// The graft itself. What is refused may have been refused because somebody else was first: the pod tells.
-    pub(super) async fn add_container(
+    /// Makes a parked pod an instance: what keeps the function's runtime is loaded, any other gets its container, which is
+    /// loaded too where the code is not in its image.
+    pub(super) async fn claim(
         &self,
         function: &Function,
         target: &Target,
@@ -26,8 +29,54 @@ impl Kubernetes {
         claim: u64,
     ) -> Result<(), FleetError> {
         let valid = ValidFunction::from_function(function).map_err(|_| FleetError::Refused("not valid".into()))?;
+        if parked.runtime.is_none() {
+            self.add_container(&valid, target, parked, claim).await?;
+        }
+        if parked.runtime.is_none() && !graft::is_loaded(&valid) {
+            return Ok(());
+        }
+        let Some(handler) = &valid.source else { return Err(FleetError::Refused("there is no handler".into())) };
+        let revision = deployment::name(target);
+        let load = Load { valid: &valid, handler, revision: &revision, pod: parked.id.as_str() };
+        match load::send(&self.options.load_key, load, (parked.ip, load::PORT).into()).await {
+            Ok(()) => Ok(()),
+            Err(LoadError::Broken { code, message }) => {
+                Err(FleetError::Broken(Trouble::new(Code::HandlerFailed, format!("{code}: {message}"))))
+            }
+            Err(LoadError::Held(by)) => {
+                tracing::warn!(pod = parked.name, %by, "a parked runtime is held already");
+                self.let_go(parked).await?;
+                Err(FleetError::Conflict(parked.name.clone()))
+            }
+            Err(LoadError::Failed(why)) => Err(FleetError::Failed(why)),
+        }
+    }
+
+    pub(super) async fn let_go_if_held(&self, parked: &Parked) -> Result<(), FleetError> {
+        if load::is_held((parked.ip, load::PORT).into()).await != Some(true) {
+            return Ok(());
+        }
+        tracing::info!(pod = parked.name, "a parked runtime was given away in an earlier life and is let go");
+        self.let_go(parked).await
+    }
+
+    /// Ends a parked pod that may be serving.
+    async fn let_go(&self, parked: &Parked) -> Result<(), FleetError> {
+        let victim = Victim { id: parked.id.clone(), name: parked.name.clone() };
+        self.end_pod_in_its_time(&parked.pool.namespace, &victim).await
+    }
+
+    /// The graft itself. What is refused may have been refused because somebody else was first: the pod tells.
+    async fn add_container(
+        &self,
+        valid: &ValidFunction,
+        target: &Target,
+        parked: &Parked,
+        claim: u64,
+    ) -> Result<(), FleetError> {
         let api: Api<Pod> = self.in_namespace(&parked.pool.namespace);
-        let container = graft::container(&valid, target, claim);
+        let graft = Graft { parked, claim, rules: &self.options.rules, key: &self.options.load_key };
+        let container = graft::container(valid, target, &graft);
         // The uid keeps this from another pod of the same name.
         let body = json!({"metadata": {"uid": parked.id.as_str()}, "spec": {"ephemeralContainers": [container]}});
         let params = PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() };
@@ -63,7 +112,19 @@ impl Kubernetes {
         labels.insert(labels::POOL.into(), None);
         labels.insert(labels::CLAIMED_FROM.into(), Some(claim.pool.name.clone()));
         let owner = function.controller_owner_ref(&());
-        let body = json!({"metadata": {"uid": instance.id.as_str(), "labels": labels, "ownerReferences": [owner]}});
+        let mark = claim.loaded.map(|restarts| Mark {
+            function_uid: target.uid.to_string(),
+            revision: target.revision.to_string(),
+            claim: 0,
+            port: load::CALLS,
+            h2c: false,
+            memory_mib,
+            cpu_millis,
+            restarts: Some(restarts),
+        });
+        let mark = mark.and_then(|mark| serde_json::to_string(&mark).ok());
+        let body = json!({"metadata": {
+            "uid": instance.id.as_str(), "labels": labels, "ownerReferences": [owner], "annotations": {LOADED: mark}}});
         let params = PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() };
         within(&instance.name, api.patch(&instance.name, &params, &Patch::Merge(body))).await?;
         let memory = format!("{memory_mib}Mi");
@@ -79,7 +140,8 @@ impl Kubernetes {
     pub(super) async fn make_pool(&self, pool: &WarmPool) -> Result<(), FleetError> {
         let image = self.options.parker.as_deref().ok_or_else(|| FleetError::Refused("no parker's image".into()))?;
         let api: Api<Deployment> = self.in_namespace(&pool.namespace().unwrap_or_default());
-        let wanted = pool::deployment(pool, image, self.options.rules.restricted);
+        let parking = Parking { parker: image, rules: &self.options.rules, key: &self.options.load_key };
+        let wanted = pool::deployment(pool, &parking);
         make_asleep(&api, &wanted, |found| {
             let named = labels::pool(found.metadata.labels.as_ref()) == Some(&pool.name_any());
             named.then(|| found.owner_references().iter().any(|owner| Some(&owner.uid) == pool.meta().uid.as_ref()))

@@ -3,6 +3,7 @@
 //! A watch that breaks lists again. What the new list does not have is asked for by name before it is told as gone: an
 //! API server that answers an empty list after an outage must not take everything down.
 
+use super::codes::Codes;
 use super::gate::{self, Gate, Place};
 use super::instance;
 use super::wall::Wall;
@@ -42,6 +43,8 @@ pub(super) struct Port {
     pub(super) restarts: Restarts,
     /// Who has to know which namespaces are in use.
     pub(super) wall: Wall,
+    /// Who finds the code of Functions, where that is looked for.
+    pub(super) codes: Option<Codes>,
 }
 
 /// Counts watches that broke.
@@ -54,8 +57,21 @@ pub(super) struct OfKind {
 }
 
 impl Port {
-    /// Nobody receives only when the controller ends.
+    /// Tells an event; a Function with its code.
     pub(super) async fn send(&self, event: Event) {
+        let event = match (&self.codes, event) {
+            (Some(codes), Event::Function(function)) => return codes.tell(function, self).await,
+            (Some(codes), Event::FunctionGone(uid)) => {
+                codes.forget(&uid).await;
+                Event::FunctionGone(uid)
+            }
+            (_, event) => event,
+        };
+        self.send_as_is(event).await;
+    }
+
+    /// Nobody receives only when the controller ends.
+    pub(super) async fn send_as_is(&self, event: Event) {
         let _ = self.sender.send(event).await;
     }
 

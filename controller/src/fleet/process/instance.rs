@@ -2,10 +2,14 @@
 
 use super::command;
 use super::leftover::MARK;
+use super::runtimes::{self, ParkedProcess};
 use super::{Seen, Shared};
 use crate::fleet::{Code, Event, FunctionUid, Instance, InstanceId, Phase, Target, Trouble};
+use crate::load::{self, Load};
 use dormouse_core::FunctionKey;
+use dormouse_core::function::Runtime;
 use dormouse_core::revision::Revision;
+use dormouse_core::valid::ValidFunction;
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
@@ -20,6 +24,7 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::net::TcpSocket;
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
 /// Most bytes of an output line that are passed on in one piece; a longer line comes in several.
@@ -31,6 +36,9 @@ const SETTLED: Duration = Duration::from_secs(10);
 /// Longest pause before the next start: 1, 2, 4, 8, 16, then 30 s.
 const MAX_PAUSE: Duration = Duration::from_secs(30);
 
+/// Code that cannot be imported is tried again so seldom: it is mended by another revision, or what it needs comes up.
+const BROKEN: Duration = Duration::from_secs(10);
+
 /// How long output is still read after the process ended: what it wrote is in the pipe already.
 const OUTPUT_REST: Duration = Duration::from_millis(200);
 
@@ -39,6 +47,8 @@ const OUTPUT_REST: Duration = Duration::from_millis(200);
 pub(super) struct Runnable {
     /// Words; the first one as written in the annotation.
     pub(super) command: Vec<String>,
+    /// Handler code, in place of a command.
+    pub(super) handler: Option<Handler>,
     /// The manifest's folder.
     pub(super) folder: PathBuf,
     /// Variables of the manifest.
@@ -51,6 +61,21 @@ pub(super) struct Runnable {
     pub(super) cpu_millis: u32,
     /// It speaks HTTP/2 without TLS.
     pub(super) h2c: bool,
+}
+
+/// Handler code.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Handler {
+    /// The function: its handler is there.
+    pub(super) valid: Arc<ValidFunction>,
+    /// It boots in the manifest's folder; else it is loaded into a parked process.
+    pub(super) boots: bool,
+}
+
+impl Handler {
+    pub(super) fn runtime(&self) -> Runtime {
+        self.valid.source.as_ref().map(|source| source.runtime).unwrap_or_default()
+    }
 }
 
 /// The office's end of an instance.
@@ -78,6 +103,8 @@ pub(super) struct Life {
 enum End {
     /// It could not be started.
     NotStarted(io::Error),
+    /// Its handler's module cannot be imported.
+    Broken(String),
     /// It ended unasked.
     Exited(ExitStatus, Duration),
     /// It was told to end, and did.
@@ -123,13 +150,24 @@ impl Life {
     pub(super) async fn live(mut self) {
         let mut failures = 0_u32;
         loop {
+            let mut least = Duration::ZERO;
             let last_words = Arc::new(Mutex::new(String::new()));
             let trouble = match self.run_once(&last_words).await {
                 End::Stopped => break,
                 End::NotStarted(e) => {
                     failures += 1;
-                    let command = self.run.command.join(" ");
-                    Some(Trouble::new(Code::BadCommand, format!("cannot run {command:?}: {e}")))
+                    let words = match &self.run.handler {
+                        Some(_) => format!("its runtime cannot be started: {e}"),
+                        None => format!("cannot run {:?}: {e}", self.run.command.join(" ")),
+                    };
+                    Some(Trouble::new(Code::BadCommand, words))
+                }
+                End::Broken(why) => {
+                    failures += 1;
+                    least = BROKEN;
+                    let (key, name, how) = (self.key.clone(), self.name.clone(), why.clone());
+                    self.shared.see(Seen::Died { key, name, how });
+                    Some(Trouble::new(Code::HandlerFailed, why))
                 }
                 End::Exited(status, ran) => {
                     failures = if ran >= SETTLED { 1 } else { failures + 1 };
@@ -151,7 +189,7 @@ impl Life {
                 handle.state.trouble = trouble;
             });
             tokio::select! {
-                () = sleep(pause(failures)) => {}
+                () = sleep(pause(failures).max(least)) => {}
                 _ = self.stop.wait_for(Option::is_some) => break,
             }
         }
@@ -162,7 +200,7 @@ impl Life {
         if self.stop.borrow().is_some() {
             return End::Stopped;
         }
-        let (mut child, address) = match self.start() {
+        let Started { mut child, address, pod } = match self.start() {
             Ok(started) => started,
             Err(e) => return End::NotStarted(e),
         };
@@ -173,6 +211,18 @@ impl Life {
             tokio::spawn(self.output().pass(child.stderr.take(), last_words.clone())),
         ];
         let started = Instant::now();
+        if let (Some((pod, door)), Some(handler)) = (&pod, &self.run.handler) {
+            self.set(|handle| handle.pid = pid);
+            let runtime = handler.runtime();
+            let loaded = self.load(handler, pod, *door).await;
+            self.shared.give_ports_back([door.port()]);
+            self.shared.refill(runtime);
+            if let Err(end) = loaded {
+                self.terminate(&mut child, group).await;
+                self.clean_up(group, readers, address).await;
+                return end;
+            }
+        }
         self.set(|handle| {
             handle.pid = pid;
             handle.state.phase = Phase::Running;
@@ -196,6 +246,16 @@ impl Life {
                 End::Stopped
             }
         };
+        self.clean_up(group, readers, address).await;
+        match (end, &self.run.handler) {
+            // A boot that failed says so in its last line.
+            (End::Exited(..), Some(_)) if let Some(why) = load::failure_in(&last_words.lock()) => End::Broken(why),
+            (end, _) => end,
+        }
+    }
+
+    /// Nothing of the process is left, and what it wrote is passed on.
+    async fn clean_up(&self, group: Option<Pid>, readers: [JoinHandle<()>; 2], address: SocketAddr) {
         clear(group).await;
         for reader in readers {
             let abort = reader.abort_handle();
@@ -204,10 +264,33 @@ impl Life {
             }
         }
         self.shared.ports.lock().remove(&address.port());
-        end
     }
 
-    fn start(&self) -> io::Result<(Child, SocketAddr)> {
+    /// Gives a parked process its code; it serves then.
+    async fn load(&self, handler: &Handler, pod: &str, door: SocketAddr) -> Result<(), End> {
+        let valid = &handler.valid;
+        let Some(source) = &valid.source else { return Err(End::Broken("there is no handler".into())) };
+        let revision = self.revision_name();
+        let load = Load { valid, handler: source, revision: &revision, pod };
+        let key = self.shared.load_key.clone();
+        let mut stop = self.stop.clone();
+        tokio::select! {
+            loaded = load::send(&key, load, door) => loaded.map_err(|error| match runtimes::why(&error) {
+                (true, why) => End::Broken(why),
+                (false, why) => End::NotStarted(io::Error::other(why)),
+            }),
+            _ = stop.wait_for(Option::is_some) => Err(End::Stopped),
+        }
+    }
+
+    fn revision_name(&self) -> String {
+        format!("{}-{}", self.key.name, self.revision)
+    }
+
+    fn start(&self) -> io::Result<Started> {
+        if let Some(handler) = &self.run.handler {
+            return if handler.boots { self.boot(handler) } else { self.claim(handler) };
+        }
         let port = self.shared.free_port()?;
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let [first, rest @ ..] = self.run.command.as_slice() else {
@@ -226,16 +309,49 @@ impl Life {
             .env("PORT", port.to_string())
             .env("K_SERVICE", &self.key.name)
             .env("K_CONFIGURATION", &self.key.name)
-            .env("K_REVISION", format!("{}-{}", self.key.name, self.revision))
+            .env("K_REVISION", self.revision_name())
             .env(MARK, &self.shared.config.mark)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .process_group(0);
         match command.spawn() {
-            Ok(child) => Ok((child, address)),
+            Ok(child) => Ok(Started { child, address, pod: None }),
             Err(e) => {
                 self.shared.ports.lock().remove(&port);
+                Err(e)
+            }
+        }
+    }
+
+    /// A parked process, to be loaded.
+    fn claim(&self, handler: &Handler) -> io::Result<Started> {
+        let ParkedProcess { child, pod, door, calls } = self.shared.claim(handler.runtime())?;
+        Ok(Started { child, address: calls, pod: Some((pod, door)) })
+    }
+
+    /// A process of its own that boots in the manifest's folder.
+    fn boot(&self, handler: &Handler) -> io::Result<Started> {
+        let Handler { valid, .. } = handler;
+        let mut command = self.shared.runtime_command(handler.runtime())?;
+        let port = self.shared.free_port()?;
+        command
+            .current_dir(&self.run.folder)
+            .envs(self.run.env.iter().map(|(name, value)| (name, value)))
+            .env("PORT", port.to_string())
+            .env("K_SERVICE", &self.key.name)
+            .env("K_CONFIGURATION", &self.key.name)
+            .env("K_REVISION", self.revision_name())
+            .env("DORMOUSE_HANDLER", valid.source.as_ref().map_or("", |source| &source.name))
+            .env("DORMOUSE_CODE_DIR", &self.run.folder)
+            .env("DORMOUSE_NAMESPACE", &self.key.namespace)
+            .env("DORMOUSE_MEMORY_MIB", valid.memory_mib.to_string())
+            .env("DORMOUSE_TIMEOUT_MS", valid.timeout.as_millis().to_string())
+            .env("DORMOUSE_CONCURRENCY", valid.concurrency.to_string());
+        match command.spawn() {
+            Ok(child) => Ok(Started { child, address: (Ipv4Addr::LOCALHOST, port).into(), pod: None }),
+            Err(e) => {
+                self.shared.give_ports_back([port]);
                 Err(e)
             }
         }
@@ -264,6 +380,15 @@ impl Life {
     fn output(&self) -> Output {
         Output { key: self.key.clone(), name: self.name.clone(), shared: self.shared.clone() }
     }
+}
+
+/// A process.
+struct Started {
+    child: Child,
+    /// Where it takes calls.
+    address: SocketAddr,
+    /// Of one that is to be loaded: who it is, and where it takes its load.
+    pod: Option<(String, SocketAddr)>,
 }
 
 struct Output {
@@ -362,7 +487,7 @@ fn is_free(port: u16) -> io::Result<()> {
 
 impl Shared {
     /// A loopback port that is free now and given to no other instance.
-    fn free_port(&self) -> io::Result<u16> {
+    pub(super) fn free_port(&self) -> io::Result<u16> {
         let mut last = io::Error::from(io::ErrorKind::AddrInUse);
         for _ in 0..TRIES {
             let port = rand::random_range(PORTS);

@@ -31,8 +31,14 @@ fn bench(script: &str) -> Bench {
     let folder = tempfile::tempdir().unwrap();
     let (out, seen) = mpsc::channel(100);
     let mark = uuid::Uuid::new_v4().simple().to_string();
-    let config = Config { program: "/bin/false".into(), mark: mark.clone(), schedules: None, seen: out };
-    let fleet = Processes::new(config, vec![local(folder.path(), script)]);
+    let config = Config {
+        program: "/bin/false".into(),
+        mark: mark.clone(),
+        runtimes: std::env::temp_dir().join(&mark),
+        schedules: None,
+        seen: out,
+    };
+    let fleet = Processes::new(config, vec![local(folder.path(), script)]).unwrap();
     let events = fleet.events().unwrap();
     assert!(fleet.events().is_none());
     Bench { fleet, events, seen, folder, mark }
@@ -152,10 +158,16 @@ async fn a_process_that_keeps_ending_is_a_crash_loop() {
 async fn a_command_that_is_not_there_is_told_at_once() {
     let folder = tempfile::tempdir().unwrap();
     let (out, _seen) = mpsc::channel(100);
-    let config = Config { program: "/bin/false".into(), mark: "none".into(), schedules: None, seen: out };
+    let config = Config {
+        program: "/bin/false".into(),
+        mark: "none".into(),
+        runtimes: "/nowhere".into(),
+        schedules: None,
+        seen: out,
+    };
     let mut local = local(folder.path(), "");
     local.command = vec!["./no-such-file".into()];
-    let fleet = Processes::new(config, vec![local]);
+    let fleet = Processes::new(config, vec![local]).unwrap();
     let events = fleet.events().unwrap();
     let mut bench = Bench { fleet, events, seen: _seen, folder, mark: "none".into() };
     bench.scaled(1).await;

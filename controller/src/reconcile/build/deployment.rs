@@ -4,8 +4,9 @@
 //! would fill the environment), no capabilities, no privilege escalation, the runtime's seccomp profile. Their grace
 //! and `preStop` sleep are as long as a call may be: a pod that Kubernetes ends on its own (a drained node, a wrong
 //! choice when scaling down) finishes its calls; one that we end is idle and gets a short grace instead.
-//! No probes: activators dial.
+//! No probes: activators dial. Handler code is a runtime's image that boots with the files of a ConfigMap (`code`).
 
+use super::code::{self, RuntimeImages, plain};
 use crate::fleet::Target;
 use crate::fleet::kubernetes::gate::GATE;
 use crate::labels;
@@ -16,7 +17,7 @@ use k8s_openapi::api::core::v1::{
     Capabilities, ConfigMapEnvSource, ConfigMapKeySelector, Container, ContainerPort, EnvFromSource,
     EnvVar as PodEnvVar, EnvVarSource, Lifecycle, LifecycleHandler, LocalObjectReference, PodSchedulingGate,
     PodSecurityContext, PodSpec, PodTemplateSpec, ResourceRequirements, SeccompProfile, SecretEnvSource,
-    SecretKeySelector, SecurityContext, SleepAction,
+    SecretKeySelector, SecurityContext, SleepAction, Volume, VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
@@ -43,8 +44,10 @@ const STOP_MARGIN: i64 = 5;
 const PROGRESS_DEADLINE: i32 = 600;
 
 /// What the cluster's operator wants of every pod.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PodRules {
+    /// What handler code runs on.
+    pub runtimes: RuntimeImages,
     /// Pods must keep the restricted Pod Security level: images that run as root are refused.
     pub restricted: bool,
 }
@@ -57,7 +60,7 @@ pub fn name(target: &Target) -> String {
 
 /// The Deployment, with no `replicas`: that field is the scaler's.
 #[must_use]
-pub fn deployment(function: &Function, valid: &ValidFunction, target: &Target, rules: PodRules) -> Deployment {
+pub fn deployment(function: &Function, valid: &ValidFunction, target: &Target, rules: &PodRules) -> Deployment {
     let metadata = ObjectMeta {
         name: Some(name(target)),
         namespace: Some(target.key.namespace.clone()),
@@ -126,8 +129,9 @@ pub(super) fn pull_secrets(named: &[LocalName]) -> Option<Vec<LocalObjectReferen
     some(named.iter().map(|s| LocalObjectReference { name: s.name.clone() }).collect())
 }
 
-fn pod(valid: &ValidFunction, target: &Target, rules: PodRules) -> PodSpec {
+fn pod(valid: &ValidFunction, target: &Target, rules: &PodRules) -> PodSpec {
     let timeout = i64::try_from(valid.timeout.as_secs()).unwrap_or(i64::MAX - STOP_MARGIN);
+    let (volumes, mounts) = volumes(valid, target).into_iter().unzip();
     PodSpec {
         automount_service_account_token: Some(valid.service_account_name.is_some()),
         service_account_name: valid.service_account_name.clone(),
@@ -136,18 +140,37 @@ fn pod(valid: &ValidFunction, target: &Target, rules: PodRules) -> PodSpec {
         security_context: Some(pod_security(rules.restricted)),
         termination_grace_period_seconds: Some(timeout + STOP_MARGIN),
         scheduling_gates: Some(vec![PodSchedulingGate { name: GATE.into() }]),
-        containers: vec![container(valid, target, timeout)],
+        containers: vec![Container { volume_mounts: some(mounts), ..container(valid, target, rules, timeout) }],
+        volumes: some(volumes),
         ..PodSpec::default()
     }
 }
 
-fn container(valid: &ValidFunction, target: &Target, timeout: i64) -> Container {
+/// Of handler code: its files, and a place to write to where nothing else may be written.
+fn volumes(valid: &ValidFunction, target: &Target) -> Vec<(Volume, VolumeMount)> {
+    let Some(handler) = &valid.source else { return Vec::new() };
+    let read_only = valid.security_context.as_ref().and_then(|s| s.read_only_root_filesystem) == Some(true);
+    let code = handler.code.as_ref().map(|code| code::volume(code, target));
+    code.into_iter().chain(read_only.then(code::tmp)).collect()
+}
+
+/// The image that runs: the function's own, or its runtime's.
+pub(super) fn image<'a>(valid: &'a ValidFunction, rules: &'a PodRules) -> &'a str {
+    let runtime = valid.source.as_ref().map_or("", |handler| rules.runtimes.of(handler.runtime));
+    valid.image.as_deref().unwrap_or(runtime)
+}
+
+fn container(valid: &ValidFunction, target: &Target, rules: &PodRules, timeout: i64) -> Container {
+    let image = image(valid, rules);
+    let mut env = environment(valid, target);
+    env.extend(own(valid, valid.source.iter().flat_map(|handler| code::boot(valid, handler)).collect()));
+
     let memory = Quantity(format!("{}Mi", valid.memory_mib));
     let cpu = Quantity(format!("{}m", valid.cpu_millis));
     Container {
         name: CONTAINER.into(),
-        image: Some(valid.image.clone()),
-        image_pull_policy: Some(pull_policy(&valid.image).into()),
+        image: Some(image.into()),
+        image_pull_policy: Some(pull_policy(image).into()),
         command: some(valid.command.clone()),
         args: some(valid.args.clone()),
         ports: Some(vec![ContainerPort {
@@ -156,7 +179,7 @@ fn container(valid: &ValidFunction, target: &Target, timeout: i64) -> Container 
             protocol: Some("TCP".into()),
             ..ContainerPort::default()
         }]),
-        env: Some(environment(valid, target)),
+        env: Some(env),
         env_from: some(valid.env_from.iter().map(env_from).collect()),
         resources: Some(resources(memory, cpu)),
         lifecycle: Some(Lifecycle {
@@ -185,15 +208,19 @@ pub(super) fn restrictions(valid: &ValidFunction) -> SecurityContext {
 
 /// The platform's variables come first, so that the function's own may refer to them as `$(PORT)`.
 pub(super) fn environment(valid: &ValidFunction, target: &Target) -> Vec<PodEnvVar> {
-    let plain = |name: &str, value: String| PodEnvVar { name: name.into(), value: Some(value), value_from: None };
     let mut env = vec![
         plain("PORT", valid.port.to_string()),
-        plain("K_SERVICE", valid.key.name.clone()),
-        plain("K_CONFIGURATION", valid.key.name.clone()),
+        plain("K_SERVICE", &*valid.key.name),
+        plain("K_CONFIGURATION", &*valid.key.name),
         plain("K_REVISION", name(target)),
     ];
     env.extend(valid.env.iter().map(env_var));
     env
+}
+
+/// Of what a runtime is told, what the function does not set itself (`NODE_OPTIONS`; the others it may not).
+pub(super) fn own(valid: &ValidFunction, told: Vec<PodEnvVar>) -> impl Iterator<Item = PodEnvVar> {
+    told.into_iter().filter(|var| !valid.env.iter().any(|set| set.name == var.name))
 }
 
 fn env_var(var: &EnvVar) -> PodEnvVar {
@@ -250,13 +277,32 @@ mod tests {
         let function: Function = serde_json::from_value(manifest).unwrap();
         let valid = ValidFunction::from_function(&function).unwrap();
         let target = Target { uid: "u-1".into(), key: valid.key.clone(), revision: Revision::of(&function.spec) };
-        deployment(&function, &valid, &target, rules)
+        deployment(&function, &valid, &target, &rules)
     }
 
     #[test]
     fn smallest() {
         let spec = json!({"spec": {"image": "registry/hello:1"}});
         insta::assert_yaml_snapshot!(built(spec, PodRules::default()));
+    }
+
+    #[test]
+    fn handler_code_boots_on_its_runtime() {
+        let runtimes = RuntimeImages { nodejs: "runtime-nodejs:1".into(), python: "runtime-python:1".into() };
+        let rules = PodRules { runtimes, ..PodRules::default() };
+        let source = json!({"runtime": "nodejs", "handler": "index.handler", "inline": "exports.handler = () => 1"});
+        let spec = json!({"spec": {"source": source, "securityContext": {"readOnlyRootFilesystem": true}}});
+        insta::assert_yaml_snapshot!(built(spec, rules.clone()).spec.template.spec.unwrap());
+        // Code in an image of its own, and an option that the function sets itself.
+        let source = json!({"runtime": "nodejs", "handler": "index.handler"});
+        let env = json!([{"name": "NODE_OPTIONS", "value": "--trace-gc"}]);
+        let pod = built(json!({"spec": {"source": source, "image": "own:1", "env": env}}), rules);
+        let pod = pod.spec.template.spec.unwrap();
+        let env = pod.containers[0].env.as_ref().unwrap();
+        let set: Vec<&str> =
+            env.iter().filter(|e| e.name == "NODE_OPTIONS").filter_map(|e| e.value.as_deref()).collect();
+        assert_eq!((pod.containers[0].image.as_deref(), pod.volumes, set), (Some("own:1"), None, vec!["--trace-gc"]));
+        assert!(env.iter().any(|e| e.name == "DORMOUSE_HANDLER") && !env.iter().any(|e| e.name == "DORMOUSE_CODE_DIR"));
     }
 
     #[test]
@@ -276,7 +322,7 @@ mod tests {
             "serviceAccountName": "runner", "securityContext": {"runAsUser": 1000, "readOnlyRootFilesystem": true},
             "timeoutSeconds": 3600
         }});
-        insta::assert_yaml_snapshot!(built(spec, PodRules { restricted: true }));
+        insta::assert_yaml_snapshot!(built(spec, PodRules { restricted: true, ..PodRules::default() }));
     }
 
     #[test]

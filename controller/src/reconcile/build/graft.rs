@@ -4,8 +4,11 @@
 //! is the lock of a claim, and what stands in its environment says for ever whose it is: after a restart of the
 //! controller the pods alone tell everything.
 
-use super::deployment::{CONTAINER, env_from, environment, pull_policy, restrictions, some};
-use crate::fleet::{FunctionUid, Target};
+use super::code;
+use super::deployment::{CONTAINER, PodRules, env_from, environment, image, own, pull_policy, restrictions, some};
+use crate::fleet::{FunctionUid, Parked, Target};
+use crate::labels;
+use crate::load::{self, LoadKey};
 use dormouse_core::function::Protocol;
 use dormouse_core::revision::Revision;
 use dormouse_core::valid::ValidFunction;
@@ -14,6 +17,9 @@ use serde::{Deserialize, Serialize};
 
 /// The variable that says whose a claimed pod is.
 const CLAIM: &str = "DORMOUSE_CLAIM";
+
+/// The annotation that says it of one that was loaded: it has the pool's container, and nothing was added to it.
+pub const LOADED: &str = "dormouse.dev/loaded";
 
 /// What stands in it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,6 +39,9 @@ pub struct Mark {
     pub memory_mib: u32,
     /// See there.
     pub cpu_millis: u32,
+    /// It was loaded, when its runtime had been started anew so often: with one more it has lost its code.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restarts: Option<u32>,
 }
 
 impl Mark {
@@ -47,12 +56,18 @@ impl Mark {
             h2c: valid.protocol == Protocol::H2c,
             memory_mib: valid.memory_mib,
             cpu_millis: valid.cpu_millis,
+            restarts: None,
         }
     }
 
     /// The mark of a claimed pod; `None` when it was not claimed by us.
     #[must_use]
     pub fn of(pod: &Pod) -> Option<Self> {
+        // Once the pool has let it go: before, whatever stands there is not believed.
+        let loaded = pod.metadata.annotations.as_ref().and_then(|a| a.get(LOADED));
+        if let (Some(mark), None) = (loaded, labels::pool(pod.metadata.labels.as_ref())) {
+            return serde_json::from_str(mark).ok();
+        }
         let containers = pod.spec.as_ref()?.ephemeral_containers.as_ref()?;
         let grafted = containers.iter().find(|c| c.name == CONTAINER)?;
         let mark = grafted.env.as_ref()?.iter().find(|e| e.name == CLAIM)?;
@@ -73,16 +88,46 @@ pub fn is_grafted(pod: &Pod) -> bool {
     containers.is_some_and(|containers| containers.iter().any(|c| c.name == CONTAINER))
 }
 
+/// What a graft is made of beside the function.
+#[derive(Clone, Copy, Debug)]
+pub struct Graft<'a> {
+    /// The pod.
+    pub parked: &'a Parked,
+    /// Tells this claim from others.
+    pub claim: u64,
+    /// What every pod keeps.
+    pub rules: &'a PodRules,
+    /// What loads are signed with.
+    pub key: &'a LoadKey,
+}
+
+/// Whether a function's code is sent to its runtime once that is started: nothing can be mounted into a parked pod.
+#[must_use]
+pub fn is_loaded(valid: &ValidFunction) -> bool {
+    valid.source.as_ref().is_some_and(|handler| handler.code.is_some())
+}
+
 /// The container. Ports, probes and a size of its own are not for an ephemeral one to have.
 #[must_use]
-pub fn container(valid: &ValidFunction, target: &Target, claim: u64) -> EphemeralContainer {
+pub fn container(valid: &ValidFunction, target: &Target, graft: &Graft<'_>) -> EphemeralContainer {
+    let Graft { parked, claim, rules, key } = *graft;
     let mark = serde_json::to_string(&Mark::new(valid, target, claim)).unwrap_or_default();
+    let image = image(valid, rules);
     let mut env = environment(valid, target);
+    let told = valid.source.as_ref().map_or(Vec::new(), |handler| match handler.code {
+        Some(_) => {
+            let pod = code::plain("", parked.id.as_str());
+            let port = code::plain("DORMOUSE_LOAD_PORT", load::PORT.to_string());
+            code::parked(key, pod, handler.runtime, valid.memory_mib).into_iter().chain([port]).collect()
+        }
+        None => code::boot(valid, handler),
+    });
+    env.extend(own(valid, told));
     env.insert(0, EnvVar { name: CLAIM.into(), value: Some(mark), value_from: None });
     EphemeralContainer {
         name: CONTAINER.into(),
-        image: Some(valid.image.clone()),
-        image_pull_policy: Some(pull_policy(&valid.image).into()),
+        image: Some(image.into()),
+        image_pull_policy: Some(pull_policy(image).into()),
         command: some(valid.command.clone()),
         args: some(valid.args.clone()),
         env: Some(env),
@@ -110,7 +155,20 @@ mod tests {
         let function: Function = serde_json::from_value(kind).unwrap();
         let valid = ValidFunction::from_function(&function).unwrap();
         let target = Target { uid: "u-1".into(), key: valid.key.clone(), revision: Revision::of(&function.spec) };
-        (container(&valid, &target, 7), Mark::new(&valid, &target, 7))
+        let key = LoadKey::from_secret("0123456789abcdef0123456789abcdef").unwrap();
+        let pool = crate::fleet::PoolKey { namespace: "default".into(), name: "small".into() };
+        let parked = Parked {
+            id: "p-1".into(),
+            name: "small-1".into(),
+            pool,
+            ip: [10, 0, 0, 1].into(),
+            size: (128, 100),
+            runtime: None,
+            restarts: 0,
+        };
+        let rules = PodRules::default();
+        let graft = Graft { parked: &parked, claim: 7, rules: &rules, key: &key };
+        (container(&valid, &target, &graft), Mark::new(&valid, &target, 7))
     }
 
     #[test]

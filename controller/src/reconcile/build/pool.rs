@@ -5,12 +5,16 @@
 //! grace is as long as the longest call: a pod that Kubernetes ends on its own may be serving one by then. What we end
 //! ourselves is idle and gets a short grace.
 
-use super::deployment::{confined, of_pods, pod_security, pull_secrets, resources, some};
+use super::code;
+use super::deployment::{PodRules, confined, of_pods, pod_security, pull_policy, pull_secrets, resources, some};
 use crate::labels;
-use dormouse_core::WarmPool;
+use crate::load::LoadKey;
 use dormouse_core::warm_pool::{Security, Toleration, TolerationOperator};
+use dormouse_core::{WarmPool, quantity};
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{Container, PodSpec, SecurityContext, Toleration as PodToleration};
+use k8s_openapi::api::core::v1::{
+    Container, EnvVar, EnvVarSource, ObjectFieldSelector, PodSpec, SecurityContext, Toleration as PodToleration,
+};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::{Resource, ResourceExt};
@@ -27,9 +31,20 @@ pub fn name(pool: &str) -> String {
     format!("{pool}-parked")
 }
 
-/// The Deployment, with no `replicas`: that field is the scaler's. `image` is the parker's.
+/// What parks pods.
+#[derive(Clone, Copy, Debug)]
+pub struct Parking<'a> {
+    /// Image of the program that parks those of a pool without a runtime.
+    pub parker: &'a str,
+    /// What every pod keeps, and the images of runtimes.
+    pub rules: &'a PodRules,
+    /// What loads are signed with.
+    pub key: &'a LoadKey,
+}
+
+/// The Deployment, with no `replicas`: that field is the scaler's.
 #[must_use]
-pub fn deployment(pool: &WarmPool, image: &str, restricted: bool) -> Deployment {
+pub fn deployment(pool: &WarmPool, parking: &Parking<'_>) -> Deployment {
     let name_of_pool = pool.name_any();
     let metadata = ObjectMeta {
         name: Some(name(&name_of_pool)),
@@ -38,11 +53,17 @@ pub fn deployment(pool: &WarmPool, image: &str, restricted: bool) -> Deployment 
         owner_references: pool.controller_owner_ref(&()).map(|owner| vec![owner]),
         ..ObjectMeta::default()
     };
-    of_pods(metadata, labels::pool_selector(&name_of_pool), pod(pool, image, restricted))
+    let mut made = of_pods(metadata, labels::pool_selector(&name_of_pool), pod(pool, parking));
+    if let (Some(runtime), Some(meta)) = (pool.spec.runtime, &mut made.spec.template.metadata) {
+        let labels = meta.labels.get_or_insert_default();
+        labels.insert(labels::RUNTIME.into(), runtime.name().into());
+    }
+    made
 }
 
-fn pod(pool: &WarmPool, image: &str, restricted: bool) -> PodSpec {
+fn pod(pool: &WarmPool, parking: &Parking<'_>) -> PodSpec {
     let spec = &pool.spec;
+    let restricted = parking.rules.restricted;
     PodSpec {
         automount_service_account_token: Some(false),
         enable_service_links: Some(false),
@@ -53,14 +74,34 @@ fn pod(pool: &WarmPool, image: &str, restricted: bool) -> PodSpec {
         security_context: Some(pod_security(restricted || spec.security == Security::Restricted)),
         termination_grace_period_seconds: Some(GRACE),
         resources: Some(resources(Quantity(spec.resources.memory.clone()), Quantity(spec.resources.cpu.clone()))),
-        containers: vec![Container {
-            name: CONTAINER.into(),
-            image: Some(image.into()),
-            image_pull_policy: Some("IfNotPresent".into()),
-            security_context: Some(SecurityContext { read_only_root_filesystem: Some(true), ..confined() }),
-            ..Container::default()
-        }],
+        volumes: spec.runtime.map(|_| vec![code::tmp().0]),
+        containers: vec![container(pool, parking)],
         ..PodSpec::default()
+    }
+}
+
+/// What keeps a parked pod: the parker, or a runtime that waits for its load.
+fn container(pool: &WarmPool, parking: &Parking<'_>) -> Container {
+    let kept = Container {
+        name: CONTAINER.into(),
+        image: Some(parking.parker.into()),
+        image_pull_policy: Some("IfNotPresent".into()),
+        security_context: Some(SecurityContext { read_only_root_filesystem: Some(true), ..confined() }),
+        ..Container::default()
+    };
+    let Some(runtime) = pool.spec.runtime else { return kept };
+    let image = parking.rules.runtimes.of(runtime);
+    let field = ObjectFieldSelector { field_path: "metadata.uid".into(), api_version: None };
+    let uid = EnvVarSource { field_ref: Some(field), ..EnvVarSource::default() };
+    let uid = EnvVar { value_from: Some(uid), ..EnvVar::default() };
+    let memory_mib = quantity::memory_mib(&pool.spec.resources.memory).unwrap_or(0);
+    Container {
+        image: Some(image.into()),
+        image_pull_policy: Some(pull_policy(image).into()),
+        env: Some(code::parked(parking.key, uid, runtime, memory_mib)),
+        volume_mounts: Some(vec![code::tmp().1]),
+        termination_message_policy: Some("FallbackToLogsOnError".into()),
+        ..kept
     }
 }
 
@@ -90,9 +131,23 @@ mod tests {
         serde_json::from_value(kind).unwrap()
     }
 
+    fn built(spec: serde_json::Value) -> Deployment {
+        let key = LoadKey::from_secret("0123456789abcdef0123456789abcdef").unwrap();
+        let runtimes = code::RuntimeImages { nodejs: "runtime-nodejs:1".into(), python: "runtime-python:1".into() };
+        let rules = PodRules { runtimes, restricted: false };
+        deployment(&pool(spec), &Parking { parker: "dormouse/parker:1", rules: &rules, key: &key })
+    }
+
+    #[test]
+    fn of_a_runtime() {
+        insta::assert_yaml_snapshot!(
+            built(json!({"runtime": "nodejs", "resources": {"memory": "128Mi"}})).spec.template
+        );
+    }
+
     #[test]
     fn smallest() {
-        insta::assert_yaml_snapshot!(deployment(&pool(json!({})), "dormouse/parker:1", false));
+        insta::assert_yaml_snapshot!(built(json!({})));
     }
 
     #[test]
@@ -102,6 +157,6 @@ mod tests {
             "nodeSelector": {"zone": "a"}, "imagePullSecrets": [{"name": "pull"}], "security": "Restricted",
             "tolerations": [{"key": "k", "operator": "Equal", "value": "v", "effect": "NoSchedule"}],
         });
-        insta::assert_yaml_snapshot!(deployment(&pool(spec), "dormouse/parker:1", false));
+        insta::assert_yaml_snapshot!(built(spec));
     }
 }

@@ -1,11 +1,13 @@
-//! Cold calls: through the platform, by a Deployment and by a warm pool, beside what a script with the same pod takes.
+//! Cold calls: through the platform, by a Deployment, by a graft and by a load, beside what a script with the same pod takes.
 //!
-//! Five arms by turns. Before each sample nothing runs in the namespace but parked pods. The scripts know everything
+//! Nine arms by turns. Before each sample nothing runs in the namespace but parked pods. The scripts know everything
 //! beforehand: they write, watch for the pod's address, and dial it every 2 ms.
 
 use crate::say;
 use anyhow::{Context, Result};
-use dormouse_core::WarmPool;
+use dormouse_controller::load::{self, Load, LoadKey};
+use dormouse_core::function::Runtime;
+use dormouse_core::{ValidFunction, WarmPool};
 use dormouse_tests::client::Target;
 use dormouse_tests::cluster::{Cluster, LIMIT, SYSTEM, Space, pod_name};
 use dormouse_tests::quantiles::Times;
@@ -27,6 +29,8 @@ const POOL: &str = "bench";
 const SCRIPTED: &str = "scripted";
 const PARKED: &str = "scripted-parked";
 
+const RUNTIMES: [Runtime; 2] = [Runtime::Nodejs, Runtime::Python];
+
 /// The port of the sample.
 const PORT: u16 = 8080;
 
@@ -47,14 +51,20 @@ enum Arm {
     Deployed,
     GraftAlone,
     Grafted,
+    LoadAlone(Runtime),
+    Loaded(Runtime),
 }
 
-const ARMS: [(Arm, &str); 5] = [
+const ARMS: [(Arm, &str); 9] = [
     (Arm::BarePod, "bare pod, until its port answers"),
     (Arm::Scripted, "Deployment 0 -> 1 by a script, until the port answers"),
     (Arm::Deployed, "cold call by a Deployment, whole"),
     (Arm::GraftAlone, "graft alone by a script, until the port answers"),
     (Arm::Grafted, "cold call by a graft, whole"),
+    (Arm::LoadAlone(Runtime::Nodejs), "load on nodejs by a script, until it serves"),
+    (Arm::Loaded(Runtime::Nodejs), "cold call by a load on nodejs, whole"),
+    (Arm::LoadAlone(Runtime::Python), "load on python by a script, until it serves"),
+    (Arm::Loaded(Runtime::Python), "cold call by a load on python, whole"),
 ];
 
 /// Measures `n` samples of each arm, by turns.
@@ -69,6 +79,8 @@ struct Stage {
     activator: SocketAddr,
     /// The function's pod, as its controller makes it.
     pod: Value,
+    /// What the release signs loads with.
+    key: LoadKey,
     /// What the client measured of the cold calls, and its parts as the activator told them.
     parts: Vec<(Arm, f64, Vec<f64>)>,
 }
@@ -90,8 +102,13 @@ async fn measure(space: Space, n: usize) -> Result<()> {
     space.apply(&function(GRAFTED, "32Mi"))?;
     space.ready(DEPLOYED, "True").await?;
     space.ready(GRAFTED, "True").await?;
+    for runtime in RUNTIMES {
+        space.apply(&handler(runtime))?;
+        space.ready(&loaded(runtime), "True").await?;
+    }
+    let key = LoadKey::from_secret(&space.cluster.secret(SYSTEM, "dormouse-load-key", "secret").await?)?;
     let pod = twins(&space).await?;
-    let mut stage = Stage { space, activator, pod, parts: Vec::new() };
+    let mut stage = Stage { space, activator, pod, key, parts: Vec::new() };
     let mut times: Vec<Vec<Duration>> = vec![Vec::new(); ARMS.len()];
     // The first of each is not counted: connections are opened, caches filled.
     for sample in 0..=n {
@@ -119,10 +136,15 @@ async fn twins(space: &Space) -> Result<Value> {
     if let Some(spec) = template["spec"].as_object_mut() {
         spec.remove("schedulingGates");
     }
-    let pool: Deployment = space.api::<Deployment>().get(&format!("{POOL}-parked")).await?;
-    let mut parked = serde_json::to_value(pool.spec.template)?;
-    parked["metadata"] = json!({"labels": {"scripted": "parked"}});
-    for (name, replicas, label, template) in [(SCRIPTED, 0, "yes", &template), (PARKED, 1, "parked", &parked)] {
+    let mut all = vec![(SCRIPTED.to_owned(), 0, "yes".to_owned(), template.clone())];
+    let pools = [POOL].into_iter().chain(RUNTIMES.map(Runtime::name));
+    for (pool, label) in pools.zip(["parked", "nodejs", "python"]) {
+        let made: Deployment = space.api::<Deployment>().get(&format!("{pool}-parked")).await?;
+        let mut parked = serde_json::to_value(made.spec.template)?;
+        parked["metadata"] = json!({"labels": {"scripted": label}});
+        all.push((format!("{PARKED}-{label}"), 1, label.to_owned(), parked));
+    }
+    for (name, replicas, label, template) in all {
         let twin: Deployment = serde_json::from_value(json!({
             "metadata": {"name": name},
             "spec": {"replicas": replicas, "selector": {"matchLabels": {"scripted": label}}, "template": template},
@@ -136,15 +158,18 @@ impl Stage {
     /// Waits until nothing is there but parked pods, as many as there are to be.
     async fn quiet(&self) -> Result<()> {
         let check = async || {
-            let status = self.space.api::<WarmPool>().get(POOL).await?.status.unwrap_or_default();
-            anyhow::ensure!(status.parked == 2, "{} of 2 are parked", status.parked);
+            for pool in [POOL].into_iter().chain(RUNTIMES.map(Runtime::name)) {
+                let status = self.space.api::<WarmPool>().get(pool).await?.status.unwrap_or_default();
+                anyhow::ensure!(status.parked == 2, "{} of 2 are parked in {pool}", status.parked);
+            }
             let pods = self.space.cluster.pods(&self.space.name, "").await?;
             let up = |p: &Pod| {
                 let running = p.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Running");
                 running && p.metadata.deletion_timestamp.is_none()
             };
             let ready = pods.iter().filter(|p| up(p)).count();
-            anyhow::ensure!(pods.len() == 3 && ready == 3, "{ready} of {} pods run", pods.len());
+            // Two of each pool, and one of each of the scripts' own.
+            anyhow::ensure!(pods.len() == 9 && ready == 9, "{ready} of {} pods run", pods.len());
             Ok(())
         };
         // Quiet, and quiet still a while later.
@@ -163,6 +188,8 @@ impl Stage {
             Arm::Deployed => self.cold_call(arm, DEPLOYED).await,
             Arm::GraftAlone => self.graft_alone().await,
             Arm::Grafted => self.cold_call(arm, GRAFTED).await,
+            Arm::LoadAlone(runtime) => self.load_alone(runtime).await,
+            Arm::Loaded(runtime) => self.cold_call(arm, &loaded(runtime)).await,
         }
     }
 
@@ -173,8 +200,12 @@ impl Stage {
         let took = began.elapsed();
         anyhow::ensure!(answer.status == 200, "{answer}");
         anyhow::ensure!(answer.cold(), "not cold: {:?}", answer.headers);
-        let claimed = answer.text().contains(&format!("instance {POOL}-parked"));
-        anyhow::ensure!(claimed == (arm == Arm::Grafted), "answered by the wrong pod: {answer}");
+        let by = match arm {
+            Arm::Loaded(runtime) => format!("instance {}-parked", runtime.name()),
+            _ => format!("instance {POOL}-parked"),
+        };
+        let claimed = answer.text().contains(&by);
+        anyhow::ensure!(claimed == (arm != Arm::Deployed), "answered by the wrong pod: {answer}");
         let part = |name: &&str| answer.timing(name).with_context(|| format!("no {name} in {:?}", answer.headers));
         let parts = PARTS.iter().map(part).collect::<Result<Vec<f64>>>()?;
         self.parts.push((arm, took.as_secs_f64() * 1e3, parts));
@@ -213,6 +244,25 @@ impl Stage {
         Ok(took)
     }
 
+    /// A load of the function's code into a parked runtime whose address is known; nothing else.
+    async fn load_alone(&self, runtime: Runtime) -> Result<Duration> {
+        let pods = self.space.api::<Pod>();
+        let of = ListParams::default().labels(&format!("scripted={}", runtime.name()));
+        let parked = pods.list(&of).await?.items.pop().context("no pod")?;
+        let ip: IpAddr = parked.status.as_ref().and_then(|s| s.pod_ip.clone()).context("no address")?.parse()?;
+        let function = self.space.function(&loaded(runtime)).await?;
+        let valid = ValidFunction::from_function(&function).map_err(|faults| anyhow::anyhow!("{faults:?}"))?;
+        let uid = parked.metadata.uid.clone().unwrap_or_default();
+        let handler = valid.source.as_ref().context("no handler")?;
+        let load = Load { valid: &valid, handler, revision: "scripted", pod: &uid };
+        let began = Instant::now();
+        load::send(&self.key, load, SocketAddr::new(ip, load::PORT)).await?;
+        let took = began.elapsed();
+        pods.delete(&pod_name(&parked), &DeleteParams { grace_period_seconds: Some(1), ..DeleteParams::default() })
+            .await?;
+        Ok(took)
+    }
+
     /// The image added to a parked pod whose address is known; nothing else.
     async fn graft_alone(&self) -> Result<Duration> {
         let pods = self.space.api::<Pod>();
@@ -233,6 +283,29 @@ impl Stage {
     }
 }
 
+/// A function with handler code, and a pool of runtimes for it.
+fn handler(runtime: Runtime) -> String {
+    let (name, function) = (runtime.name(), loaded(runtime));
+    let code = match runtime {
+        Runtime::Nodejs => {
+            "exports.handler = async () => ({ statusCode: 200, body: `instance ${require('node:os').hostname()}` })"
+        }
+        Runtime::Python => {
+            "import socket\n\ndef handler(event, context):\n    return {'statusCode': 200, 'body': 'instance ' + socket.gethostname()}"
+        }
+    };
+    let pool = json!({"apiVersion": "dormouse.dev/v1alpha1", "kind": "WarmPool", "metadata": {"name": name},
+        "spec": {"runtime": name, "size": {"min": 2, "max": 2}, "resources": {"memory": "96Mi", "cpu": "10m"}}});
+    let function = json!({"apiVersion": "dormouse.dev/v1alpha1", "kind": "Function", "metadata": {"name": function}, "spec": {
+        "source": {"runtime": name, "handler": "index.handler", "inline": code},
+        "resources": {"memory": "96Mi", "cpu": "10m"}, "idleTimeoutSeconds": 1, "timeoutSeconds": 1}});
+    format!("{pool}\n---\n{function}\n")
+}
+
+fn loaded(runtime: Runtime) -> String {
+    format!("loaded-{}", runtime.name())
+}
+
 /// The address of the pod that began since.
 async fn address(
     mut events: impl futures::Stream<Item = kube::Result<WatchEvent<Pod>>> + Unpin,
@@ -242,7 +315,11 @@ async fn address(
         anyhow::ensure!(began.elapsed() < LIMIT, "no pod has an address");
         let event = tokio::time::timeout(LIMIT, events.try_next()).await??.context("the watch ended")?;
         if let WatchEvent::Added(pod) | WatchEvent::Modified(pod) = event
-            && pod.metadata.labels.as_ref().is_some_and(|l| l.get("scripted").is_some_and(|of| of != "parked"))
+            && pod
+                .metadata
+                .labels
+                .as_ref()
+                .is_some_and(|l| l.get("scripted").is_some_and(|of| of == "yes" || of == "bare"))
             && let Some(ip) = pod.status.and_then(|s| s.pod_ip)
         {
             return Ok(ip.parse()?);
@@ -263,12 +340,22 @@ fn told(times: &[Vec<Duration>], parts: &[(Arm, f64, Vec<f64>)]) {
     let all: Vec<Times> = times.iter().map(|t| t.iter().copied().collect()).collect();
     for ((_, name), times) in ARMS.iter().zip(&all) {
         let [min, p50, p90, p99, max] = [times.min_ms(), times.ms(0.5), times.ms(0.9), times.ms(0.99), times.ms(1.0)];
-        say(&format!("| {name} | {} | {min:.0} | {p50:.0} | {p90:.0} | {p99:.0} | {max:.0} |", times.count()));
+        say(&format!("| {name} | {} | {min:.1} | {p50:.1} | {p90:.1} | {p99:.1} | {max:.1} |", times.count()));
     }
     let p50 = |arm: Arm| ARMS.iter().zip(&all).find(|((a, _), _)| *a == arm).map_or(f64::NAN, |(_, t)| t.ms(0.5));
     let (bare, scripted, deployed) = (p50(Arm::BarePod), p50(Arm::Scripted), p50(Arm::Deployed));
     let (alone, grafted) = (p50(Arm::GraftAlone), p50(Arm::Grafted));
     say(&format!("p50: graft / bare pod = {:.2}, graft - graft alone = {:+.0} ms", grafted / bare, grafted - alone));
+    for runtime in RUNTIMES {
+        let (load, alone) = (p50(Arm::Loaded(runtime)), p50(Arm::LoadAlone(runtime)));
+        let name = runtime.name();
+        say(&format!(
+            "p50, {name}: load / bare pod = {:.2}, load / graft = {:.2}, load - load alone = {:+.1} ms",
+            load / bare,
+            load / grafted,
+            load - alone
+        ));
+    }
     say(&format!(
         "p50: Deployment / script = {:.2}, Deployment - script = {:+.0} ms",
         deployed / scripted,

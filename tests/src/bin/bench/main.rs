@@ -3,12 +3,14 @@
 //!
 //! `bench cold`, `burst`, `storm`, `release` and `scale` need an installed release and pod addresses that are reachable
 //! from here; the others need DORMOUSE_BIN_DIR with the release programs (`bench ledger` and `bench meter` need none),
-//! `bench warm` nginx, haproxy and (to count) perf, `bench ledger` and `bench durable` PostgreSQL from the distribution.
+//! `bench dev` Node and Python, `bench orders` Redis, PostgreSQL and Python's clients of both, `bench warm` nginx, haproxy
+//! and (to count) perf, `bench ledger` and `bench durable` PostgreSQL, all from the distribution.
 //! Arms are interleaved, so that a noisy minute is noisy for all of them.
 
 mod burst;
 mod cold;
 mod count;
+mod dev;
 mod durable;
 mod fair;
 mod functions;
@@ -18,6 +20,7 @@ mod ledger;
 mod memory;
 mod meter;
 mod nginx;
+mod orders;
 mod origin;
 mod plain;
 mod proxy;
@@ -75,6 +78,10 @@ enum What {
     Durable(durable::Plan),
     /// A month of calls into a ledger, in a folder and in PostgreSQL, and questions to it
     Ledger(ledger::Plan),
+    /// What a developer waits for: a first call, a save, a cold call, beside the runtime's own start
+    Dev(dev::Plan),
+    /// The example place-order under load, on real Redis and PostgreSQL
+    Orders(orders::Plan),
     /// A function beside another one that never wakes and is hammered
     Fair(fair::Plan),
     /// The ledger of `bench ledger`, until it is ended
@@ -120,6 +127,8 @@ fn main() -> Result<()> {
         What::Functions(plan) => on_core(&plan.client_core.clone(), functions::run(plan)),
         What::Stream(plan) => on_all_cores(stream::run(plan)),
         What::Fair(plan) => on_core(&plan.client_core.clone(), fair::run(plan)),
+        What::Dev(plan) => on_all_cores(dev::run(plan)),
+        What::Orders(plan) => on_all_cores(orders::run(plan)),
         What::Meter(plan) => {
             heading();
             meter::run(&plan)

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::fleet::PoolKey;
-use crate::reconcile::claims::{OWN, SETTLE, TAKE};
+use crate::reconcile::claims::{CALM, OWN, SETTLE, TAKE};
 
 fn parked(n: u32) -> Parked {
     let pool = PoolKey { namespace: "default".into(), name: "small".into() };
@@ -12,6 +12,8 @@ fn parked(n: u32) -> Parked {
         pool,
         ip: [10, 0, 1, n as u8].into(),
         size: (256, 100),
+        runtime: None,
+        restarts: 0,
     }
 }
 
@@ -99,6 +101,42 @@ fn a_pod_leaves_its_pool_once_a_call_is_on_its_way() {
     world.asked();
     world.settle();
     assert_eq!(world.asked(), ["own"]);
+}
+
+#[test]
+fn a_loaded_pod_leaves_its_pool_a_moment_after_its_claim() {
+    let mut world = asleep(1);
+    world.parked[0].runtime = Some(dormouse_core::function::Runtime::Nodejs);
+    world.demand(1);
+    world.settle();
+    // It runs already: no node has to begin with it.
+    world.now = TAKE;
+    world.first_call("p1");
+    world.settle();
+    assert_eq!(world.asked(), ["claim p1", "graft", "own"]);
+
+    let mut world = asleep(1);
+    world.parked[0].runtime = Some(dormouse_core::function::Runtime::Nodejs);
+    world.demand(1);
+    world.first_call("p1");
+    world.settle();
+    world.first_call("p1");
+    assert_eq!(world.settle().look_again_at, Some(CALM));
+    assert_eq!(world.asked(), ["claim p1", "graft"]);
+}
+
+/// Who waits is told at once that the code does not work; what comes next is for the function's own pods to try.
+#[test]
+fn broken_code_in_a_claimed_pod_is_told_at_once() {
+    let mut world = asleep(1);
+    world.demand(1);
+    world.settle();
+    world.asked();
+    world.change(&"p1".into(), |i| i.trouble = Some(Trouble::new(Code::HandlerFailed, "SyntaxError: index.js:1")));
+    let failure = world.plan().route.unwrap().failure.unwrap();
+    assert_eq!((failure.code.as_str(), failure.status), ("HandlerFailed", 502));
+    world.settle();
+    assert_eq!(world.asked(), ["scale 1"]);
 }
 
 /// An API server that stands still: activators see the port open long before the pod's status says that it runs.

@@ -4,6 +4,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test ends where it fails")]
 
+mod code;
+
 use dormouse_controller::fleet::process::leftover;
 use dormouse_tests::client::Target;
 use dormouse_tests::env::Env;
