@@ -466,7 +466,7 @@ pub trait Fleet: Send + Sync + 'static {
     }
 
     /// Looks whether a parked runtime was given to somebody in an earlier life of the controller, which ended before it could
-    /// say so: nobody else takes it, so it is let go, with all the time that its calls may need.
+    /// say so: nobody else takes it, so it is let go, with all the time that its calls may need; and it is told as gone.
     fn look_into(&self, _parked: &Parked) -> impl Future<Output = Result<(), FleetError>> + Send {
         std::future::ready(Ok(()))
     }

@@ -31,8 +31,13 @@ const INIT: Duration = Duration::from_secs(30);
 const ANSWER: Duration = Duration::from_secs(5);
 
 /// Longest wait for a load port to open: a container that was added to a parked pod starts within 0.1 s where the image
-/// is, and a pull takes its time.
+/// is, and a pull takes its time. One that is parked has started before, or its node is gone: then others are tried.
 const OPEN: Duration = Duration::from_secs(60);
+const PARKED: Duration = Duration::from_secs(2);
+
+/// Calls that a runtime has threads for, if that many come: how many do is the activators' to keep, and may change while
+/// the instance lives. The most that a Function may have.
+pub const MAX_CALLS: u32 = 1000;
 
 /// First and longest pause between two dials, as activators make them, and then one that a pull deserves.
 const DIAL: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(10));
@@ -132,6 +137,8 @@ pub struct Load<'a> {
     pub revision: &'a str,
     /// Who the runtime says that it is.
     pub pod: &'a str,
+    /// Its container has the function's variables already, each as the kubelet made it.
+    pub grafted: bool,
 }
 
 impl Load<'_> {
@@ -139,17 +146,17 @@ impl Load<'_> {
     /// its container already.
     #[must_use]
     pub fn body(&self) -> Vec<u8> {
-        let Self { valid, handler, revision, pod } = *self;
+        let Self { valid, handler, revision, pod, grafted } = *self;
         let files = handler.code.iter().flat_map(|code| code.files());
         let files: Map<String, Value> = files.map(|(path, file)| (path.into(), STANDARD.encode(file).into())).collect();
-        let plain = valid.env.iter().filter(|var| var.value_from.is_none());
+        let plain = valid.env.iter().filter(|var| !grafted && var.value_from.is_none());
         let env: Map<String, Value> =
             plain.map(|var| (var.name.clone(), var.value.clone().unwrap_or_default().into())).collect();
         let body = json!({
             "pod": pod, "function": {"uid": valid.uid, "namespace": valid.key.namespace, "name": valid.key.name},
             "revision": revision, "handler": handler.name, "files": files, "env": env,
             "memoryMiB": valid.memory_mib, "timeoutMs": u64::try_from(valid.timeout.as_millis()).unwrap_or(u64::MAX),
-            "concurrency": valid.concurrency, "initTimeoutMs": u64::try_from(INIT.as_millis()).unwrap_or(u64::MAX),
+            "concurrency": MAX_CALLS, "initTimeoutMs": u64::try_from(INIT.as_millis()).unwrap_or(u64::MAX),
         });
         body.to_string().into_bytes()
     }
@@ -205,7 +212,7 @@ struct HolderFunction {
 pub async fn send(key: &LoadKey, load: Load<'_>, at: SocketAddr) -> Result<(), LoadError> {
     let body = load.body();
     let signature = key.sign(&body);
-    let stream = connect(at, OPEN).await?;
+    let stream = connect(at, if load.grafted { OPEN } else { PARKED }).await?;
     let (status, answer) = exchange(stream, at, body, signature, INIT + ANSWER).await?;
     outcome(&load, status, &answer)
 }
@@ -318,7 +325,7 @@ mod tests {
     }
 
     fn load(valid: &ValidFunction) -> Load<'_> {
-        Load { valid, handler: valid.source.as_ref().unwrap(), revision: "hello-abc", pod: "p-1" }
+        Load { valid, handler: valid.source.as_ref().unwrap(), revision: "hello-abc", pod: "p-1", grafted: false }
     }
 
     #[test]

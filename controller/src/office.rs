@@ -430,22 +430,10 @@ impl<F: Fleet> Office<F> {
         for key in self.pools.keys() {
             self.look_at(Some(key), now);
         }
-        self.look_into_runtimes();
+        self.pools.look_into(&self.hands.fleet);
         tracing::info!(functions = uids.len(), instances = self.owners.len(), "everything that exists is known");
         self.routes.open();
         self.health.pass(CHECK);
-    }
-
-    /// Of what was parked before this life, some may be held: a load writes nothing that the cluster knows.
-    fn look_into_runtimes(&self) {
-        for parked in self.pools.runtimes().cloned() {
-            let fleet = self.hands.fleet.clone();
-            tokio::spawn(async move {
-                if let Err(error) = fleet.look_into(&parked).await {
-                    tracing::warn!(pod = parked.name, %error, "a parked runtime that is held could not be let go");
-                }
-            });
-        }
     }
 
     /// A message from an activator.
@@ -810,11 +798,11 @@ fn succeeded(observed: &mut Observed, lane: &Lane, done: apply::Done, now: Momen
             observed.lanes.insert(lane.clone(), LaneState::Done);
         }
         (Lane::Prepare(revision), _) => {
-            observed.refused = None;
+            observed.refused.take_if(|(of, _)| of == revision);
             observed.workloads.entry(revision.clone()).or_insert_with(|| WorkloadSeen::new(0));
         }
         (Lane::Scale(revision), apply::Done::Scaled { replicas, victims }) => {
-            observed.refused = None;
+            observed.refused.take_if(|(of, _)| of == revision);
             if let Some(workload) = observed.workloads.get_mut(revision) {
                 workload.number.wrote(replicas, now);
             }
@@ -854,11 +842,12 @@ fn succeeded(observed: &mut Observed, lane: &Lane, done: apply::Done, now: Momen
 /// What the cluster refuses is told to the function's owner and, when their time is over, to its callers.
 fn refused(observed: &mut Observed, lane: &Lane, error: &FleetError) {
     match (lane, error) {
-        (Lane::Prepare(_) | Lane::Scale(_), FleetError::Refused(why)) => {
-            observed.refused = Some(Trouble::new(Code::AdmissionRefused, why.clone()));
+        (Lane::Prepare(revision) | Lane::Scale(revision), FleetError::Refused(why)) => {
+            let trouble = Trouble::new(Code::AdmissionRefused, why.clone());
+            observed.refused = Some((revision.clone(), trouble));
         }
-        (Lane::Prepare(_) | Lane::Scale(_), FleetError::Broken(trouble)) => {
-            observed.refused = Some(trouble.clone());
+        (Lane::Prepare(revision) | Lane::Scale(revision), FleetError::Broken(trouble)) => {
+            observed.refused = Some((revision.clone(), trouble.clone()));
         }
         // It would stay in its pool, which waits for it.
         (Lane::Own(id), FleetError::Refused(why)) => {

@@ -44,6 +44,8 @@ pub struct Pools {
     parked: HashMap<InstanceId, PoolKey>,
     answer: mpsc::Sender<Answer>,
     parking: Parking,
+    /// Runtimes that were parked before this life: one may be held by a function already.
+    unsure: BTreeSet<InstanceId>,
 }
 
 /// The outcome of a write.
@@ -63,6 +65,8 @@ enum What {
     Scale(u32),
     /// The status.
     Report(Box<WarmPoolStatus>),
+    /// Nothing: it was looked whether this one is held.
+    Look(InstanceId),
 }
 
 #[derive(Debug, Default)]
@@ -94,7 +98,7 @@ impl Pools {
     /// No pools yet, where outcomes come in, and who counts what is parked.
     #[must_use]
     pub fn new(answer: mpsc::Sender<Answer>, parking: Parking) -> Self {
-        Self { pools: BTreeMap::new(), parked: HashMap::new(), answer, parking }
+        Self { pools: BTreeMap::new(), parked: HashMap::new(), answer, parking, unsure: BTreeSet::new() }
     }
 
     /// What is parked of a pool has changed.
@@ -110,9 +114,22 @@ impl Pools {
         self.pools.keys().cloned().collect()
     }
 
-    /// Pods that keep a runtime.
-    pub fn runtimes(&self) -> impl Iterator<Item = &Parked> {
-        self.pools.values().flat_map(|pool| pool.parked.values()).filter(|parked| parked.runtime.is_some())
+    /// Looks into the runtimes that were parked before this life: none of them is claimed before it has said that it is free.
+    pub fn look_into<F: Fleet>(&mut self, fleet: &Arc<F>) {
+        let parked =
+            self.pools.values().flat_map(|pool| pool.parked.values()).filter(|parked| parked.runtime.is_some());
+        for parked in parked.cloned() {
+            self.unsure.insert(parked.id.clone());
+            let (fleet, answer) = (fleet.clone(), self.answer.clone());
+            tokio::spawn(async move {
+                let result = fleet.look_into(&parked).await;
+                if let Err(error) = &result {
+                    tracing::warn!(pod = parked.name, %error, "a parked runtime that is held could not be let go");
+                }
+                // Nobody listens only when the office has closed.
+                let _ = answer.send(Answer { pool: parked.pool, what: What::Look(parked.id), result }).await;
+            });
+        }
     }
 
     /// How many pods of a pool can be claimed; `None` when there is no such pool.
@@ -232,7 +249,10 @@ impl Pools {
         let pools = self.pools.iter().filter(|(key, pool)| key.namespace == valid.key.namespace && pool.fits(valid));
         let pods = pools.flat_map(|(_, pool)| pool.parked.values());
         // By what they are themselves: the pool may have changed since they were made.
-        let runs = |pod: &Parked| pod.runtime.is_none_or(|runtime| may_load(valid, runtime));
+        let runs = |pod: &Parked| match pod.runtime {
+            Some(runtime) => may_load(valid, runtime) && !self.unsure.contains(&pod.id),
+            None => may_graft(valid),
+        };
         let holds = |pod: &Parked| valid.memory_mib <= pod.size.0 && valid.cpu_millis <= pod.size.1;
         let mut fitting: Vec<&Parked> = pods.filter(|pod| runs(pod) && holds(pod)).collect();
         fitting.sort_by_key(|pod| (pod.runtime.is_none(), pod.size));
@@ -276,6 +296,7 @@ impl Pools {
                 What::Prepare(_) => fleet.prepare_pool(&object).await,
                 What::Scale(replicas) => fleet.scale_pool(&key, *replicas, &victims).await,
                 What::Report(status) => fleet.report_pool(&object, status).await,
+                What::Look(_) => Ok(()),
             };
             // Nobody listens only when the office has closed.
             let _ = answer.send(Answer { pool: key, what, result }).await;
@@ -286,6 +307,10 @@ impl Pools {
     /// The outcome of a write. Answers the pool, which is to be looked at.
     pub fn answered(&mut self, answer: Answer, now: Moment) -> Option<PoolKey> {
         let Answer { pool: key, what, result } = answer;
+        if let What::Look(id) = &what {
+            self.unsure.remove(id);
+            return Some(key);
+        }
         let pool = self.pools.get_mut(&key)?;
         pool.busy = false;
         match result {
@@ -300,6 +325,7 @@ impl Pools {
                         pool.number.iter_mut().for_each(|number| number.wrote(replicas, now));
                     }
                     What::Report(status) => pool.status = *status,
+                    What::Look(_) => {}
                 }
             }
             Err(error) => {
@@ -403,12 +429,16 @@ impl Pool {
 fn may_load(valid: &ValidFunction, runtime: Runtime) -> bool {
     let Some(handler) = &valid.source else { return false };
     let values_only = valid.env_from.is_empty() && valid.env.iter().all(|var| var.value_from.is_none());
+    // The kubelet makes something else of these, and a load does not.
+    let as_written = |value: &String| !value.contains("$(") && !value.contains("$$");
+    let as_written = valid.env.iter().filter_map(|var| var.value.as_ref()).all(as_written);
     let environment: usize =
         valid.env.iter().map(|var| var.name.len() + var.value.as_ref().map_or(0, String::len)).sum();
     let options = valid.env.iter().any(|var| OPTIONS.contains(&var.name.as_str()));
     handler.runtime == runtime
         && handler.code.is_some()
         && values_only
+        && as_written
         && environment <= MAX_ENVIRONMENT
         && !options
         && valid.security_context.is_none()
@@ -419,6 +449,14 @@ fn may_load(valid: &ValidFunction, runtime: Runtime) -> bool {
 /// Most bytes of variables in a load: its body has at most 1 MiB, of which the files take 350 KiB as base64 and a byte of text
 /// as JSON at most six.
 const MAX_ENVIRONMENT: usize = 100 * 1024;
+
+/// Whether its container can run in a pod that is parked. Code that is loaded needs a place to write to, which nobody can
+/// mount there any more, and the load port.
+fn may_graft(valid: &ValidFunction) -> bool {
+    let read_only = valid.security_context.as_ref().and_then(|s| s.read_only_root_filesystem) == Some(true);
+    let loaded = valid.source.as_ref().is_some_and(|handler| handler.code.is_some());
+    !loaded || !read_only && valid.port != load::PORT
+}
 
 /// Variables that an interpreter reads when it starts.
 const OPTIONS: [&str; 4] = ["NODE_OPTIONS", "NODE_PATH", "PYTHONPATH", "PYTHONHASHSEED"];
@@ -545,12 +583,17 @@ mod tests {
         for no in [
             json!({"env": [{"name": "A", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}]}),
             json!({"env": [{"name": "PYTHONPATH", "value": "/x"}]}),
+            json!({"env": [{"name": "A", "value": "pa$$word"}]}),
+            json!({"env": [{"name": "A", "value": "$(B)"}]}),
             json!({"envFrom": [{"configMapRef": {"name": "c"}}]}),
             json!({"securityContext": {"runAsUser": 5}}),
             json!({"port": 9000}),
             json!({"env": (0..4).map(|n| json!({"name": format!("E{n}"), "value": "x".repeat(30_000)})).collect::<Vec<_>>()}),
         ] {
             assert!(!takes(Some(Runtime::Python), &source(no.clone())) && takes(None, &source(no.clone())), "{no}");
+        }
+        for no in [json!({"port": 8081}), json!({"securityContext": {"readOnlyRootFilesystem": true}})] {
+            assert!(!takes(None, &source(no.clone())), "{no}");
         }
         // Its runtime's first, however large.
         let (mut pools, _answers) = pools(json!({}));

@@ -52,6 +52,9 @@ pub enum CodeError {
     /// There are too many.
     #[error("{0} files are more than {MAX_FILES}: build an image from the runtime's and name it in spec.image")]
     TooMany(usize),
+    /// A file that is a folder as well.
+    #[error("{0:?} is a file and a folder: rename one")]
+    Both(String),
     /// A name that no file of a load may have.
     #[error("{0:?} must be a relative path of at most {MAX_PATH} bytes, without empty names, . or ..")]
     Path(String),
@@ -71,6 +74,12 @@ impl Code {
         }
         if let Some(bad) = files.keys().find(|path| !is_path(path)) {
             return Err(CodeError::Path(bad.chars().take(MAX_PATH).collect()));
+        }
+        let folder = |path: &&String| {
+            files.range(format!("{path}/")..).next().is_some_and(|(next, _)| next.starts_with(&format!("{path}/")))
+        };
+        if let Some(both) = files.keys().find(folder) {
+            return Err(CodeError::Both(both.clone()));
         }
         let bytes = files.values().map(Vec::len).sum();
         if bytes > MAX_BYTES {
@@ -179,6 +188,8 @@ mod tests {
         assert!(error.contains("262145 bytes") && error.contains("a.js 262144, lib/b.js 1"), "{error}");
         let many = (0..=MAX_FILES).map(|n| (format!("f{n}"), Vec::new())).collect();
         assert_eq!(Code::new(many), Err(CodeError::TooMany(1001)));
+        let both = Code::new(files(&[("lib", 1), ("lib.js", 1), ("lib/a.js", 1)]));
+        assert_eq!(both, Err(CodeError::Both("lib".into())));
         for bad in ["/a", "a//b", "../a", "a/./b", "", "a\0"] {
             assert_eq!(Code::new(files(&[(bad, 1)])), Err(CodeError::Path(bad.into())), "{bad:?}");
         }

@@ -3,6 +3,7 @@
 use crate::activators::needs_the_node;
 use crate::world::{World, ok};
 use anyhow::{Context, Result};
+use dormouse_controller::load;
 use dormouse_core::WarmPool;
 use dormouse_tests::client::Answer;
 use dormouse_tests::cluster::{LIMIT, Space, pod_name};
@@ -141,6 +142,11 @@ pub(crate) async fn code_in_a_config_map_is_followed(world: World) -> Result<()>
             space.api::<ConfigMap>().delete("files", &Default::default()).await?;
             space.pods_are("many", 0).await?;
             anyhow::ensure!(said(&ok(&world.by_host(&space, "many", "/")).await?)?["who"] == "second", "its copy serves on");
+            // The same again, as if it had never been away: what was told of its absence is over.
+            space.apply(&config_map("second"))?;
+            space.ready("many", "True").await?;
+            space.pods_are("many", 0).await?;
+            anyhow::ensure!(said(&ok(&world.by_host(&space, "many", "/")).await?)?["who"] == "second");
             Ok(())
         })
         .await
@@ -255,6 +261,11 @@ pub(crate) async fn no_kill_leaks_a_load(world: World) -> Result<()> {
                 })
                 .await?;
                 full(&space, "small", 2).await?;
+                for pod in space.cluster.pods(&space.name, "").await? {
+                    let ip = pod.status.as_ref().and_then(|s| s.pod_ip.clone()).context("no address")?;
+                    let held = load::is_held(std::net::SocketAddr::new(ip.parse()?, load::PORT)).await;
+                    anyhow::ensure!(held == Some(false), "kill {n}: {} is held by somebody: {held:?}", pod_name(&pod));
+                }
             }
             let shared: Vec<_> = ran.iter().filter(|(_, names)| names.len() > 1).collect();
             anyhow::ensure!(shared.is_empty(), "{shared:?}");
@@ -277,13 +288,15 @@ pub(crate) async fn many_functions_share_a_small_pool(world: World) -> Result<()
             for name in &names {
                 space.ready(name, "True").await?;
             }
-            let mut ran: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+            let (mut ran, mut loaded) = (BTreeMap::<String, BTreeSet<String>>::new(), 0);
             for some in names.chunks(usize::try_from(size)?) {
                 let calls = some.iter().map(|name| {
                     let target = world.by_host(&space, name, "/");
                     async move { ok(&target).await }
                 });
-                for (name, answer) in some.iter().zip(join_all(calls).await) {
+                let answers = join_all(calls).await;
+                loaded += space.cluster.pods(&space.name, "").await?.iter().filter(|pod| is_loaded(pod)).count();
+                for (name, answer) in some.iter().zip(answers) {
                     let answer = answer?;
                     let told = said(&answer)?;
                     anyhow::ensure!(
@@ -295,6 +308,7 @@ pub(crate) async fn many_functions_share_a_small_pool(world: World) -> Result<()
             }
             let shared: Vec<_> = ran.iter().filter(|(_, names)| names.len() > 1).collect();
             anyhow::ensure!(shared.is_empty() && ran.len() == names.len(), "{shared:?}");
+            anyhow::ensure!(loaded > 0, "none was seen that was loaded");
             Ok(())
         })
         .await

@@ -70,7 +70,7 @@ pub struct Observed {
     /// Whether it makes claims of parked pods.
     pub claiming: Claiming,
     /// Why the fleet refuses to make its workload or its instances.
-    pub refused: Option<Trouble>,
+    pub refused: Option<(Revision, Trouble)>,
     /// What was asked of the fleet and not answered yet, and what has to wait after a failure.
     pub lanes: BTreeMap<Lane, LaneState>,
 }
@@ -331,6 +331,8 @@ impl Observed {
             self.instances.retain(|_, i| i.seen.namespace == namespace);
         }
         let before = self.object.take();
+        let asked = revision_of(&function);
+        self.refused.take_if(|(of, _)| *of != asked);
         let sleep = |f: &Function| f.metadata.annotations.as_ref().and_then(|a| a.get(SLEEP)).cloned();
         if let (Some(before), Some(now)) = (&before, sleep(&function))
             && sleep(&before.function) != Some(now)

@@ -444,9 +444,8 @@ impl Draft<'_> {
 pub(super) fn stuck<'a>(observed: &'a Observed, revision: &Revision) -> Option<&'a Trouble> {
     let mut live = observed.instances.values().filter(|i| i.is_live() && i.seen.revision == *revision).peekable();
     if live.peek().is_none() {
-        // None can be made: of the revision that the spec has, for nobody else is asked for.
-        let asked = observed.object.as_ref().is_some_and(|object| object.revision == *revision);
-        return observed.refused.as_ref().filter(|trouble| asked && trouble.code.terminal());
+        // None can be made.
+        return refused(observed, revision).filter(|trouble| trouble.code.terminal());
     }
     let mut first = None;
     for instance in live {
@@ -465,5 +464,10 @@ pub(super) fn waiting<'a>(observed: &'a Observed, revision: &Revision) -> Option
         .filter(|i| !i.is_open())
         .find_map(|i| i.seen.trouble.as_ref())
         .or_else(|| observed.workloads.get(revision).and_then(|w| w.trouble.as_ref()))
-        .or(observed.refused.as_ref())
+        .or_else(|| refused(observed, revision))
+}
+
+/// Why the fleet refuses to make a revision's workload or its instances.
+pub(super) fn refused<'a>(observed: &'a Observed, revision: &Revision) -> Option<&'a Trouble> {
+    observed.refused.as_ref().filter(|(of, _)| of == revision).map(|(_, trouble)| trouble)
 }

@@ -87,7 +87,11 @@ pub fn standing<'a>(
         floor: if closing { 0 } else { observed.floor() },
         state,
         stuck: plan::stuck(observed, &roles.wanted),
-        waiting: if wanted > 0 { plan::waiting(observed, &roles.wanted) } else { observed.refused.as_ref() },
+        waiting: if wanted > 0 {
+            plan::waiting(observed, &roles.wanted)
+        } else {
+            plan::refused(observed, &roles.wanted)
+        },
         callers_fail: if ready == 0 { plan::stuck(observed, carrier) } else { None },
         callers_wait: plan::waiting(observed, carrier),
         digest: observed

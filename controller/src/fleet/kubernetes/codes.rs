@@ -18,9 +18,16 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Mutex;
+use tokio::time::timeout;
 
 /// One that could not be read is asked for again that often.
 const AGAIN: Duration = Duration::from_secs(10);
+
+/// Longest read of a ConfigMap: other Functions wait for their turn to be told.
+const READ: Duration = Duration::from_secs(2);
+
+/// Looks for a Function's code until what is known is told.
+const TRIES: u32 = 3;
 
 /// Each namespace has one of that name, with the API server's certificate; nobody's code is in it.
 const NOT_CODE: &str = "metadata.name!=kube-root-ca.crt";
@@ -32,7 +39,14 @@ type Place = (String, String);
 #[derive(Clone)]
 pub(super) struct Codes {
     client: Client,
-    users: Arc<Mutex<HashMap<FunctionUid, User>>>,
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Default)]
+struct State {
+    users: HashMap<FunctionUid, User>,
+    /// How often some code was to be read anew.
+    changes: u64,
 }
 
 /// A Function whose code is in a ConfigMap.
@@ -55,30 +69,41 @@ struct Found {
 
 impl Codes {
     pub(super) fn new(client: Client) -> Self {
-        Self { client, users: Arc::default() }
+        Self { client, state: Arc::default() }
     }
 
     /// Tells the Function with its code, as far as that is found.
     pub(super) async fn tell(&self, function: Arc<Function>, port: &Port) {
         let uid = FunctionUid::from(function.metadata.uid.clone().unwrap_or_default());
-        // Held until it is told: whoever finds the code changed meanwhile tells that after it.
-        let mut users = self.users.lock().await;
         let Some(place) = place(&function) else {
-            users.remove(&uid);
+            let mut state = self.state.lock().await;
+            state.users.remove(&uid);
             return port.send_as_is(Event::Function(function)).await;
         };
-        let known = users.get(&uid).filter(|user| user.place == place && same_source(&user.function, &function));
-        let found = match known.filter(|user| user.found.certain) {
-            Some(user) => user.found.clone(),
-            None => self.look(&function, &place).await,
-        };
-        let told = attached(&function, &found);
-        users.insert(uid, User { function, place, found });
-        port.send_as_is(Event::Function(told)).await;
+        for tries in 1.. {
+            let (known, changes) = {
+                let state = self.state.lock().await;
+                let user = state.users.get(&uid).filter(|user| user.is_of(&function, &place));
+                (user.map(|user| user.found.clone()), state.changes)
+            };
+            let found = match known {
+                Some(known) if known.certain => known,
+                known => self.look(&function, &place).await.or_keep(known.as_ref()),
+            };
+            let mut state = self.state.lock().await;
+            if tries < TRIES && (state.changes != changes || !found.certain && found.code.is_err()) {
+                // Some ConfigMap changed while this one was read, perhaps this one; or it could not be read.
+                continue;
+            }
+            let told = attached(&function, &found);
+            state.users.insert(uid, User { function, place, found });
+            // Told while the state is held: whoever finds the code changed tells that after it.
+            return port.send_as_is(Event::Function(told)).await;
+        }
     }
 
     pub(super) async fn forget(&self, uid: &FunctionUid) {
-        self.users.lock().await.remove(uid);
+        self.state.lock().await.users.remove(uid);
     }
 
     /// Follows the ConfigMaps of a namespace, or of all, until it is dropped.
@@ -127,11 +152,20 @@ impl Codes {
 
     /// Reads the code of some Functions anew, and tells those whose code is another one than before.
     async fn look_again(&self, port: &Port, which: impl Fn(&User) -> bool) {
-        let mut users = self.users.lock().await;
-        let uids: Vec<FunctionUid> = users.iter().filter(|(_, user)| which(user)).map(|(uid, _)| uid.clone()).collect();
-        for uid in uids {
-            let Some(user) = users.get_mut(&uid) else { continue };
-            let found = self.look(&user.function, &user.place).await;
+        let some: Vec<(FunctionUid, Arc<Function>, Place)> = {
+            let mut state = self.state.lock().await;
+            state.changes += 1;
+            let some = state.users.iter().filter(|(_, user)| which(user));
+            some.map(|(uid, user)| (uid.clone(), user.function.clone(), user.place.clone())).collect()
+        };
+        for (uid, function, place) in some {
+            let found = self.look(&function, &place).await;
+            let mut state = self.state.lock().await;
+            // Another state of it was told meanwhile, by a look of its own.
+            let Some(user) = state.users.get_mut(&uid).filter(|user| Arc::ptr_eq(&user.function, &function)) else {
+                continue;
+            };
+            let found = found.or_keep(Some(&user.found));
             let same = match (&user.found.code, &found.code) {
                 (Ok(before), Ok(now)) => before.digest() == now.digest(),
                 (Err(before), Err(now)) => before == now,
@@ -147,7 +181,8 @@ impl Codes {
     async fn look(&self, function: &Function, (namespace, name): &Place) -> Found {
         let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), namespace);
         let Some(source) = &function.spec.source else { return Found::lost("there is no source".into(), true) };
-        match within(name, api.get_opt(name)).await {
+        let read = timeout(READ, within(name, api.get_opt(name))).await;
+        match read.unwrap_or(Err(FleetError::TimedOut(READ))) {
             Ok(Some(map)) => {
                 let version = map.resource_version();
                 let code = files(source, map).and_then(|files| Code::new(files).map_err(|e| e.to_string()));
@@ -161,7 +196,21 @@ impl Codes {
     }
 }
 
+impl User {
+    fn is_of(&self, function: &Function, place: &Place) -> bool {
+        self.place == *place && self.function.spec.source == function.spec.source
+    }
+}
+
 impl Found {
+    /// A read that failed says nothing of code that was there before.
+    fn or_keep(self, known: Option<&Self>) -> Self {
+        match known.filter(|known| !self.certain && known.code.is_ok()) {
+            Some(known) => Self { certain: false, ..known.clone() },
+            None => self,
+        }
+    }
+
     fn lost(why: String, certain: bool) -> Self {
         tracing::info!(manager = MANAGER, why, "a function's code is not there");
         Self { version: None, certain, code: Err(why) }
@@ -176,10 +225,6 @@ fn place_of(meta: &PartialObjectMeta<ConfigMap>) -> Place {
 fn place(function: &Function) -> Option<Place> {
     let named = function.spec.source.as_ref()?.config_map.as_ref()?;
     Some((function.namespace()?, named.name.clone()))
-}
-
-fn same_source(a: &Function, b: &Function) -> bool {
-    a.spec.source == b.spec.source
 }
 
 fn attached(function: &Arc<Function>, found: &Found) -> Arc<Function> {

@@ -37,7 +37,8 @@ impl Kubernetes {
         }
         let Some(handler) = &valid.source else { return Err(FleetError::Refused("there is no handler".into())) };
         let revision = deployment::name(target);
-        let load = Load { valid: &valid, handler, revision: &revision, pod: parked.id.as_str() };
+        let (pod, grafted) = (parked.id.as_str(), parked.runtime.is_none());
+        let load = Load { valid: &valid, handler, revision: &revision, pod, grafted };
         match load::send(&self.options.load_key, load, (parked.ip, load::PORT).into()).await {
             Ok(()) => Ok(()),
             Err(LoadError::Broken { code, message }) => {
@@ -52,8 +53,9 @@ impl Kubernetes {
         }
     }
 
+    /// Of one that was started anew nobody knows whose files lie there.
     pub(super) async fn let_go_if_held(&self, parked: &Parked) -> Result<(), FleetError> {
-        if load::is_held((parked.ip, load::PORT).into()).await != Some(true) {
+        if parked.restarts == 0 && load::is_held((parked.ip, load::PORT).into()).await != Some(true) {
             return Ok(());
         }
         tracing::info!(pod = parked.name, "a parked runtime was given away in an earlier life and is let go");

@@ -271,7 +271,7 @@ impl Life {
         let valid = &handler.valid;
         let Some(source) = &valid.source else { return Err(End::Broken("there is no handler".into())) };
         let revision = self.revision_name();
-        let load = Load { valid, handler: source, revision: &revision, pod };
+        let load = Load { valid, handler: source, revision: &revision, pod, grafted: false };
         let key = self.shared.load_key.clone();
         let mut stop = self.stop.clone();
         tokio::select! {
@@ -347,7 +347,7 @@ impl Life {
             .env("DORMOUSE_NAMESPACE", &self.key.namespace)
             .env("DORMOUSE_MEMORY_MIB", valid.memory_mib.to_string())
             .env("DORMOUSE_TIMEOUT_MS", valid.timeout.as_millis().to_string())
-            .env("DORMOUSE_CONCURRENCY", valid.concurrency.to_string());
+            .env("DORMOUSE_CONCURRENCY", load::MAX_CALLS.to_string());
         match command.spawn() {
             Ok(child) => Ok(Started { child, address: (Ipv4Addr::LOCALHOST, port).into(), pod: None }),
             Err(e) => {

@@ -6,7 +6,7 @@
 use super::deployment::name;
 use crate::fleet::Target;
 use crate::labels;
-use crate::load::LoadKey;
+use crate::load::{LoadKey, MAX_CALLS};
 use dormouse_core::function::{Function, Runtime};
 use dormouse_core::source::{Code, key_of};
 use dormouse_core::valid::{Handler, ValidFunction};
@@ -107,7 +107,7 @@ pub(super) fn boot(valid: &ValidFunction, handler: &Handler) -> Vec<EnvVar> {
         plain("DORMOUSE_NAMESPACE", &*valid.key.namespace),
         plain("DORMOUSE_MEMORY_MIB", valid.memory_mib.to_string()),
         plain("DORMOUSE_TIMEOUT_MS", valid.timeout.as_millis().to_string()),
-        plain("DORMOUSE_CONCURRENCY", valid.concurrency.to_string()),
+        plain("DORMOUSE_CONCURRENCY", MAX_CALLS.to_string()),
     ];
     if handler.code.is_some() {
         env.push(plain("DORMOUSE_CODE_DIR", FOLDER));

@@ -254,7 +254,7 @@ impl Stage {
         let valid = ValidFunction::from_function(&function).map_err(|faults| anyhow::anyhow!("{faults:?}"))?;
         let uid = parked.metadata.uid.clone().unwrap_or_default();
         let handler = valid.source.as_ref().context("no handler")?;
-        let load = Load { valid: &valid, handler, revision: "scripted", pod: &uid };
+        let load = Load { valid: &valid, handler, revision: "scripted", pod: &uid, grafted: false };
         let began = Instant::now();
         load::send(&self.key, load, SocketAddr::new(ip, load::PORT)).await?;
         let took = began.elapsed();
