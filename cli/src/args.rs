@@ -218,6 +218,22 @@ pub(crate) struct WhereArgs {
     pub(crate) token_file: Option<PathBuf>,
 }
 
+impl WhereArgs {
+    /// The flags with which another command looks into this namespace of the same cluster, also where a `dev` runs.
+    pub(crate) fn flags(&self, namespace: &str) -> String {
+        let cluster = self.kubectl();
+        let cluster = if cluster.is_empty() { "--cluster".into() } else { cluster.join(" ") };
+        format!("-n {namespace} {cluster}")
+    }
+
+    /// Those that say which cluster, as kubectl takes them, too.
+    pub(crate) fn kubectl(&self) -> Vec<String> {
+        let context = self.context.iter().map(|context| format!("--context {context}"));
+        let kubeconfig = self.kubeconfig.iter().map(|file| format!("--kubeconfig {}", file.display()));
+        context.chain(kubeconfig).collect()
+    }
+}
+
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
     /// For people
@@ -306,8 +322,8 @@ pub(crate) struct InvokeArgs {
     /// Header, as `Name: value`; may be given more than once
     #[arg(short = 'H', long = "header", value_name = "HEADER")]
     pub(crate) headers: Vec<String>,
-    /// Call it by an event of this type now, as a schedule does; with --data as what it carries
-    #[arg(long, value_name = "TYPE", conflicts_with_all = ["path", "method", "headers", "timing", "cold"])]
+    /// Call it by an event of this type now, as a schedule does; with --data as what it carries. http: an ordinary call
+    #[arg(long, value_name = "TYPE")]
     pub(crate) event: Option<String>,
     /// Print where the time went, on standard error
     #[arg(long)]
@@ -513,6 +529,16 @@ mod tests {
             (args.method.as_deref(), args.data.as_deref(), args.timing, args.cold),
             (Some("PUT"), Some("@-"), true, true)
         );
+    }
+
+    #[test]
+    fn hints_lead_to_the_same_cluster() {
+        let mut target = WhereArgs::default();
+        assert_eq!(target.flags("shop"), "-n shop --cluster");
+        target.context = Some("kind".into());
+        assert_eq!(target.flags("shop"), "-n shop --context kind");
+        target.kubeconfig = Some("k.yaml".into());
+        assert_eq!(target.flags("shop"), "-n shop --context kind --kubeconfig k.yaml");
     }
 
     #[test]

@@ -25,7 +25,8 @@ use write::Writer;
 #[command(after_help = "\
 Applies Functions, Budgets and WarmPools of a folder (*.yaml, *.yml and *.json, not of folders in it) or of one file, by
 server-side apply as dormouse-cli. Every fault is told before anything is written. The files beside a manifest whose source
-names no code become a ConfigMap NAME-code-...: all but manifests, hidden ones, and what is installed (node_modules, venv).
+names no code become a ConfigMap NAME-code-...: all but manifests of any kind (a Secret's, too, at any depth), hidden ones,
+what is installed (node_modules, venv), *.log, README.md, Dockerfile and request.txt.
 Then it waits until each function serves; progress is on standard error, addresses on standard output.
 
 Examples:
@@ -69,28 +70,46 @@ pub(crate) async fn run(args: &DeployArgs) -> Outcome {
     let limit = Duration::from_secs(args.timeout);
     let serving = try_join_all(written.iter().map(|w| {
         let api: Api<Function> = Api::namespaced(writer.client.clone(), &w.namespace);
-        async move { wait::until_serving(&api, &w.name, w.generation, limit).await.map(|function| (w, function)) }
+        let flags = args.target.flags(&w.namespace);
+        async move {
+            let serving = wait::until_serving(&api, &w.name, w.generation, limit, &flags).await;
+            serving.map(|function| (w, function))
+        }
     }))
     .await?;
+    if !serving.is_empty() && args.target.activator_url.is_none() {
+        say::note(
+            "where the cluster gives functions no address of their own, this leads to them (end it with Ctrl-C):",
+        );
+        say::note(format_args!("  {}", forward(&args.target)));
+    }
     for (written, function) in serving {
-        writer.forget(written).await;
+        writer.forget(written, &function).await;
         let url = function.status.and_then(|s| s.url).unwrap_or_default();
         let (namespace, name) = (&written.namespace, &written.name);
         say::note(format_args!(
-            "{namespace}/{name} serves; `dormouse invoke {name} -n {namespace}` calls it from anywhere"
+            "{namespace}/{name} serves; `dormouse invoke {name} {}` calls it from anywhere",
+            args.target.flags(namespace)
         ));
         say::out(&url);
-        say::out(curl(&url, args.target.activator_url.as_deref(), namespace, name));
+        say::out(curl(&args.target, namespace, name));
     }
     Ok(())
 }
 
-/// What calls it from a shell: by its own name, or by its path where the activator's address was given.
-fn curl(url: &str, activator: Option<&str>, namespace: &str, name: &str) -> String {
-    match activator {
-        Some(activator) => format!("curl {}/fn/{namespace}/{name}/", activator.trim_end_matches('/')),
-        None => format!("curl {}/", url.trim_end_matches('/')),
-    }
+/// Where [`forward`] listens on this machine.
+const FORWARDED: &str = "http://127.0.0.1:8080";
+
+/// What calls it from a shell: by its path, which needs no name that is known to this machine.
+fn curl(target: &WhereArgs, namespace: &str, name: &str) -> String {
+    let activator = target.activator_url.as_deref().unwrap_or(FORWARDED);
+    format!("curl {}/fn/{namespace}/{name}/", activator.trim_end_matches('/'))
+}
+
+/// What brings the activators to this machine: the chart gives them a Service that only the cluster reaches.
+fn forward(target: &WhereArgs) -> String {
+    let place = target.kubectl().iter().fold(String::new(), |all, flag| format!("{all} {flag}"));
+    format!("kubectl{place} -n {} port-forward svc/dormouse-activator 8080:80", target.system_namespace)
 }
 
 /// What is to be applied; every fault is told, and there is none.
@@ -115,11 +134,18 @@ fn documents(args: &DeployArgs) -> Result<Vec<Document>, Failure> {
 
 #[cfg(test)]
 mod tests {
-    use super::curl;
+    use super::{curl, forward};
+    use crate::args::WhereArgs;
 
     #[test]
-    fn a_line_to_paste() {
-        assert_eq!(curl("http://a.b.c/", None, "b", "a"), "curl http://a.b.c/");
-        assert_eq!(curl("http://a.b.c", Some("http://127.0.0.1:80/"), "b", "a"), "curl http://127.0.0.1:80/fn/b/a/");
+    fn lines_to_paste() {
+        let mut target = WhereArgs { system_namespace: "dormouse-system".into(), ..WhereArgs::default() };
+        assert_eq!(curl(&target, "b", "a"), "curl http://127.0.0.1:8080/fn/b/a/");
+        let line = "kubectl -n dormouse-system port-forward svc/dormouse-activator 8080:80";
+        assert_eq!(forward(&target), line);
+        target.context = Some("kind".into());
+        assert_eq!(forward(&target), line.replacen("kubectl", "kubectl --context kind", 1));
+        target.activator_url = Some("http://10.0.0.1:80/".into());
+        assert_eq!(curl(&target, "b", "a"), "curl http://10.0.0.1:80/fn/b/a/");
     }
 }

@@ -60,8 +60,26 @@ async fn event(args: &InvokeArgs, event: &str) -> Outcome {
     if told.outcome == "Ran" { Ok(()) } else { Err(Failure::failed("the call did not run well")) }
 }
 
+/// The event that is to call it; `None`: it is called over HTTP, which is what an event of that name means.
+fn event_of(args: &InvokeArgs) -> Result<Option<&str>, Failure> {
+    let Some(kind) = args.event.as_deref().filter(|kind| *kind != "http") else { return Ok(None) };
+    let of_http = [
+        ("a path", args.path != "/"),
+        ("--request", args.method.is_some()),
+        ("--header", !args.headers.is_empty()),
+        ("--timing", args.timing),
+        ("--cold", args.cold),
+    ];
+    match of_http.iter().find(|(_, given)| *given) {
+        Some((what, _)) => Err(Failure::usage(format!(
+            "{what} is for calls over HTTP, and an event of type {kind:?} is none: leave one out"
+        ))),
+        None => Ok(Some(kind)),
+    }
+}
+
 pub(crate) async fn run(args: &InvokeArgs) -> Outcome {
-    if let Some(kind) = &args.event {
+    if let Some(kind) = event_of(args)? {
         return event(args, kind).await;
     }
     let request = request(args)?;
@@ -300,6 +318,18 @@ mod tests {
             vec!["f", "-d", "@/no/such/file"],
         ] {
             assert!(request(&args(&line)).is_err(), "{line:?}");
+        }
+    }
+
+    #[test]
+    fn an_event_of_http_is_an_ordinary_call() {
+        let of = |line: &[&str]| event_of(&args(line)).map(|kind| kind.map(str::to_owned));
+        assert_eq!(of(&["f", "--event", "schedule", "-d", "x"]).unwrap().as_deref(), Some("schedule"));
+        assert_eq!(of(&["f"]).unwrap(), None);
+        assert_eq!(of(&["f", "/a", "--event", "http", "--cold", "-H", "a: b"]).unwrap(), None);
+        for given in [vec!["/a"], vec!["-X", "PUT"], vec!["-H", "a: b"], vec!["--timing"], vec!["--cold"]] {
+            let line = [vec!["f", "--event", "schedule"], given].concat();
+            assert!(of(&line).is_err(), "{line:?}");
         }
     }
 

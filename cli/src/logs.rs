@@ -18,14 +18,17 @@ use kube::{Api, ResourceExt};
 use line::{Paint, Wanted};
 use tail::Instances;
 
+const OF_DEV: &str = "a `dormouse dev` prints the logs of its instances itself, where it runs";
+
 /// Longest time that is looked back: nodes keep less.
 const MAX_SINCE: u64 = 366 * 86_400;
 
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Lines of all instances in the order of their times, each behind its instance. The language runtimes' JSON lines are made
-readable; -o json prints every line as it was written, without its instance. NO_COLOR is heeded. Instances that are gone
-have left nothing to read: collect logs for longer memory.
+readable, and control characters are shown as \\u{1b}; -o json prints every line as it was written, without its instance.
+NO_COLOR is heeded. Instances that are gone have left nothing to read: collect logs for longer memory. The cluster is asked,
+also where a `dormouse dev` runs: that prints its logs itself.
 
 Examples:
   dormouse logs hello
@@ -67,11 +70,12 @@ pub(crate) enum LogFormat {
 }
 
 pub(crate) async fn run(args: &LogsArgs) -> Outcome {
-    let target = Target::find(&args.target).await?;
-    let Some(client) = target.api()? else {
-        let why = "a `dormouse dev` prints the logs of its instances itself, where it runs; --cluster asks the cluster";
-        return Err(Failure::usage(why));
-    };
+    if args.target.dev.is_some() {
+        return Err(Failure::usage(OF_DEV));
+    }
+    let target = Target::of_cluster(&args.target, "logs").await;
+    let target = target.map_err(|why| Failure::failed(format!("{}; {OF_DEV}", why.message())))?;
+    let client = target.cluster_api()?;
     let namespace = args.namespace.clone().unwrap_or_else(|| target.default_namespace());
     let name = &args.name;
     let found = Api::<Function>::namespaced(client.clone(), &namespace).get_opt(name).await;

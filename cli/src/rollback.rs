@@ -70,7 +70,8 @@ pub(crate) async fn run(args: &RollbackArgs) -> Outcome {
     let written = write(&api, function, chosen, copy.as_deref()).await?;
     let limit = Duration::from_secs(args.timeout);
     say::note(format_args!("{name}: going back to revision {} ({})", chosen.revision, chosen.runs()));
-    wait::until_serving(&api, name, wait::generation(&written), limit).await?;
+    let flags = args.target.flags(&namespace);
+    wait::until_serving(&api, name, wait::generation(&written), limit, &flags).await?;
     say::out(format_args!("{namespace}/{name} serves revision {} again", chosen.revision));
     Ok(())
 }
@@ -122,8 +123,9 @@ pub(crate) fn rows(kept: &[Kept], now: Timestamp) -> String {
     text(&rows)
 }
 
-/// The revision that was named; else the newest of those that the spec does not say now, so that twice leads back, as with
-/// `kubectl rollout undo`.
+/// The revision that was named; else the newest but the one that the spec says now, so that twice leads back, as with
+/// `kubectl rollout undo`. Several are said by the same spec when a ConfigMap that it names had other code: only the newest
+/// of them is what runs now.
 fn choose<'a>(function: &Function, kept: &'a [Kept], to: Option<&str>) -> Result<&'a Kept, Failure> {
     let known = || kept.iter().map(|k| k.revision.as_str()).collect::<Vec<_>>().join(", ");
     if let Some(to) = to {
@@ -131,7 +133,9 @@ fn choose<'a>(function: &Function, kept: &'a [Kept], to: Option<&str>) -> Result
             Failure::not_found(format!("no revision {to} is kept of {}; there are: {}", function.name_any(), known()))
         });
     }
-    kept.iter().find(|kept| !is_said(function, kept)).ok_or_else(|| {
+    let said = kept.iter().position(|kept| is_said(function, kept));
+    let other = kept.iter().enumerate().find(|(n, _)| Some(*n) != said);
+    other.map(|(_, kept)| kept).ok_or_else(|| {
         let name = function.name_any();
         Failure::not_found(format!("nothing is kept that {name} ran before: there is nothing to go back to"))
     })
@@ -249,6 +253,16 @@ mod tests {
         assert_eq!(change(&now, chosen, Some("hello-ra"))["spec"], wanted);
         let back = function(source("hello-ra", ""));
         assert_eq!(choose(&back, &list, None).unwrap().revision, "rb");
+    }
+
+    /// The ConfigMap is the user's own, and its files were changed: the specs are the same, the revisions are not.
+    #[test]
+    fn code_alone_is_gone_back_to() {
+        let mine = json!({"source": {"runtime": "python", "handler": "a.b", "configMap": {"name": "mine"}}});
+        let list = [kept("rb", 2, &mine), kept("ra", 1, &mine)];
+        let now = function(mine.clone());
+        assert_eq!(choose(&now, &list, None).unwrap().revision, "ra");
+        assert!(choose(&now, &list[..1], None).is_err());
     }
 
     #[test]

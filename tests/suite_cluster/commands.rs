@@ -53,7 +53,8 @@ pub(crate) async fn a_folder_is_deployed_changed_and_gone_back_from(world: World
             let said = dormouse(&space, &["deploy", place])?;
             let lines: Vec<&str> = said.lines().collect();
             let url = format!("http://{name}.{}.dormouse.local", space.name);
-            anyhow::ensure!(lines == [url.clone(), format!("curl {url}/")], "{said}");
+            let curl = format!("curl http://127.0.0.1:8080/fn/{}/{name}/", space.name);
+            anyhow::ensure!(lines == [url, curl], "{said}");
             says(&world, &space, name, "Hello, world").await?;
             let logged = dormouse(&space, &["logs", name, "--since", "1h"])?;
             anyhow::ensure!(logged.contains("INFO  greets") && logged.starts_with(name), "{logged}");

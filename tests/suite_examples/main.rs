@@ -46,3 +46,23 @@ fn every_example_is_tested_and_listed() -> anyhow::Result<()> {
     anyhow::ensure!(unlisted.is_empty(), "{unlisted:?}");
     Ok(())
 }
+
+/// An image that copies its folder would hold the Secret beside the code, and the token of a `dormouse dev`.
+#[test]
+fn images_hold_no_manifest_and_no_token() -> anyhow::Result<()> {
+    let mut copied = 0;
+    for entry in std::fs::read_dir(std::path::Path::new(ROOT).join("examples"))? {
+        let folder = entry?.path();
+        let Ok(dockerfile) = std::fs::read_to_string(folder.join("Dockerfile")) else { continue };
+        if !dockerfile.contains("COPY . ") {
+            continue;
+        }
+        copied += 1;
+        let ignored = std::fs::read_to_string(folder.join(".dockerignore")).unwrap_or_default();
+        let missing: Vec<_> =
+            ["**/*.yaml", "**/.*"].into_iter().filter(|p| !ignored.lines().any(|l| l == *p)).collect();
+        anyhow::ensure!(missing.is_empty(), "{}: .dockerignore lacks {missing:?}", folder.display());
+    }
+    anyhow::ensure!(copied > 0, "no example is an image");
+    Ok(())
+}

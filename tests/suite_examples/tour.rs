@@ -27,6 +27,6 @@ async fn the_tutorial_is_pasted_from_top_to_bottom() -> Result<()> {
 async fn the_tour_of_the_readme_is_pasted_from_top_to_bottom() -> Result<()> {
     let place = Place::new(None, None)?;
     let pasted = place.paste(&page::read("README.md")?, is_pasted).await?;
-    ensure!(pasted == 2, "{pasted} blocks were pasted: write, run and call; save and call again");
+    ensure!(pasted == 3, "{pasted} blocks were pasted: write, run and call; save and call again; end it");
     Ok(())
 }

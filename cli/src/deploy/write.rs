@@ -8,8 +8,10 @@ use crate::target::cluster::{MANAGER, words};
 use crate::wait;
 use dormouse_core::function::Function;
 use dormouse_core::{Budget, WarmPool};
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ConfigMap;
-use kube::api::{ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams};
+use kube::api::{ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, Preconditions};
+use kube::core::PartialObjectMeta;
 use kube::{Api, Client, ResourceExt};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -20,6 +22,9 @@ const PAGE: u32 = 100;
 
 /// How often a write is tried that met one of the status.
 const TRIES: u32 = 5;
+
+/// On a ConfigMap of code: when it was last sent.
+const DEPLOYED_AT: &str = "dormouse.dev/deployed-at";
 
 /// Where documents go.
 pub(crate) struct Writer {
@@ -110,23 +115,98 @@ impl Writer {
     async fn code(&self, document: &Document, namespace: &str, function: Option<String>) -> Result<(), Failure> {
         let Some(files) = &document.code else { return Ok(()) };
         let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), namespace);
-        let map: Value = code::config_map(&document.name, files, function.as_deref())?;
+        let mut map: Value = code::config_map(&document.name, files, function.as_deref())?;
+        // Another version each time: a deploy that wants to remove it as earlier code sees that it is in use again.
+        map["metadata"]["annotations"] = json!({ DEPLOYED_AT: Timestamp::now().to_string() });
         let name = code::name(&document.name, files);
         self.apply(&api, &name, &map).await.map(drop)
     }
 
     /// Removes the ConfigMaps of a function's earlier code, once it serves what was written: what was made from them has
-    /// copies of its own.
-    pub(crate) async fn forget(&self, written: &Written) {
-        let Some(present) = &written.code else { return };
+    /// copies of its own. `serving` is the function as it was seen to serve: when somebody else has written meanwhile, it
+    /// is theirs to say which code is an earlier one.
+    pub(crate) async fn forget(&self, written: &Written, serving: &Function) {
+        let Some(present) = written.code.as_deref().filter(|code| is_still_said(serving, written.generation, code))
+        else {
+            return;
+        };
         let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), &written.namespace);
         let of_function = ListParams::default().labels(&code::selector(&written.name)).limit(PAGE);
         let found = api.list_metadata(&of_function).await.map(|list| list.items).unwrap_or_default();
-        for old in found.iter().map(ResourceExt::name_any).filter(|name| name != present) {
-            // They go with the function at the latest.
-            if let Err(error) = api.delete(&old, &DeleteParams::default()).await {
-                say::note(format_args!("the ConfigMap {old} of earlier code is left: {}", words(&error)));
+        for old in earlier(&found, present) {
+            let preconditions = Preconditions { uid: old.uid(), resource_version: old.resource_version() };
+            let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
+            match api.delete(&old.name_any(), &params).await {
+                Ok(_) => {}
+                // Removed by another deploy, or sent again by one.
+                Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
+                // They go with the function at the latest.
+                Err(error) => {
+                    let name = old.name_any();
+                    say::note(format_args!("the ConfigMap {name} of earlier code is left: {}", words(&error)));
+                }
             }
         }
+    }
+}
+
+/// Whether a function's spec is the one that was written, and names this ConfigMap.
+fn is_still_said(function: &Function, generation: i64, code: &str) -> bool {
+    let named = function.spec.source.as_ref().and_then(|source| source.config_map.as_ref());
+    function.metadata.generation == Some(generation) && named.is_some_and(|named| named.name == code)
+}
+
+/// Those that were made before the present one. Of the same second there may be a later one.
+fn earlier<'a>(
+    found: &'a [PartialObjectMeta<ConfigMap>],
+    present: &str,
+) -> impl Iterator<Item = &'a PartialObjectMeta<ConfigMap>> {
+    let made = |of: &PartialObjectMeta<ConfigMap>| of.metadata.creation_timestamp.as_ref().map(|time| time.0);
+    let now = found.iter().find(|map| map.name_any() == present).and_then(made);
+    found.iter().filter(move |map| matches!((made(map), now), (Some(made), Some(now)) if made < now))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(name: &str, made: &str) -> PartialObjectMeta<ConfigMap> {
+        serde_json::from_value(json!({
+            "apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata",
+            "metadata": {"name": name, "creationTimestamp": made}
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn only_earlier_code_is_forgotten() {
+        let times = [
+            ("a", "2026-11-24T10:00:00Z"),
+            ("b", "2026-11-24T10:00:05Z"),
+            ("c", "2026-11-24T10:00:05Z"),
+            ("d", "2026-11-24T10:00:06Z"),
+        ];
+        let found = times.map(|(name, made)| map(name, made));
+        let of = |present: &str| earlier(&found, present).map(ResourceExt::name_any).collect::<Vec<_>>();
+        assert_eq!(of("b"), ["a"], "not another deploy's of the same second or later");
+        assert_eq!(of("a"), Vec::<String>::new());
+        assert_eq!(of("gone"), Vec::<String>::new(), "somebody else has removed it: nothing is known");
+    }
+
+    #[test]
+    fn nothing_is_forgotten_when_somebody_else_has_written() {
+        let function = |generation: i64, source: Value| -> Function {
+            serde_json::from_value(json!({
+                "apiVersion": "dormouse.dev/v1alpha1", "kind": "Function",
+                "metadata": {"name": "a", "generation": generation}, "spec": {"source": source}
+            }))
+            .unwrap()
+        };
+        let source = |map: &str| json!({"runtime": "nodejs", "handler": "a.b", "configMap": {"name": map}});
+        assert!(is_still_said(&function(3, source("one")), 3, "one"));
+        assert!(!is_still_said(&function(4, source("one")), 3, "one"));
+        assert!(!is_still_said(&function(3, source("two")), 3, "one"));
+        let inline = json!({"runtime": "nodejs", "handler": "a.b", "inline": "x"});
+        assert!(!is_still_said(&function(3, inline), 3, "one"));
     }
 }

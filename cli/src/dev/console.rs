@@ -50,7 +50,7 @@ impl Console {
         let key = FunctionKey::new(&*call.subject.namespace, &*call.subject.name);
         let schedule = record.timed.as_ref().map(|timed| timed.schedule.as_str());
         let request = match schedule {
-            None => format!("{} {}", call.method, short(&call.path)),
+            None => format!("{} {}", call.method, say::harmless(&short(&call.path))),
             Some("") => "event".into(),
             Some(name) => format!("schedule {name}"),
         };
@@ -80,7 +80,7 @@ impl Console {
             Seen::Stopped { key, name } => self.line(key, &self.paint("2", &format!("{name} stopped"))),
             Seen::Told { key, note } => {
                 let colour = if note.kind == NoteKind::Warning { "33" } else { "2" };
-                self.line(key, &self.paint(colour, &format!("{}: {}", note.reason, note.message)));
+                self.line(key, &self.paint(colour, &format!("{}: {}", note.reason, say::harmless(&note.message))));
             }
         }
     }
@@ -106,7 +106,9 @@ fn said(line: &str) -> (Option<&'static str>, String) {
         error: Option<String>,
         stack: Option<String>,
     }
-    let Ok(Said { level, message, error, stack }) = serde_json::from_str(line) else { return (None, line.into()) };
+    let Ok(Said { level, message, error, stack }) = serde_json::from_str(line) else {
+        return (None, say::harmless(line).into_owned());
+    };
     let colour = match level.as_str() {
         "error" => Some("31"),
         "warn" => Some("33"),
@@ -114,7 +116,7 @@ fn said(line: &str) -> (Option<&'static str>, String) {
         _ => None,
     };
     let code = error.map_or(String::new(), |error| format!("{error}: "));
-    (colour, format!("{code}{}", stack.unwrap_or(message)))
+    (colour, say::harmless(&format!("{code}{}", stack.unwrap_or(message))).into_owned())
 }
 
 /// What the ledger has of this month. Calls that a killed `dev` left in the spool are not in it yet.
@@ -173,6 +175,13 @@ mod tests {
         assert_eq!(plain(line), (None, "hi".into()));
         let line = r#"{"level":"error","message":"no","error":"HandlerError","stack":"Error: no\n    at a.js:1"}"#;
         assert_eq!(plain(line), (Some("31"), "HandlerError: Error: no\n    at a.js:1".into()));
+    }
+
+    #[test]
+    fn what_a_terminal_would_do_is_shown() {
+        assert_eq!(said("\x1b[2Ja\tb").1, "\\u{1b}[2Ja\tb");
+        let line = r#"{"level":"error","message":"no","error":"E\u001b","stack":"a\u001b[2J\n  b\r"}"#;
+        assert_eq!(said(line).1, "E\\u{1b}: a\\u{1b}[2J\n  b\\u{d}");
     }
 
     #[test]

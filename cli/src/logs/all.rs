@@ -91,7 +91,8 @@ pub(crate) async fn follow(instances: &Instances, wanted: &Wanted) -> Result<boo
     // Told at once when it is not allowed; the watch would try for ever.
     list(instances).await?;
     let (sender, mut lines) = mpsc::channel::<(String, Line)>(LINES);
-    let mut following = Following { instances, sender, known: HashSet::new(), tails: JoinSet::new() };
+    let mut following =
+        Following { instances, sender, known: HashSet::new(), left_out: HashSet::new(), tails: JoinSet::new() };
     let watched = watcher(instances.pods.clone(), watcher::Config::default().labels(labels::OURS)).default_backoff();
     let mut watched = pin!(watched);
     loop {
@@ -99,7 +100,9 @@ pub(crate) async fn follow(instances: &Instances, wanted: &Wanted) -> Result<boo
             event = watched.next() => match event {
                 Some(Ok(watcher::Event::Apply(pod) | watcher::Event::InitApply(pod))) => following.see(&pod),
                 Some(Ok(watcher::Event::Delete(pod))) => {
-                    following.known.remove(&pod.uid().unwrap_or_default());
+                    let uid = pod.uid().unwrap_or_default();
+                    following.known.remove(&uid);
+                    following.left_out.remove(&uid);
                 }
                 Some(Ok(_)) => {}
                 Some(Err(error)) => say::note(format_args!("instances are not seen at the moment: {error}")),
@@ -120,6 +123,8 @@ struct Following<'a> {
     sender: mpsc::Sender<(String, Line)>,
     /// Uids of the pods whose logs are or were read.
     known: HashSet<String>,
+    /// Uids of the pods that were told to be left out: their logs are read once others have ended.
+    left_out: HashSet<String>,
     tails: JoinSet<Result<(), String>>,
 }
 
@@ -128,15 +133,19 @@ impl Following<'_> {
         if !matches!(self.instances.stage(pod), Some(Stage::Logs | Stage::Over)) {
             return;
         }
-        if !self.known.insert(pod.uid().unwrap_or_default()) {
+        let (uid, name) = (pod.uid().unwrap_or_default(), pod.name_any());
+        if self.known.contains(&uid) {
             return;
         }
-        let name = pod.name_any();
         if self.tails.len() >= MAX_LOGS {
-            return say::note(format_args!(
-                "{name} is left out: {MAX_LOGS} logs are read at once; name one with --instance"
-            ));
+            if self.left_out.insert(uid) {
+                say::note(format_args!(
+                    "{name} is left out: {MAX_LOGS} logs are read at once; name one with --instance"
+                ));
+            }
+            return;
         }
+        self.known.insert(uid);
         let (instances, container, sender) = (self.instances.clone(), details::name(pod), self.sender.clone());
         self.tails.spawn(async move {
             let tailed = instances.tail(name.clone(), container, sender).await;

@@ -1,5 +1,6 @@
 //! One line of a log: what it says, whether it is wanted, and how it is shown.
 
+use crate::say::harmless;
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 use std::fmt::Write as _;
@@ -48,7 +49,7 @@ impl Wanted {
             return Some(line.text.clone());
         }
         let before = format!("{} ", self.paint.instance(instance));
-        let text = record.map_or_else(|| line.text.clone(), |record| record.text(self.paint));
+        let text = record.map_or_else(|| harmless(&line.text).into_owned(), |record| record.text(self.paint));
         let mut shown = String::with_capacity(before.len() + text.len());
         for (n, part) in text.lines().chain(text.is_empty().then_some("")).enumerate() {
             let _ = write!(shown, "{}{before}{part}", if n > 0 { "\n" } else { "" });
@@ -85,18 +86,19 @@ impl Record {
 
     fn text(&self, paint: Paint) -> String {
         let time = self.time.map_or_else(String::new, |t| format!("{} ", t.strftime("%H:%M:%S%.3f")));
-        let mut text = format!("{time}{} {}", paint.level(&self.level), self.message);
+        let mut text = format!("{time}{} {}", paint.level(&harmless(&self.level)), harmless(&self.message));
         for (name, value) in &self.fields {
-            let _ = match value {
-                Value::String(value) if !value.contains([' ', '"', '\n']) => write!(text, "  {name}={value}"),
-                value => write!(text, "  {name}={value}"),
+            let value = match value {
+                Value::String(value) if !value.contains([' ', '"', '\n']) => value.clone(),
+                value => value.to_string(),
             };
+            let _ = write!(text, "  {}={}", harmless(name), harmless(&value));
         }
         if let Some(id) = &self.request_id {
-            let _ = write!(text, "  {}", paint.faint(&format!("[{id}]")));
+            let _ = write!(text, "  {}", paint.faint(&format!("[{}]", harmless(id))));
         }
         if let Some(stack) = &self.stack {
-            for line in stack.lines() {
+            for line in harmless(stack).lines() {
                 let _ = write!(text, "\n    {line}");
             }
         }
@@ -173,6 +175,19 @@ mod tests {
     fn other_lines_stay_as_they_are() {
         for text in ["listening on 8080", "{\"a\":1}", "{not json", "[1]", ""] {
             assert_eq!(shown(text, false), format!("hello-1 | {text}"));
+        }
+    }
+
+    #[test]
+    fn what_a_terminal_would_do_is_shown() {
+        assert_eq!(shown("\x1b]0;x\x07a\tb", false), "hello-1 | \\u{1b}]0;x\\u{7}a\tb");
+        let record = r#"{"level":"in\u001bfo","message":"a\u001b[2J\r","requestId":"r\u0007","k\u001b":"v\u009b","s":"a \u007f","stack":"x\u001b\ny"}"#;
+        let lines = shown(record, false);
+        assert!(!lines.contains(|c: char| c.is_control() && c != '\n'), "{lines:?}");
+        for part in
+            ["a\\u{1b}[2J\\u{d}", "[r\\u{7}]", "k\\u{1b}=v\\u{9b}", "s=\"a \\u{7f}\"", "    x\\u{1b}\nhello-1 |     y"]
+        {
+            assert!(lines.contains(part), "{part}: {lines}");
         }
     }
 

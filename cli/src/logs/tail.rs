@@ -101,17 +101,29 @@ impl Instances {
                         }
                     }
                 }
-                Err(kube::Error::Api(status)) if status.code == 404 => return Ok(()),
-                // Between two runs of its container.
-                Err(kube::Error::Api(status)) if status.code == 400 => {}
-                Err(error) => return Err(words(&error)),
+                Err(error) => match lasting(&error) {
+                    Some(404) => return Ok(()),
+                    Some(_) => return Err(words(&error)),
+                    // Between two runs of its container, or its node or the API server is away for a moment.
+                    None => {}
+                },
             }
             sleep(AGAIN).await;
-            match self.pods.get_opt(&pod).await.map_err(|e| words(&e))?.map(|pod| self.stage(&pod)) {
-                None | Some(None | Some(Stage::Over)) => return Ok(()),
-                Some(Some(Stage::Before | Stage::Logs)) => {}
+            match self.pods.get_opt(&pod).await {
+                Ok(Some(pod)) if matches!(self.stage(&pod), Some(Stage::Before | Stage::Logs)) => {}
+                Ok(_) => return Ok(()),
+                Err(error) if lasting(&error).is_some() => return Err(words(&error)),
+                Err(_) => {}
             }
         }
+    }
+}
+
+/// The status of an answer that asking again does not change: no right, or no such thing.
+fn lasting(error: &kube::Error) -> Option<u16> {
+    match error {
+        kube::Error::Api(status) if matches!(status.code, 401 | 403 | 404) => Some(status.code),
+        _ => None,
     }
 }
 
@@ -174,6 +186,16 @@ mod tests {
         let long = [vec![b'x'; MAX_LINE + 5], b"\nnext\n".to_vec()].concat();
         let read = lines(&long).await;
         assert_eq!((read[0].len(), read[1].as_str(), read.len()), (MAX_LINE, "next", 2));
+    }
+
+    #[test]
+    fn what_may_pass_is_tried_again() {
+        let of = |code: u16| {
+            let status = serde_json::from_value(json!({"status": "Failure", "code": code, "message": "m"})).unwrap();
+            lasting(&kube::Error::Api(Box::new(status)))
+        };
+        assert_eq!([401, 403, 404].map(of), [Some(401), Some(403), Some(404)]);
+        assert_eq!([400, 409, 429, 500, 503].map(of), [None; 5]);
     }
 
     #[tokio::test]

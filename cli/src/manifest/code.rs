@@ -1,9 +1,10 @@
 //! The files of handler code that stand beside its manifest.
 
-use super::is_manifest;
+use super::tree;
 use dormouse_core::Fault;
 use dormouse_core::function::Function;
 use dormouse_core::source::{Code, MAX_BYTES, MAX_FILES};
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -11,6 +12,13 @@ use std::time::SystemTime;
 
 /// Folders that hold what code depends on, or what is made of it: none of it is sent anywhere.
 const LEFT_OUT: [&str; 4] = ["node_modules", "site-packages", "__pycache__", "venv"];
+
+/// Files that surely do not run: what is said of the code, what an image is made by, and a call to try.
+const NOT_RUN: [&str; 3] = ["README.md", "Dockerfile", "request.txt"];
+
+/// Largest file that is looked into for a manifest: larger than code may be, and than an object of Kubernetes (etcd takes
+/// 1.5 MiB).
+const MAX_MANIFEST: u64 = 4 << 20;
 
 /// Deepest folder below the manifest's that is looked into.
 const MAX_DEPTH: usize = 16;
@@ -23,8 +31,8 @@ struct Found {
     written: Option<SystemTime>,
 }
 
-/// The code of a manifest that does not say where it is: every file in its folder and below, but for manifests, hidden
-/// files and what is left out.
+/// The code of a manifest that does not say where it is: every file in its folder and below, but for manifests of any kind
+/// (a Secret must not come to stand in a ConfigMap), hidden files and what is left out.
 pub(crate) fn beside(function: &Function, folder: &Path) -> Result<Option<Code>, Fault> {
     let fault = |message: String| Fault::new("spec.source", message);
     let unread = |e: io::Error| fault(format!("the files in {} cannot be read: {e}", folder.display()));
@@ -65,7 +73,7 @@ pub(crate) fn folders(folder: &Path) -> Vec<PathBuf> {
 /// Whether a change of a file is one of code: that is not hidden, left out, or what an editor keeps beside it.
 pub(crate) fn is_code(path: &Path) -> bool {
     let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
-    !is_left_out(path) && !name.ends_with('~')
+    !is_left_out(path) && !name.ends_with('~') && !NOT_RUN.contains(&name) && !has(path, &["log"])
 }
 
 fn is_left_out(path: &Path) -> bool {
@@ -86,7 +94,7 @@ fn found(folder: &Path) -> io::Result<Vec<Found>> {
             let meta = std::fs::metadata(&path)?;
             if meta.is_dir() && depth < MAX_DEPTH {
                 folders.push((path, depth + 1));
-            } else if meta.is_file() && !(depth == 0 && is_manifest(&path) && is_yaml(&path)) {
+            } else if meta.is_file() && !(depth == 0 && has(&path, &YAML)) && !is_object(&path, meta.len())? {
                 let below = path.strip_prefix(folder).unwrap_or(&path);
                 let Some(name) = below.to_str().map(str::to_owned) else {
                     return Err(io::Error::other(format!("{} is no UTF-8", path.display())));
@@ -99,9 +107,27 @@ fn found(folder: &Path) -> io::Result<Vec<Found>> {
     Ok(found)
 }
 
-/// JSON files may be code's own.
-fn is_yaml(path: &Path) -> bool {
-    path.extension().is_some_and(|e| e == "yaml" || e == "yml")
+const YAML: [&str; 2] = ["yaml", "yml"];
+
+fn has(path: &Path, extensions: &[&str]) -> bool {
+    path.extension().is_some_and(|e| extensions.iter().any(|wanted| e.eq_ignore_ascii_case(wanted)))
+}
+
+/// Whether a file is a manifest of any kind of object. Other YAML and JSON may be code's own, but for YAML beside the
+/// function's.
+fn is_object(path: &Path, bytes: u64) -> io::Result<bool> {
+    if !(has(path, &YAML) || has(path, &["json"])) || bytes > MAX_MANIFEST {
+        return Ok(false);
+    }
+    let content = std::fs::read(path)?;
+    let text = String::from_utf8_lossy(&content);
+    let marks = ["apiVersion", "kind"];
+    if !marks.iter().all(|mark| text.contains(mark)) {
+        return Ok(false);
+    }
+    let is_object = |value: &Value| marks.iter().all(|mark| value.get(mark).is_some());
+    // One that cannot be read, as a template of one, is taken for what it looks like.
+    Ok(tree::documents(&text).map_or(true, |documents| documents.iter().any(|d| is_object(&d.value))))
 }
 
 #[cfg(test)]
@@ -149,6 +175,35 @@ mod tests {
         let names: Vec<&str> = code.files().map(|(name, _)| name).collect();
         assert_eq!(names, ["index.js", "lib/a.js", "lib/data.json", "lib/list.yaml"]);
         assert_eq!(folders(folder.path()).len(), 2);
+    }
+
+    /// Whoever may read ConfigMaps may not read Secrets for that.
+    #[test]
+    fn manifests_are_no_code_wherever_they_are() {
+        let folder = tempfile::tempdir().unwrap();
+        let secret = "apiVersion: v1\nkind: Secret\nmetadata: {name: s}\nstringData: {password: x}\n";
+        let json = r#"{"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"}}"#;
+        let template = "apiVersion: v1\nkind: Secret\n{{- if .Values.x }}\n";
+        write(
+            folder.path(),
+            &["function.yaml", "index.js", "k8s/deep/a", "data/b", "a.log", "README.md", "Dockerfile", "request.txt"],
+        );
+        for (name, content) in [
+            ("secret.json", json),
+            ("secret.yaml", secret),
+            ("k8s/secret.yaml", secret),
+            ("k8s/secret.YML", secret),
+            ("k8s/deep/secret.json", json),
+            ("k8s/second.yaml", &format!("a: 1\n---\n{secret}")),
+            ("k8s/template.yaml", template),
+            ("data/kinds.json", r#"{"kind": "a", "of": {"apiVersion": 1}}"#),
+            ("kinds.json", r#"["apiVersion", "kind"]"#),
+        ] {
+            std::fs::write(folder.path().join(name), content).unwrap();
+        }
+        let code = beside(&source(), folder.path()).unwrap().unwrap();
+        let names: Vec<&str> = code.files().map(|(name, _)| name).collect();
+        assert_eq!(names, ["data/b", "data/kinds.json", "index.js", "k8s/deep/a", "kinds.json"]);
     }
 
     #[test]

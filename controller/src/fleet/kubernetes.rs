@@ -205,13 +205,17 @@ impl Fleet for Kubernetes {
     }
 
     async fn prepare(&self, function: &Arc<Function>, target: &Target) -> Result<(), FleetError> {
-        self.make_deployment(function, target).await?;
-        // A function runs whether or not one can go back to this revision.
-        if let Err(error) = self.keep_revision(function, target).await {
-            let (function, revision) = (&target.key, &target.revision);
-            tracing::warn!(%function, %revision, %error, "the revision is not kept: no rollback will find it");
+        let wanted = self.make_ready(function, target).await?;
+        // Before the Deployment, whose being there says that all of this was done.
+        match self.keep_revision(function, target).await {
+            // A function runs where one cannot go back to this revision, too.
+            Err(FleetError::Refused(why)) => {
+                let (function, revision) = (&target.key, &target.revision);
+                tracing::warn!(%function, %revision, why, "the revision is not kept: no rollback will find it");
+            }
+            kept => kept?,
         }
-        Ok(())
+        self.make_deployment(target, &wanted).await
     }
 
     async fn scale(&self, target: &Target, replicas: u32, victims: &[Victim]) -> Result<(), FleetError> {

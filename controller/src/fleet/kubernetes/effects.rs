@@ -61,11 +61,11 @@ impl Kubernetes {
         within(&name, api.patch(&name, &PatchParams::default(), &Patch::Merge(body))).await.map(drop)
     }
 
-    pub(super) async fn make_deployment(&self, function: &Function, target: &Target) -> Result<(), FleetError> {
+    /// Makes what a revision's instances need, and answers the Deployment that is to carry them.
+    pub(super) async fn make_ready(&self, function: &Function, target: &Target) -> Result<Deployment, FleetError> {
         let valid = ValidFunction::from_function(function).map_err(|faults| {
             FleetError::Refused(faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
         })?;
-        let api: Api<Deployment> = self.in_namespace(&target.key.namespace);
         if valid.source.as_ref().is_some_and(|handler| handler.code.is_none() && valid.image.is_none()) {
             let why = function.spec.source.as_ref().and_then(|source| source.missing.clone());
             let why = why.unwrap_or_else(|| "nobody has said where its code is".into());
@@ -74,8 +74,12 @@ impl Kubernetes {
         if let Some(wanted) = code::config_map(function, &valid, target) {
             self.make_code(&wanted, target).await?;
         }
-        let wanted = deployment::deployment(function, &valid, target, &self.options.rules);
-        make_asleep(&api, &wanted, |found| {
+        Ok(deployment::deployment(function, &valid, target, &self.options.rules))
+    }
+
+    pub(super) async fn make_deployment(&self, target: &Target, wanted: &Deployment) -> Result<(), FleetError> {
+        let api: Api<Deployment> = self.in_namespace(&target.key.namespace);
+        make_asleep(&api, wanted, |found| {
             labels::owner(found.metadata.labels.as_ref()).map(|(uid, _)| uid == target.uid)
         })
         .await
@@ -104,12 +108,18 @@ impl Kubernetes {
         }
     }
 
-    /// Removes the copy of a revision's code, if that has one.
+    /// Removes the copy of a revision's code, if that has one. A rollback makes a function's spec name a copy: that one
+    /// stays.
     pub(super) async fn remove_code(&self, target: &Target) -> Result<(), FleetError> {
         let name = deployment::name(target);
         let api: Api<ConfigMap> = self.in_namespace(&target.key.namespace);
         let Some(found) = within(&name, api.get_metadata_opt(&name)).await? else { return Ok(()) };
         if labels::owner(found.metadata.labels.as_ref()).is_none_or(|(uid, _)| uid != target.uid) {
+            return Ok(());
+        }
+        let functions: Api<Function> = self.in_namespace(&target.key.namespace);
+        let function = within(&target.key.name, functions.get_opt(&target.key.name)).await?;
+        if function.is_some_and(|function| names_code(&function, &name)) {
             return Ok(());
         }
         match within(&name, api.delete(&name, &of_uid(found.uid(), DeleteParams::background()))).await {
@@ -181,11 +191,16 @@ impl Kubernetes {
     pub(super) async fn remove_deployment(&self, target: &Target) -> Result<(), FleetError> {
         let api: Api<Deployment> = self.in_namespace(&target.key.namespace);
         let name = deployment::name(target);
+        // First: instances that start need the code.
+        let removed = within(&name, api.delete(&name, &DeleteParams::background())).await.map(drop);
+        if !matches!(removed, Ok(()) | Err(FleetError::Gone(_))) {
+            return removed;
+        }
         // As long as one can go back to the revision its code stays; as long as nobody knows, too.
         if !self.is_kept(target).await.unwrap_or(true) {
             self.remove_code(target).await?;
         }
-        within(&name, api.delete(&name, &DeleteParams::background())).await.map(drop)
+        removed
     }
 
     /// Of a Function, a warm pool or a budget.
@@ -261,6 +276,12 @@ pub(super) async fn make_asleep(
     within(&name, api.patch(&name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(wanted))).await.map(drop)
 }
 
+/// Whether a function's spec says that its code is in this ConfigMap.
+fn names_code(function: &Function, name: &str) -> bool {
+    let named = function.spec.source.as_ref().and_then(|source| source.config_map.as_ref());
+    named.is_some_and(|named| named.name == name)
+}
+
 pub(super) fn of_uid(uid: Option<String>, params: DeleteParams) -> DeleteParams {
     DeleteParams { preconditions: Some(Preconditions { uid, resource_version: None }), ..params }
 }
@@ -277,5 +298,25 @@ pub(super) async fn within<T>(what: &str, call: impl Future<Output = kube::Resul
             _ => FleetError::Failed(status.message.clone()),
         }),
         Ok(Err(error)) => Err(FleetError::Failed(error.to_string())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As after a rollback: the copy of revision R1 is what the spec says.
+    #[test]
+    fn a_copy_that_the_spec_names_is_in_use() {
+        let function = |source: serde_json::Value| -> Function {
+            serde_json::from_value(json!({
+                "apiVersion": "dormouse.dev/v1alpha1", "kind": "Function", "metadata": {"name": "hello"},
+                "spec": {"source": source}
+            }))
+            .unwrap()
+        };
+        let back = function(json!({"runtime": "nodejs", "handler": "a.b", "configMap": {"name": "hello-r1"}}));
+        assert!(names_code(&back, "hello-r1") && !names_code(&back, "hello-r2"));
+        assert!(!names_code(&function(json!({"runtime": "nodejs", "handler": "a.b", "inline": "x"})), "hello-r1"));
     }
 }

@@ -9,6 +9,7 @@ use dormouse_core::function::Function;
 use dormouse_core::history::{self, Entry};
 use dormouse_core::revision::Revision;
 use k8s_openapi::api::apps::v1::{ControllerRevision, Deployment};
+use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, ResourceExt};
 use serde_json::json;
@@ -46,7 +47,13 @@ impl Kubernetes {
                         Err(error) => return Err(error),
                     }
                 }
-                self.remove_code(&Target { revision: Revision::from(revision.as_str()), ..target.clone() }).await?;
+                kept.retain(|entry| entry.revision != revision);
+            }
+            let copies: Api<ConfigMap> = self.in_namespace(&target.key.namespace);
+            let copies = within(&name, copies.list_metadata(&ours)).await?;
+            let copies = copies.items.iter().filter_map(|c| labels::owner(c.metadata.labels.as_ref()));
+            for (_, revision) in copies.filter(|(_, revision)| !is_needed(revision, &kept, &live)) {
+                self.remove_code(&Target { revision, ..target.clone() }).await?;
             }
         }
         Ok(())
@@ -59,6 +66,12 @@ impl Kubernetes {
         let found = within(&name, api.get_metadata_opt(&name)).await?;
         Ok(found.is_some_and(|f| labels::owner(f.metadata.labels.as_ref()).is_some_and(|(uid, _)| uid == target.uid)))
     }
+}
+
+/// Whether a revision's code is needed: one can go back to it, or it is live. What a rollback has named meanwhile is looked
+/// at when it is removed; once nothing names it any more it goes with the next that are too many.
+fn is_needed(revision: &Revision, kept: &[Entry], live: &HashSet<String>) -> bool {
+    live.contains(revision.as_str()) || kept.iter().any(|entry| entry.revision == revision.as_str())
 }
 
 /// Makes it, or gives the one that is there its new place in the order: what it holds never changes.
@@ -86,4 +99,17 @@ async fn put(api: &Api<ControllerRevision>, wanted: &ControllerRevision) -> Resu
     let params = PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() };
     let body = json!({"metadata": {"uid": found.uid()}, "revision": wanted.revision});
     within(&name, api.patch(&name, &params, &Patch::Merge(body))).await.map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn code_is_needed_by_what_is_kept_or_live() {
+        let kept = [Entry { revision: "kept".into(), number: 1 }];
+        let live = HashSet::from(["live".to_owned()]);
+        let needed = ["kept", "live", "old"].map(|revision| is_needed(&Revision::from(revision), &kept, &live));
+        assert_eq!(needed, [true, true, false]);
+    }
 }
