@@ -155,7 +155,7 @@ impl Sim {
             Do::Fire { due, holder } => (due, holder, false),
             Do::End { due, holder } => (due, holder, true),
         };
-        let at = usize::from(&*to == &*holder(1, self.activators[1].epoch));
+        let at = usize::from(to == holder(1, self.activators[1].epoch));
         if self.random.once_in(20) {
             self.activators[at].heard = false;
             return;
