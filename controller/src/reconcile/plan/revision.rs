@@ -1,6 +1,7 @@
 //! One revision: up at once, from a warm pool first; down by stop routing -> idle on every activator -> end exactly those.
 
 use super::{Draft, Scale, Wanted};
+use crate::fleet::Phase;
 use crate::reconcile::observe::{InstanceSeen, Lane};
 use dormouse_core::revision::Revision;
 use std::cmp::Reverse;
@@ -144,8 +145,9 @@ impl<'a> Made<'a> {
     }
 }
 
+/// By a choice made before. One that does not run is told as draining by that alone.
 fn is_draining(instance: &InstanceSeen) -> bool {
-    instance.published.is_some_and(|p| p.draining)
+    instance.seen.phase == Phase::Running && instance.published.is_some_and(|p| p.draining)
 }
 
 fn number(n: usize) -> u32 {
