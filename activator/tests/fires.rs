@@ -1,7 +1,5 @@
 //! Calls that the controller orders: once, with what makes them events, recorded as any call and explained as ordered.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on ends")]
-
 mod common;
 
 use common::{House, Origin, ready, until};

@@ -1,6 +1,8 @@
 //! Schedules in the office, between a scripted fleet and scripted activators, in paused time: a call is ordered once its
 //! claim is written, and a new life of the controller makes of what it finds what is right.
 
+#![expect(clippy::unwrap_used, reason = "a test ends where it fails")]
+
 mod common;
 
 use common::{Asked, BEGAN, House, function_with, with_token};

@@ -155,7 +155,8 @@ pub(crate) async fn logs_are_those_of_all_instances(world: World) -> Result<()> 
             let _following = Following(command.spawn()?);
             let slow = world.by_host(&space, name, "/delay?ms=2000");
             let (one, two) = tokio::join!(ok(&slow), ok(&slow));
-            (one?, two?);
+            one?;
+            two?;
             let pods: Vec<String> =
                 space.pods_are(name, 2).await?.into_iter().filter_map(|p| p.metadata.name).collect();
             let logged = dormouse(&space, &["logs", name])?;
