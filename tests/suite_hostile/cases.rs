@@ -18,6 +18,7 @@ pub(crate) struct Case {
     /// Names and values of headers; the name of the only instance it holds for, if any.
     pub(crate) headers: Vec<(Option<String>, String, String)>,
     pub(crate) no_headers: Vec<String>,
+    pub(crate) our_headers: Vec<(String, String)>,
     pub(crate) no_trailers: Vec<String>,
     pub(crate) broken: usize,
     pub(crate) waived: bool,
@@ -87,6 +88,10 @@ impl Case {
                 self.headers.push((None, name.into(), value.into()));
             }
             "no-header" => self.no_headers.push(rest.into()),
+            "our-header" => {
+                let (name, value) = rest.split_once(": ")?;
+                self.our_headers.push((name.into(), value.into()));
+            }
             "no-trailer" => self.no_trailers.push(rest.into()),
             "broken" => self.broken = rest.parse().ok()?,
             "waive" => self.waived = true,

@@ -125,6 +125,12 @@ fn header_faults(case: &Case, instance: &str, seen: &Seen) -> Vec<String> {
     for name in case.no_headers.iter().filter(|name| !seen.header(name).is_empty()) {
         faults.push(format!("saw {name}: {:?}, which must not pass", seen.header(name)));
     }
+    for (name, value) in &case.our_headers {
+        let seen = seen.header(name);
+        if seen.len() != 1 || seen[0] == value {
+            faults.push(format!("saw {name}: {seen:?}, not one of ours"));
+        }
+    }
     for name in case.no_trailers.iter().filter(|name| seen.trailers.iter().any(|(n, _)| n == *name)) {
         faults.push(format!("saw the trailer {name}, which must not pass"));
     }
