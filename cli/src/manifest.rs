@@ -21,7 +21,7 @@ use tree::Document;
 /// Largest manifest file: etcd takes objects up to 1.5 MiB, and a file may hold several small ones.
 const MAX_FILE: u64 = 4 << 20;
 /// Most manifest files of a folder.
-const MAX_FILES: usize = 1000;
+pub(crate) const MAX_FILES: usize = 1000;
 
 /// A function and where it was written.
 #[derive(Clone, Debug)]
@@ -147,7 +147,8 @@ pub(crate) fn is_manifest(file: &Path) -> bool {
     !hidden && matches!(kind, Some("yaml" | "yml" | "json"))
 }
 
-fn files(folder: &Path) -> io::Result<Vec<PathBuf>> {
+/// The manifest files of a folder, in order of their names.
+pub(crate) fn files(folder: &Path) -> io::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(folder)? {
         let path = entry?.path();
@@ -266,7 +267,8 @@ impl Reading {
     }
 }
 
-fn text_of(file: &Path) -> io::Result<String> {
+/// What a manifest file holds.
+pub(crate) fn text_of(file: &Path) -> io::Result<String> {
     use io::Read as _;
     let mut text = String::new();
     let read = std::fs::File::open(file)?.take(MAX_FILE + 1).read_to_string(&mut text)?;
@@ -277,7 +279,7 @@ fn text_of(file: &Path) -> io::Result<String> {
 }
 
 /// Ours by group; or by kind alone where the group was forgotten.
-fn is_ours(value: &Value) -> bool {
+pub(crate) fn is_ours(value: &Value) -> bool {
     match value.get("apiVersion").and_then(Value::as_str) {
         Some(version) => version.starts_with("dormouse.dev/"),
         None => value.get("kind").and_then(Value::as_str) == Some("Function"),

@@ -3,20 +3,14 @@
 use super::code;
 use crate::exit::Failure;
 use crate::manifest::code::beside;
-use crate::manifest::{Finding, folder_of, is_manifest, tree};
+use crate::manifest::{Finding, MAX_FILES, files, folder_of, is_ours, text_of, tree};
 use dormouse_core::source::Code;
 use dormouse_core::valid::ValidFunction;
 use dormouse_core::{Budget, Fault};
 use serde_json::{Value, json};
-use std::fs::File;
-use std::io::{self, Read as _};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-
-/// Largest manifest file, as in `dev`: etcd takes objects up to 1.5 MiB, and a file may hold several small ones.
-const MAX_FILE: u64 = 4 << 20;
-/// Most manifest files of a folder.
-const MAX_FILES: usize = 1000;
 
 /// Folders of packages, which are larger than handler code may be.
 const INSTALLED: [&str; 3] = ["node_modules", "site-packages", "venv"];
@@ -81,27 +75,6 @@ pub(crate) fn read(place: &Path, namespace: Option<&str>) -> Result<Reading, Fai
     reading.documents.sort_by_key(|document| document.kind == Kind::Function);
     reading.faults.sort();
     Ok(reading)
-}
-
-fn files(folder: &Path) -> io::Result<Vec<PathBuf>> {
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(folder)? {
-        let path = entry?.path();
-        if is_manifest(&path) && path.is_file() {
-            files.push(path);
-        }
-    }
-    files.sort();
-    Ok(files)
-}
-
-fn text_of(file: &Path) -> io::Result<String> {
-    let mut text = String::new();
-    let read = File::open(file)?.take(MAX_FILE + 1).read_to_string(&mut text)?;
-    if read as u64 > MAX_FILE {
-        return Err(io::Error::other(format!("is larger than {} MiB", MAX_FILE >> 20)));
-    }
-    Ok(text)
 }
 
 impl Reading {
@@ -180,11 +153,7 @@ impl Reading {
 
 /// Of which kind of ours a document is.
 fn kind(value: &Value) -> Option<Kind> {
-    let ours = match value.get("apiVersion").and_then(Value::as_str) {
-        Some(version) => version.starts_with("dormouse.dev/"),
-        None => value.get("kind").and_then(Value::as_str) == Some("Function"),
-    };
-    match value.get("kind").and_then(Value::as_str).filter(|_| ours)? {
+    match value.get("kind").and_then(Value::as_str).filter(|_| is_ours(value))? {
         "Function" => Some(Kind::Function),
         "Budget" => Some(Kind::Budget),
         "WarmPool" => Some(Kind::WarmPool),
