@@ -73,6 +73,7 @@ pub(crate) async fn run(args: &DeployArgs) -> Outcome {
         let flags = args.target.flags(&w.namespace);
         async move {
             let serving = wait::until_serving(&api, &w.name, w.generation, limit, &flags).await;
+            let serving = serving.map_err(|failure| if w.changed { failure } else { failure.with(UNCHANGED) });
             serving.map(|function| (w, function))
         }
     }))
@@ -96,6 +97,10 @@ pub(crate) async fn run(args: &DeployArgs) -> Outcome {
     }
     Ok(())
 }
+
+/// What mended the cause of a failure may be elsewhere: a Secret, a quota.
+const UNCHANGED: &str =
+    "nothing of it changed, so this is what was last seen: a call (`dormouse invoke`) tries it again";
 
 /// Where [`forward`] listens on this machine.
 const FORWARDED: &str = "http://127.0.0.1:8080";

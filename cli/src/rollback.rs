@@ -25,7 +25,8 @@ const TRIES: u32 = 5;
 #[derive(Args, Debug)]
 #[command(after_help = "\
 The cluster keeps what each of a function's last 10 revisions ran: image or code, command, environment, resources, timeout.
-Going back writes these fields; how it scales stays as it is. Without --to it goes back to the newest that it does not run.
+Going back writes these fields; how it scales stays as it is. Without --to it goes back to the one that still serves while a
+newer one does not, else to the newest that it does not run.
 
 Examples:
   dormouse rollback hello --list
@@ -123,8 +124,8 @@ pub(crate) fn rows(kept: &[Kept], now: Timestamp) -> String {
     text(&rows)
 }
 
-/// The revision that was named; else the newest but the one that the spec says now, so that twice leads back, as with
-/// `kubectl rollout undo`. Several are said by the same spec when a ConfigMap that it names had other code: only the newest
+/// The revision that was named; else the one that serves while that of the spec does not; else the newest but the one that the
+/// spec says now, so that twice leads back, as with `kubectl rollout undo`. Several are said by the same spec when a ConfigMap that it names had other code: only the newest
 /// of them is what runs now.
 fn choose<'a>(function: &Function, kept: &'a [Kept], to: Option<&str>) -> Result<&'a Kept, Failure> {
     let known = || kept.iter().map(|k| k.revision.as_str()).collect::<Vec<_>>().join(", ");
@@ -134,8 +135,8 @@ fn choose<'a>(function: &Function, kept: &'a [Kept], to: Option<&str>) -> Result
         });
     }
     let said = kept.iter().position(|kept| is_said(function, kept));
-    let other = kept.iter().enumerate().find(|(n, _)| Some(*n) != said);
-    other.map(|(_, kept)| kept).ok_or_else(|| {
+    let others = || kept.iter().enumerate().filter(|(n, _)| Some(*n) != said).map(|(_, kept)| kept);
+    others().find(|kept| kept.serves).or_else(|| others().next()).ok_or_else(|| {
         let name = function.name_any();
         Failure::not_found(format!("nothing is kept that {name} ran before: there is nothing to go back to"))
     })
@@ -223,6 +224,8 @@ mod tests {
         assert_eq!(of(&b, Some("rb")).unwrap(), "rb");
         assert_eq!(of(&c, None).unwrap(), "rb", "what the spec says never came to be");
         assert_eq!(of(&a, None).unwrap(), "rb", "twice leads back");
+        let broken = [kept("rc", 3, &c), kept("rb", 2, &b), Kept { serves: true, ..kept("ra", 1, &a) }];
+        assert_eq!(choose(&function(c.clone()), &broken, None).unwrap().revision, "ra", "the one that still serves");
         let unknown = of(&b, Some("rx")).unwrap_err();
         assert!(unknown.message().contains("rb, ra"), "{}", unknown.message());
         assert!(choose(&function(a.clone()), &[kept("ra", 1, &a)], None).is_err());

@@ -177,6 +177,8 @@ pub struct Claim {
     pub shrunk: bool,
     /// It was loaded, when its runtime had been started anew so often; `None`: it was grafted.
     pub loaded: Option<u32>,
+    /// It was grafted, and its code is sent to it once its container runs.
+    pub sent: bool,
 }
 
 /// One running copy of a revision.
@@ -468,6 +470,12 @@ pub trait Fleet: Send + Sync + 'static {
     /// Looks whether a parked runtime was given to somebody in an earlier life of the controller, which ended before it could
     /// say so: nobody else takes it, so it is let go, with all the time that its calls may need; and it is told as gone.
     fn look_into(&self, _parked: &Parked) -> impl Future<Output = Result<(), FleetError>> + Send {
+        std::future::ready(Ok(()))
+    }
+
+    /// Looks whether a claimed pod has the code that is sent to it: an earlier life of the controller may have ended between
+    /// the two steps of its claim. When it has none, the claim did not work out.
+    fn look_into_claim(&self, _instance: &Instance) -> impl Future<Output = Result<(), FleetError>> + Send {
         std::future::ready(Ok(()))
     }
 

@@ -224,7 +224,16 @@ pub async fn send(key: &LoadKey, load: Load<'_>, at: SocketAddr) -> Result<(), L
 /// Whether a runtime was given to somebody; `None`: it does not say. A load that is none is refused by the one that is parked
 /// for its signature, and by the one that is not because it is held.
 pub async fn is_held(at: SocketAddr) -> Option<bool> {
-    let stream = connect(at, ANSWER, SILENT).await.ok()?;
+    held(at, ANSWER).await
+}
+
+/// The same of one whose container may only just have been added: its port is waited for.
+pub async fn is_held_in_time(at: SocketAddr) -> Option<bool> {
+    held(at, OPEN).await
+}
+
+async fn held(at: SocketAddr, open: Duration) -> Option<bool> {
+    let stream = connect(at, open, SILENT).await.ok()?;
     let (status, _) = exchange(stream, at, Vec::new(), String::new(), ANSWER).await.ok()?;
     match status {
         StatusCode::CONFLICT => Some(true),

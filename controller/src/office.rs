@@ -424,6 +424,7 @@ impl<F: Fleet> Office<F> {
         for uid in &uids {
             if let Some(observed) = self.functions.get_mut(uid) {
                 observed.opened(now);
+                apply::look_into_claims(observed, &self.hands);
             }
             self.plan(uid, now);
         }
@@ -798,6 +799,8 @@ fn succeeded(observed: &mut Observed, lane: &Lane, done: apply::Done, now: Momen
             observed.lanes.insert(lane.clone(), LaneState::Done);
         }
         (Lane::Prepare(revision), _) => {
+            // Asked for again only while an instance waits for what may have been deleted since.
+            observed.lanes.insert(lane.clone(), LaneState::Paused { until: now + MAX_PAUSE, failures: 0 });
             observed.refused.take_if(|(of, _)| of == revision);
             observed.workloads.entry(revision.clone()).or_insert_with(|| WorkloadSeen::new(0));
         }

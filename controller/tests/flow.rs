@@ -4,7 +4,7 @@
 mod common;
 
 use common::{Asked, House, calls, function, instance, next, on_instance, pool, with_token, workload};
-use dormouse_controller::fleet::{Event, Phase};
+use dormouse_controller::fleet::{Claim, Event, Instance, Phase, PoolKey};
 use dormouse_controller::tenants::{LABEL, Tenants};
 use dormouse_controller::through::HOLD;
 use dormouse_core::function::{Function, State};
@@ -95,6 +95,32 @@ async fn nothing_is_written_while_a_claimed_pod_starts_but_for_long() {
         let told = if opens { State::Active } else { State::Waking };
         assert_eq!(house.asked().await, Asked::Report(Some(told)));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_claim_whose_code_was_never_sent_is_replaced_after_a_restart() {
+    let mut house = House::new().await;
+    let demand = house.report().await;
+    let [pool, _] = pool();
+    let claim = Claim {
+        pool: PoolKey { namespace: "default".into(), name: "small".into() },
+        taken: true,
+        owned: false,
+        shrunk: false,
+        loaded: None,
+        sent: true,
+    };
+    let claimed = Instance { claim: Some(claim), ..instance(Phase::Running) };
+    for event in [Event::Function(function()), pool, workload(0), Event::Instance(claimed)] {
+        house.see(event).await;
+    }
+    demand.send(calls(1, 0)).await.unwrap();
+    house.see(Event::Synced).await;
+    let mut asked = Vec::new();
+    while !asked.contains(&Asked::Scale(1, vec![])) {
+        asked.push(house.asked().await);
+    }
+    assert!(asked.contains(&Asked::LookInto("pod".into())), "{asked:?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -17,6 +17,9 @@ pub const MAX_FILES: usize = 1000;
 /// Longest path in bytes: what file systems take as one name.
 pub const MAX_PATH: usize = 255;
 
+/// Folders of the packages that code needs, as npm and Python name them: larger than code may be.
+pub const PACKAGES: [&str; 2] = ["node_modules", "site-packages"];
+
 /// Stands for `/` in a ConfigMap's key, which may hold letters, digits, `-`, `_` and `.` only.
 const STEP: &str = "..";
 

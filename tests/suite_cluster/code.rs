@@ -11,6 +11,7 @@ use dormouse_tests::trouble::kill_controller;
 use dormouse_tests::wait::until;
 use futures::future::join_all;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};
+use kube::ResourceExt;
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -148,6 +149,16 @@ pub(crate) async fn code_in_a_config_map_is_followed(world: World) -> Result<()>
             space.ready("many", "True").await?;
             space.pods_are("many", 0).await?;
             anyhow::ensure!(said(&ok(&world.by_host(&space, "many", "/")).await?)?["who"] == "second");
+            // Somebody deletes the copy: no pod begins without it, and the call waits until it is there again.
+            space.pods_are("many", 0).await?;
+            let maps = space.api::<ConfigMap>();
+            let all = maps.list_metadata(&Default::default()).await?.items;
+            let copies: Vec<_> = all.iter().map(ResourceExt::name_any).filter(|name| name.starts_with("many-")).collect();
+            anyhow::ensure!(!copies.is_empty(), "no copy");
+            for copy in copies {
+                maps.delete(&copy, &Default::default()).await?;
+            }
+            anyhow::ensure!(said(&ok(&world.by_host(&space, "many", "/")).await?)?["who"] == "second");
             Ok(())
         })
         .await
@@ -266,6 +277,39 @@ pub(crate) async fn no_kill_leaks_a_load(world: World) -> Result<()> {
             }
             let shared: Vec<_> = ran.iter().filter(|(_, names)| names.len() > 1).collect();
             anyhow::ensure!(shared.is_empty(), "{shared:?}");
+            Ok(())
+        })
+        .await
+}
+
+/// The controller is killed between the two steps of a graft whose code is sent, or around them: the call is answered before
+/// its time is over, by the parked pod or by another.
+pub(crate) async fn no_kill_loses_a_graft_of_code(world: World) -> Result<()> {
+    needs_the_node()?;
+    let kills = if world.long { 40 } else { 4 };
+    world
+        .alone("grafts", |world, space| async move {
+            space.apply(
+                &json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"}, "stringData": {"k": "hidden"}}).to_string(),
+            )?;
+            let secret = json!([{"name": "SECRET", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}]);
+            let spec = json!({"startCheck": "Never", "idleTimeoutSeconds": 2, "timeoutSeconds": 5, "env": secret,
+                "queue": {"maxWaitSeconds": 20}});
+            space.apply(&source("hidden", "nodejs", &code("nodejs", "hidden"), spec))?;
+            space.ready("hidden", "True").await?;
+            pool(&space, "any", None, 1).await?;
+            for n in 0..kills {
+                let target = world.by_host(&space, "hidden", "/");
+                let call = tokio::spawn(async move { target.call(1).await });
+                // The graft is written after some 10 ms, its runtime is up after 100 more, and then its code is sent.
+                tokio::time::sleep(Duration::from_millis(20 + 30 * (n % 6))).await;
+                kill_controller(&world.cluster).await?;
+                let answer = call.await??;
+                anyhow::ensure!(answer.status == 200 && said(&answer)?["secret"] == "hidden", "kill {n}: {answer}");
+                world.cluster.system_ready().await?;
+                space.pods_are("hidden", 0).await?;
+                full(&space, "any", 1).await?;
+            }
             Ok(())
         })
         .await

@@ -123,6 +123,7 @@ const CASES: &[(&str, Case)] = &cases![
     code::code_in_a_config_map_is_followed,
     code::a_function_is_loaded_into_a_parked_runtime,
     code::no_kill_leaks_a_load,
+    code::no_kill_loses_a_graft_of_code,
     code::many_functions_share_a_small_pool,
     contract::functions_give_what_the_contract_says,
     commands::a_folder_is_deployed_changed_and_gone_back_from,

@@ -4,16 +4,13 @@ use super::code;
 use crate::exit::Failure;
 use crate::manifest::code::beside;
 use crate::manifest::{Finding, MAX_FILES, files, folder_of, is_ours, text_of, tree};
-use dormouse_core::source::Code;
+use dormouse_core::source::{Code, PACKAGES};
 use dormouse_core::valid::ValidFunction;
 use dormouse_core::{Budget, Fault};
 use serde_json::{Value, json};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-
-/// Folders of packages, which are larger than handler code may be.
-const INSTALLED: [&str; 3] = ["node_modules", "site-packages", "venv"];
 
 /// What a document is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -177,7 +174,8 @@ fn function(value: &mut Value, folder: &Path) -> Result<Option<Arc<Code>>, Vec<F
 
 /// What `dev` finds in the folder and a cluster will not.
 fn not_sent(folder: &Path) -> Option<String> {
-    let found = INSTALLED.into_iter().map(|name| folder.join(name)).find(|path| path.is_dir())?;
+    let installed = PACKAGES.into_iter().chain(["venv"]);
+    let found = installed.map(|name| folder.join(name)).find(|path| path.is_dir())?;
     let why = "is not sent: code that needs packages is built into an image (`source.handler` with `image`)";
     Some(format!("{} {why}", found.display()))
 }

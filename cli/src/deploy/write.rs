@@ -41,6 +41,8 @@ pub(crate) struct Written {
     pub(crate) name: String,
     /// Of its spec as it is now.
     pub(crate) generation: i64,
+    /// It is another one than before.
+    pub(crate) changed: bool,
     /// The ConfigMap of its code, where that was sent.
     pub(crate) code: Option<String>,
 }
@@ -59,13 +61,15 @@ impl Writer {
             Kind::Function => {
                 let api = of(ApiResource::erase::<Function>(&()));
                 let before = self.own(&api, document).await?;
-                self.code(document, namespace, before).await?;
+                let found = before.as_ref().map(wait::generation);
+                self.code(document, namespace, before.and_then(|before| before.uid())).await?;
                 let written = self.object(&api, document).await?;
                 // So that the code goes with the function.
                 self.code(document, namespace, written.uid()).await?;
                 let (namespace, name) = (namespace.to_owned(), document.name.clone());
                 let code = document.code.as_ref().map(|files| code::name(&name, files));
-                Ok(Some(Written { namespace, name, generation: wait::generation(&written), code }))
+                let generation = wait::generation(&written);
+                Ok(Some(Written { namespace, name, generation, changed: found != Some(generation), code }))
             }
         }
     }
@@ -91,18 +95,22 @@ impl Writer {
         })
     }
 
-    /// What a rollback wrote is this command line's, too. Answers the function's uid, if there is one.
-    async fn own(&self, api: &Api<DynamicObject>, document: &Document) -> Result<Option<String>, Failure> {
+    /// What a rollback wrote is this command line's, too. Answers the function as it was found, if there is one.
+    async fn own(
+        &self,
+        api: &Api<DynamicObject>,
+        document: &Document,
+    ) -> Result<Option<PartialObjectMeta<DynamicObject>>, Failure> {
         let name = &document.name;
         let cannot = |what: &str, e: &kube::Error| Failure::failed(format!("cannot {what} {name}: {}", words(e)));
         for _ in 0..TRIES {
             let before = api.get_metadata_opt(name).await.map_err(|e| cannot("read", &e))?;
             let managed = before.as_ref().and_then(|b| owners::merged(b.managed_fields()));
-            let (Some(before), Some(managed)) = (&before, managed) else { return Ok(before.and_then(|b| b.uid())) };
-            let metadata = json!({"resourceVersion": before.resource_version(), "managedFields": managed});
+            let (Some(found), Some(managed)) = (&before, managed) else { return Ok(before) };
+            let metadata = json!({"resourceVersion": found.resource_version(), "managedFields": managed});
             let body = Patch::Merge(json!({ "metadata": metadata }));
             match api.patch_metadata(name, &PatchParams::default(), &body).await {
-                Ok(_) => return Ok(before.uid()),
+                Ok(_) => return Ok(before),
                 // The controller has written its status.
                 Err(kube::Error::Api(status)) if status.code == 409 => {}
                 Err(e) => return Err(cannot("take over what a rollback wrote in", &e)),

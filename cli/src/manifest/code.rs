@@ -3,15 +3,15 @@
 use super::tree;
 use dormouse_core::Fault;
 use dormouse_core::function::Function;
-use dormouse_core::source::{Code, MAX_BYTES, MAX_FILES};
+use dormouse_core::source::{Code, MAX_BYTES, MAX_FILES, PACKAGES};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-/// Folders that hold what code depends on, or what is made of it: none of it is sent anywhere.
-const LEFT_OUT: [&str; 4] = ["node_modules", "site-packages", "__pycache__", "venv"];
+/// Folders that hold what is made of code, or a whole interpreter: with packages, none of it is sent anywhere.
+const LEFT_OUT: [&str; 2] = ["__pycache__", "venv"];
 
 /// Files that surely do not run: what is said of the code, what an image is made by, and a call to try.
 const NOT_RUN: [&str; 3] = ["README.md", "Dockerfile", "request.txt"];
@@ -78,7 +78,7 @@ pub(crate) fn is_code(path: &Path) -> bool {
 
 fn is_left_out(path: &Path) -> bool {
     let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
-    name.starts_with('.') || LEFT_OUT.contains(&name)
+    name.starts_with('.') || PACKAGES.contains(&name) || LEFT_OUT.contains(&name)
 }
 
 fn found(folder: &Path) -> io::Result<Vec<Found>> {

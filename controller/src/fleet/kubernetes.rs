@@ -18,9 +18,9 @@ mod pools;
 pub mod wall;
 mod watch;
 
-use super::{Claim, Event, Fit, Fleet, FleetError, MAX_EVENTS, Note, Parked, PoolKey, Target, Victim};
+use super::{Claim, Event, Fit, Fleet, FleetError, Instance, MAX_EVENTS, Note, Parked, PoolKey, Target, Victim};
 use crate::budgets::BudgetEvent;
-use crate::load::LoadKey;
+use crate::load::{self, LoadKey};
 use crate::reconcile::build::deployment::PodRules;
 use crate::reconcile::build::network_policy::Platform;
 use crate::tenants::Tenants;
@@ -238,6 +238,14 @@ impl Fleet for Kubernetes {
 
     async fn look_into(&self, parked: &Parked) -> Result<(), FleetError> {
         self.let_go_if_held(parked).await
+    }
+
+    async fn look_into_claim(&self, instance: &Instance) -> Result<(), FleetError> {
+        let Some(address) = instance.address else { return Ok(()) };
+        match load::is_held_in_time((address.ip(), load::PORT).into()).await {
+            Some(false) => Err(FleetError::Failed(format!("{} was never sent its code", instance.name))),
+            Some(true) | None => Ok(()),
+        }
     }
 
     async fn own(

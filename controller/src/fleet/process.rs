@@ -22,6 +22,7 @@ use crate::budgets::BudgetEvent;
 use crate::load::{KeyError, LoadKey};
 use dormouse_core::function::{Function, FunctionStatus, Protocol, SLEEP, Source};
 use dormouse_core::revision::Revision;
+use dormouse_core::source::PACKAGES;
 use dormouse_core::valid::ValidFunction;
 use dormouse_core::{Budget, FunctionKey, quantity};
 use instance::{Handle, Handler, Life, Runnable};
@@ -318,13 +319,10 @@ impl Shared {
 fn runs(function: &Function, source: &Source, folder: &Path) -> Result<Handler, FleetError> {
     let valid = ValidFunction::from_function(function)
         .map_err(|faults| FleetError::Refused(faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")))?;
-    let beside = DEPENDENCIES.iter().any(|name| folder.join(name).is_dir());
+    let beside = PACKAGES.iter().any(|name| folder.join(name).is_dir());
     let boots = source.inline.is_none() && (valid.image.is_some() || beside);
     Ok(Handler { valid: Arc::new(valid), boots })
 }
-
-/// Folders with what code depends on, as npm and Python's virtual environments name them: too large for a load.
-const DEPENDENCIES: [&str; 2] = ["node_modules", "site-packages"];
 
 /// Which instances to end so that `replicas` are left: the victims, then those in trouble, then the newest.
 fn surplus(carried: &Carried, replicas: u32, victims: &[Victim]) -> Vec<InstanceId> {

@@ -4,7 +4,7 @@ use super::claims::CALM;
 use super::observe::{Lane, LaneOpen, LaneState, Moment, Object, Observed, Published};
 use super::plan::{Effects, Plan, Scale};
 use crate::demand::Demand;
-use crate::fleet::{Fit, Fleet, FleetError, FunctionUid, InstanceId, Note, Target, Victim};
+use crate::fleet::{Fit, Fleet, FleetError, FunctionUid, Instance, InstanceId, Note, Target, Victim};
 use crate::routes::Routes;
 use crate::shares::{Shares, Table};
 use dormouse_core::FunctionKey;
@@ -308,6 +308,18 @@ fn ask_claims<F: Fleet>(
         let function = object.valid_function.clone();
         hands.ask(observed, Lane::Own(id), async move {
             fleet.own(&function, &target, &victim, (&claim, size)).await.map(Done::Owned)
+        });
+    }
+}
+
+/// Looks into the claims that were found at the start and whose code was to be sent. They stay routed: most of them serve.
+pub fn look_into_claims<F: Fleet>(observed: &mut Observed, hands: &Hands<F>) {
+    let claims = observed.instances.values().filter(|i| i.is_live()).map(|i| &i.seen);
+    let sent: Vec<Instance> = claims.filter(|i| i.claim.as_ref().is_some_and(|c| c.sent)).cloned().collect();
+    for instance in sent {
+        let fleet = hands.fleet.clone();
+        hands.ask(observed, Lane::Graft(instance.id.clone()), async move {
+            fleet.look_into_claim(&instance).await.map(|()| Done::Plain)
         });
     }
 }

@@ -452,6 +452,7 @@ impl Observed {
                 owned: false,
                 shrunk: false,
                 loaded: parked.runtime.map(|_| parked.restarts),
+                sent: false,
             }),
             started_at_us: None,
         };

@@ -19,6 +19,7 @@ use dormouse_core::function::{FunctionStatus, StartCheck};
 use dormouse_core::price::Durability;
 use dormouse_core::revision::Revision;
 use dormouse_core::scale::{Decision, Why};
+use dormouse_core::valid::ValidFunction;
 use dormouse_proto::v1;
 use jiff::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,6 +29,10 @@ use std::time::Duration;
 /// How long a new revision is tried before the check gives up and lets it sleep: what a Deployment takes for "no
 /// progress" (600 s).
 pub const CHECK_LIMIT: Duration = Duration::from_secs(600);
+
+/// An instance that boots with code and has not begun after so long may wait for a copy of it that somebody deleted: no pod
+/// says so. One whose image is there begins within a second.
+const SLOW: Duration = Duration::from_secs(5);
 
 /// On top of a call's longest time, what a deleted function is given to drain.
 const CLOSING_MARGIN: Duration = Duration::from_secs(5);
@@ -232,7 +237,7 @@ pub fn plan(observed: &Observed, decision: Decision, context: &Context<'_>) -> P
     };
     if !closing {
         draft.effects.adopt = !is_ours(object) && draft.may(&Lane::Adopt);
-        if object.valid.is_some() && !observed.workloads.contains_key(&roles.wanted) {
+        if object.valid.is_some() && (!observed.workloads.contains_key(&roles.wanted) || draft.lacks(object, &roles)) {
             let prepare = draft.may(&Lane::Prepare(roles.wanted.clone()));
             draft.effects.prepare.extend(prepare.then(|| roles.wanted.clone()));
         }
@@ -377,6 +382,19 @@ fn closing_deadline(observed: &Observed, object: &Object) -> Option<Moment> {
 }
 
 impl Draft<'_> {
+    /// Whether what the wanted revision's instances need is to be made again, where it is not there.
+    fn lacks(&mut self, object: &Object, roles: &Roles) -> bool {
+        let boots = |valid: &ValidFunction| valid.source.as_ref().is_some_and(|handler| handler.code.is_some());
+        if !object.valid.as_ref().is_some_and(|valid| boots(valid)) {
+            return false;
+        }
+        let starts = |i: &&InstanceSeen| i.seen.phase == Phase::Starting && i.seen.trouble.is_none();
+        let waits = self.observed.instances.values().filter(|i| i.seen.revision == roles.wanted).filter(starts);
+        let slow_at = waits.map(|i| i.since + SLOW).min();
+        self.later.at(slow_at.filter(|at| self.context.now < *at));
+        slow_at.is_some_and(|at| self.context.now >= at)
+    }
+
     /// The next step of each claim.
     fn claims(&mut self) {
         let (observed, now) = (self.observed, self.context.now);

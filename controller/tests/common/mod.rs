@@ -47,6 +47,7 @@ pub enum Asked {
     Scale(u32, Vec<String>),
     Retire(String),
     Graft(String),
+    LookInto(String),
     Remove,
     Report(Option<State>),
     /// What the status says of schedules, where that is something.
@@ -81,6 +82,10 @@ impl Fleet for Scripted {
     }
     async fn graft(&self, _: &Arc<Function>, _: &Target, pod: &Parked, _: u64) -> Result<(), FleetError> {
         self.ask(Asked::Graft(pod.name.clone())).await
+    }
+    async fn look_into_claim(&self, instance: &Instance) -> Result<(), FleetError> {
+        self.ask(Asked::LookInto(instance.name.clone())).await?;
+        Err(FleetError::Failed("it was never sent its code".into()))
     }
     async fn remove(&self, _: &Target) -> Result<(), FleetError> {
         self.ask(Asked::Remove).await

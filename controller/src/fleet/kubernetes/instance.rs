@@ -106,6 +106,7 @@ fn claimed(pod: &Pod, mark: &Mark) -> Option<Instance> {
             owned: labels::pool(labels).is_none(),
             shrunk: size(pod).is_some_and(|(memory, _)| memory <= mark.memory_mib),
             loaded: mark.restarts,
+            sent: mark.sent,
         }),
         started_at_us: state.and_then(started_at_us),
     })

@@ -123,6 +123,7 @@ impl Kubernetes {
             memory_mib,
             cpu_millis,
             restarts: Some(restarts),
+            sent: false,
         });
         let mark = mark.and_then(|mark| serde_json::to_string(&mark).ok());
         let body = json!({"metadata": {

@@ -42,6 +42,9 @@ pub struct Mark {
     /// It was loaded, when its runtime had been started anew so often: with one more it has lost its code.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restarts: Option<u32>,
+    /// It was grafted, and its code is sent to it once its container runs.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub sent: bool,
 }
 
 impl Mark {
@@ -57,6 +60,7 @@ impl Mark {
             memory_mib: valid.memory_mib,
             cpu_millis: valid.cpu_millis,
             restarts: None,
+            sent: is_loaded(valid),
         }
     }
 
