@@ -18,3 +18,10 @@ find_helm() {
   if reason=$(tests/cluster/build.sh helm 2>&1); then echo "$KIT/helm"; return; fi
   command -v helm || cannot "${reason##*$'\n'}, and no helm in PATH"
 }
+
+# What the functions of examples/ need: two languages, Python's packages, the servers that they speak to.
+need_examples() {
+  local packages=/usr/lib/python3/dist-packages
+  need_packages node=nodejs python3=python3 curl=curl openssl=openssl /usr/lib/postgresql=postgresql redis-server=redis-server \
+    $packages/psycopg2=python3-psycopg2 $packages/redis=python3-redis $packages/PIL=python3-pil
+}

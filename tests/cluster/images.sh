@@ -4,7 +4,8 @@
 #   images.sh build FOLDER [OUT] archives of our own images from FOLDER/{dormouse,dormouse-controller,dormouse-activator,dormouse-parker}
 #                                (DORMOUSE_BIN_DIR of ./test); also for `kind load image-archive FILE`
 #                                and of the language runtimes (runtimes/), from Debian's nodejs and python3 where they are installed
-#   images.sh load [OUT]         imports those into the running cluster
+#   images.sh examples OUT       archives of the functions of examples/ that have a Dockerfile, with Debian's packages in place of pip's
+#   images.sh load [OUT]         imports the archives of a folder into the running cluster
 set -euo pipefail
 HERE=$(cd "$(dirname "$0")" && pwd)
 . "$HERE/env.sh"
@@ -41,15 +42,18 @@ is_recent() {
   esac
 }
 
-# runtime OUT.tar NAME:TAG PROGRAM LANGUAGE FILE...: an image of a language runtime: the interpreter that is installed here,
-# its libraries, and these files of runtimes/LANGUAGE, the first of which starts it. No image without such an interpreter.
-runtime() {
-  local out=$1 name=$2 program language=$4 root library needed; shift 2
-  program=$(readlink -f "$1"); shift 2
-  rm -f "$out"
-  [ -x "$program" ] || { say "no image $name: no $program is installed"; return 0; }
-  is_recent "$program" "$language" || { say "no image $name: $("$program" --version) is too old"; return 0; }
-  root=$(mktemp -d)
+# libraries ROOT FILE...: what these shared objects are linked with.
+libraries() {
+  local root=$1 needed; shift
+  ldd "$@" | awk '/=> \// { print $3 }' | sort -u | while read -r needed; do
+    mkdir -p "$root$(dirname "$needed")"
+    cp -L "$needed" "$root$needed"
+  done
+}
+
+# runtime_root ROOT PROGRAM LANGUAGE FILE...: makes ROOT the root of a language runtime's image.
+runtime_root() {
+  local root=$1 program=$2 language=$3 library; shift 3
   "$HERE/../../scripts/image-root.sh" "$program" "$root"
   mkdir -p "$root"/{app,opt/dormouse,tmp}
   chmod 1777 "$root/tmp"
@@ -59,14 +63,47 @@ runtime() {
     library=$("$program" -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')
     mkdir -p "$root$library"
     tar -C "$library" --exclude=./test --exclude='./config-*' --exclude=./idlelib -cf - . | tar -C "$root$library" -xf -
-    ldd "$library"/lib-dynload/*.so | awk '/=> \// { print $3 }' | sort -u | while read -r needed; do
-      mkdir -p "$root$(dirname "$needed")"
-      cp -L "$needed" "$root$needed"
-    done
+    libraries "$root" "$library"/lib-dynload/*.so
   fi
   # Debian's Node reads some of its own modules from here.
   [ ! -d /usr/share/nodejs ] || [ "$language" != nodejs ] || { mkdir -p "$root/usr/share"; cp -rL /usr/share/nodejs "$root/usr/share/"; }
+}
+
+# runtime OUT.tar NAME:TAG PROGRAM LANGUAGE FILE...: an image of a language runtime: the interpreter that is installed here,
+# its libraries, and these files of runtimes/LANGUAGE, the first of which starts it. No image without such an interpreter.
+runtime() {
+  local out=$1 name=$2 program language=$4 root; shift 2
+  program=$(readlink -f "$1"); shift 2
+  rm -f "$out"
+  [ -x "$program" ] || { say "no image $name: no $program is installed"; return 0; }
+  is_recent "$program" "$language" || { say "no image $name: $("$program" --version) is too old"; return 0; }
+  root=$(mktemp -d)
+  runtime_root "$root" "$program" "$language" "$@"
   python3 "$HERE/oci.py" "$out" "$name" "$root" "$NOBODY" "/$(basename "$program")" "/opt/dormouse/$1"
+  rm -r "$root"
+}
+
+# examples OUT: as their Dockerfiles have it: the Python runtime, packages, and the folder but for what is no code.
+examples() {
+  local out=$1 program packages=/usr/lib/python3/dist-packages name folder root shared
+  program=$(readlink -f /usr/bin/python3)
+  mkdir -p "$out"
+  root=$(mktemp -d)
+  runtime_root "$root" "$program" python main.py dormouse
+  mkdir -p "$root$packages"
+  for name in psycopg2 redis PIL async_timeout deprecated wrapt packaging; do
+    [ ! -d "$packages/$name" ] || cp -rL "$packages/$name" "$root$packages/"
+  done
+  mapfile -t shared < <(find "$root$packages" -name '*.so')
+  libraries "$root" "${shared[@]}"
+  for folder in "$HERE"/../../examples/*/Dockerfile; do
+    folder=${folder%/Dockerfile}
+    name=$(basename "$folder")
+    rm -rf "$root/app"; mkdir "$root/app"
+    cp "$folder"/* "$root/app/"
+    rm -f "$root"/app/{*.yaml,*.yml,README.md,Dockerfile,*.log}
+    python3 "$HERE/oci.py" "$out/$name.tar" "dormouse/$name:$VERSION" "$root" "$NOBODY" "/$(basename "$program")" /opt/dormouse/main.py
+  done
   rm -r "$root"
 }
 
@@ -91,14 +128,14 @@ build() {
 }
 
 load() {
-  local name
-  for name in controller activator sample parker; do import "$1/$name.tar"; done
-  for name in runtime-nodejs runtime-python; do [ ! -f "$1/$name.tar" ] || import "$1/$name.tar"; done
+  local file
+  for file in "$1"/*.tar; do import "$file"; done
 }
 
 case ${1:-} in
   base) base ;;
   build) build "${2:?folder of the programs}" "${3:-$CACHE/images}" ;;
+  examples) examples "${2:?folder for the archives}" ;;
   load) load "${2:-$CACHE/images}" ;;
-  *) sed -n '2,7s/^# //p' "$0" >&2; exit 2 ;;
+  *) sed -n '2,8s/^# //p' "$0" >&2; exit 2 ;;
 esac

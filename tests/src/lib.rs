@@ -15,6 +15,7 @@ pub mod journal;
 pub mod lean;
 pub mod load;
 pub mod machine;
+pub mod orders;
 pub mod page;
 pub mod pair;
 pub mod ports;

@@ -3,6 +3,7 @@
 use crate::ports;
 use anyhow::{Context, Result, ensure};
 use std::io::{BufRead, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
@@ -21,7 +22,7 @@ pub struct Postgres {
     folder: PathBuf,
     /// Removes the folder in the end, if it is this server's own.
     _own: Option<tempfile::TempDir>,
-    port: u16,
+    address: SocketAddr,
     process: Option<Child>,
     databases: AtomicU32,
 }
@@ -32,8 +33,16 @@ impl Postgres {
     /// # Errors
     /// When it is not installed or does not start.
     pub async fn start() -> Result<Self> {
+        Self::start_at(Ipv4Addr::LOCALHOST.into()).await
+    }
+
+    /// The same at an address of this machine, for whoever reaches that.
+    ///
+    /// # Errors
+    /// When it is not installed or does not start.
+    pub async fn start_at(ip: IpAddr) -> Result<Self> {
         let own = tempfile::tempdir()?;
-        Self::make(own.path().to_owned(), Some(own), &["--no-sync"]).await
+        Self::make(own.path().to_owned(), Some(own), ip, &["--no-sync"]).await
     }
 
     /// Makes and starts a server in an empty folder that may lose its power from then on.
@@ -41,10 +50,10 @@ impl Postgres {
     /// # Errors
     /// When it is not installed or does not start.
     pub async fn start_in(folder: &Path) -> Result<Self> {
-        Self::make(folder.to_owned(), None, &[]).await
+        Self::make(folder.to_owned(), None, Ipv4Addr::LOCALHOST.into(), &[]).await
     }
 
-    async fn make(folder: PathBuf, own: Option<tempfile::TempDir>, flags: &[&str]) -> Result<Self> {
+    async fn make(folder: PathBuf, own: Option<tempfile::TempDir>, ip: IpAddr, flags: &[&str]) -> Result<Self> {
         let programs = programs()?;
         if nix::unistd::geteuid().is_root() {
             let user = nix::unistd::User::from_name(USER)?.with_context(|| format!("there is no user {USER}"))?;
@@ -55,9 +64,14 @@ impl Postgres {
         init.args(["--auth=trust", "--username=dormouse", "--encoding=UTF8"]).args(flags).arg("-D").arg(&data);
         let made = init.output().context("initdb")?;
         ensure!(made.status.success(), "initdb: {}", String::from_utf8_lossy(&made.stderr));
-        let [address] = ports::free()?;
-        let port = address.port();
-        let mut server = Self { programs, folder, _own: own, port, process: None, databases: AtomicU32::new(0) };
+        if !ip.is_loopback() {
+            // Only those of this machine are let in else.
+            let mut access = std::fs::OpenOptions::new().append(true).open(data.join("pg_hba.conf"))?;
+            writeln!(access, "host all all all trust")?;
+        }
+        let [free] = ports::free()?;
+        let address = SocketAddr::new(ip, free.port());
+        let mut server = Self { programs, folder, _own: own, address, process: None, databases: AtomicU32::new(0) };
         server.run().await?;
         Ok(server)
     }
@@ -85,7 +99,8 @@ impl Postgres {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.folder.join("log"))?;
         let mut server = command(&self.programs.join("postgres"), &self.folder);
         server.arg("-D").arg(self.folder.join("data"));
-        server.args(["-c", "listen_addresses=127.0.0.1", "-c", &format!("port={}", self.port)]);
+        server.arg("-c").arg(format!("listen_addresses={}", self.address.ip()));
+        server.arg("-c").arg(format!("port={}", self.address.port()));
         // What connects is counted there.
         server.args(["-c", "log_connections=on"]);
         server.arg("-c").arg(format!("unix_socket_directories={}", self.folder.display()));
@@ -129,7 +144,7 @@ impl Postgres {
     pub fn database(&self) -> Result<String> {
         let name = format!("ledger{}", self.databases.fetch_add(1, Relaxed));
         self.sql("postgres", &format!("CREATE DATABASE {name}"))?;
-        Ok(format!("postgres://dormouse@127.0.0.1:{}/{name}?sslmode=disable", self.port))
+        Ok(format!("postgres://dormouse@{}/{name}?sslmode=disable", self.address))
     }
 
     /// Connections that an application has made to a database, closed ones included.
@@ -154,7 +169,8 @@ impl Postgres {
 
     fn psql(&self, database: &str) -> Command {
         let mut psql = Command::new(self.programs.join("psql"));
-        psql.args(["-h", "127.0.0.1", "-p", &self.port.to_string(), "-U", "dormouse", "-d", database]);
+        psql.args(["-h", &self.address.ip().to_string(), "-p", &self.address.port().to_string()]);
+        psql.args(["-U", "dormouse", "-d", database]);
         psql.args(["-At", "-v", "ON_ERROR_STOP=1"]);
         psql
     }

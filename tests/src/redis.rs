@@ -4,6 +4,7 @@ use crate::ports;
 use crate::proc::{Process, Program};
 use crate::wait::until;
 use anyhow::{Context, Result, ensure};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -17,7 +18,7 @@ pub struct Redis {
     /// Ends before its folder goes.
     _process: Process,
     _folder: tempfile::TempDir,
-    port: u16,
+    address: SocketAddr,
     /// Connections that this made.
     asked: AtomicU64,
 }
@@ -28,14 +29,22 @@ impl Redis {
     /// # Errors
     /// When it is not installed or does not start.
     pub async fn start() -> Result<Self> {
-        let (folder, [address]) = (tempfile::tempdir()?, ports::free()?);
-        let port = address.port();
-        let path = folder.path().display().to_string();
-        let args = ["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", &path, "--port"];
+        Self::start_at(Ipv4Addr::LOCALHOST.into()).await
+    }
+
+    /// The same at an address of this machine, for whoever reaches that.
+    ///
+    /// # Errors
+    /// When it is not installed or does not start.
+    pub async fn start_at(ip: IpAddr) -> Result<Self> {
+        let (folder, [free]) = (tempfile::tempdir()?, ports::free()?);
+        let address = SocketAddr::new(ip, free.port());
+        let (path, ip, port) = (folder.path().display().to_string(), ip.to_string(), free.port().to_string());
+        let args =
+            ["--bind", &ip, "--protected-mode", "no", "--save", "", "--appendonly", "no", "--dir", &path, "--port"];
         let program = Program::new("redis-server", folder.path().join("log"));
-        let process =
-            program.args(args).args([port.to_string()]).start().context("install the package redis-server")?;
-        let server = Self { _process: process, _folder: folder, port, asked: AtomicU64::new(0) };
+        let process = program.args(args).args([port]).start().context("install the package redis-server")?;
+        let server = Self { _process: process, _folder: folder, address, asked: AtomicU64::new(0) };
         until("Redis answers", PATIENCE, async || server.call(&["PING"]).map(drop)).await?;
         Ok(server)
     }
@@ -43,7 +52,7 @@ impl Redis {
     /// Where it is.
     #[must_use]
     pub fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}", self.port)
+        format!("redis://{}", self.address)
     }
 
     /// What a command answers, as text.
@@ -51,8 +60,9 @@ impl Redis {
     /// # Errors
     /// When the server is not there or refuses it.
     pub fn call(&self, words: &[&str]) -> Result<String> {
+        let (ip, port) = (self.address.ip().to_string(), self.address.port().to_string());
         let mut cli = Command::new("redis-cli");
-        let told = cli.args(["-e", "-p", &self.port.to_string()]).args(words).output().context("redis-cli")?;
+        let told = cli.args(["-e", "-h", &ip, "-p", &port]).args(words).output().context("redis-cli")?;
         ensure!(told.status.success(), "{words:?}: {}", String::from_utf8_lossy(&told.stderr));
         self.asked.fetch_add(1, Relaxed);
         Ok(String::from_utf8(told.stdout)?.trim().to_owned())

@@ -286,7 +286,8 @@ pub(crate) async fn no_kill_leaks_a_load(world: World) -> Result<()> {
 /// its time is over, by the parked pod or by another.
 pub(crate) async fn no_kill_loses_a_graft_of_code(world: World) -> Result<()> {
     needs_the_node()?;
-    let kills = if world.long { 40 } else { 4 };
+    // The graft is written after some 10 ms, its runtime is up after 100 more, and then its code is sent.
+    let after = if world.long { (0..20).map(|n| 10 * n).collect() } else { vec![60, 100] };
     world
         .alone("grafts", |world, space| async move {
             space.apply(
@@ -298,14 +299,16 @@ pub(crate) async fn no_kill_loses_a_graft_of_code(world: World) -> Result<()> {
             space.apply(&source("hidden", "nodejs", &code("nodejs", "hidden"), spec))?;
             space.ready("hidden", "True").await?;
             pool(&space, "any", None, 1).await?;
-            for n in 0..kills {
+            for ms in after {
                 let target = world.by_host(&space, "hidden", "/");
                 let call = tokio::spawn(async move { target.call(1).await });
-                // The graft is written after some 10 ms, its runtime is up after 100 more, and then its code is sent.
-                tokio::time::sleep(Duration::from_millis(20 + 30 * (n % 6))).await;
+                tokio::time::sleep(Duration::from_millis(ms)).await;
                 kill_controller(&world.cluster).await?;
                 let answer = call.await??;
-                anyhow::ensure!(answer.status == 200 && said(&answer)?["secret"] == "hidden", "kill {n}: {answer}");
+                anyhow::ensure!(
+                    answer.status == 200 && said(&answer)?["secret"] == "hidden",
+                    "a kill after {ms} ms: {answer}"
+                );
                 world.cluster.system_ready().await?;
                 space.pods_are("hidden", 0).await?;
                 full(&space, "any", 1).await?;

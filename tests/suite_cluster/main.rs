@@ -1,7 +1,7 @@
 //! The platform on a real cluster, from `helm install` to `helm uninstall`.
 //!
-//! Run by ./test. One release, one case after the other, each in a namespace of its own; arguments are parts of case
-//! names to run (install and uninstall always run). With `DORMOUSE_TEST_INSTALLED=1` the release that stands is used
+//! Run by ./test. One release; cases that leave each other alone go side by side, the others one after the other, each in a
+//! namespace of its own; arguments are parts of case names to run (install and uninstall always run). With `DORMOUSE_TEST_INSTALLED=1` the release that stands is used
 //! and left. Pod and service addresses must be reachable from here: inside the test cluster's network namespace they
 //! are.
 
@@ -18,6 +18,7 @@ mod commands;
 mod concurrency;
 mod contract;
 mod deletion;
+mod examples;
 mod faults;
 mod hello;
 mod idle;
@@ -38,6 +39,7 @@ mod warm;
 mod world;
 
 use anyhow::Result;
+use futures::StreamExt;
 use std::future::Future;
 use std::pin::Pin;
 use std::process::ExitCode;
@@ -52,7 +54,8 @@ macro_rules! cases {
     };
 }
 
-#[tokio::main]
+// More threads than cores: cases run kubectl and wait for it where they stand, which is not to hold up the others.
+#[tokio::main(worker_threads = 8)]
 async fn main() -> ExitCode {
     let wanted: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
     match all(&wanted).await {
@@ -68,10 +71,16 @@ async fn main() -> ExitCode {
     }
 }
 
-/// In this order.
-const CASES: &[(&str, Case)] = &cases![
-    hello::one_function_from_apply_to_delete,
-    install::the_activator_has_no_rights,
+/// So many of [`BESIDE`] at once: mostly they wait, for what starts and for what falls asleep.
+const LANES: usize = 3;
+
+/// In a namespace of its own each, and with nothing to do with the others.
+const BESIDE: &[(&str, Case)] = &cases![
+    code::many_functions_share_a_small_pool,
+    contract::functions_give_what_the_contract_says,
+    examples::they_run_as_their_pages_say,
+    usage_api::rights_decide_who_reads_what,
+    usage_api::a_token_that_is_over_is_refused,
     wall::only_the_traffic_port_is_open_to_all,
     wall::a_namespace_with_functions_is_walled_in,
     wall::a_policy_of_somebody_else_is_left_alone,
@@ -79,8 +88,6 @@ const CASES: &[(&str, Case)] = &cases![
     wall::a_function_reaches_only_the_traffic_port,
     calls::every_call_is_recorded_and_counted,
     calls::what_is_no_function_is_not_found,
-    usage_api::rights_decide_who_reads_what,
-    usage_api::a_token_that_is_over_is_refused,
     tenants::a_label_says_who_pays,
     budgets::a_budget_stops_and_serves_again,
     faults::bad_manifests_are_refused_with_our_words,
@@ -89,7 +96,6 @@ const CASES: &[(&str, Case)] = &cases![
     told::a_full_quota,
     told::a_refusal_of_admission,
     told::a_missing_secret,
-    told::no_room,
     told::a_command_that_is_not_there,
     told::a_crash_at_the_start,
     told::too_little_memory,
@@ -100,6 +106,30 @@ const CASES: &[(&str, Case)] = &cases![
     revisions::a_revision_that_cannot_start_takes_no_traffic,
     revisions::scaling_fields_roll_nothing,
     deletion::a_running_call_ends_before_the_function_does,
+    warm::a_function_wakes_in_a_parked_pod,
+    warm::a_claimed_pod_has_its_functions_memory,
+    warm::the_deployment_helps_an_empty_pool,
+    warm::demand_that_lasts_settles_on_the_deployment,
+    warm::a_refused_graft_falls_back,
+    warm::warm_capacity_is_ready_without_calls,
+    warm::a_cold_call_says_where_its_time_went,
+    code::a_handler_runs_from_its_manifest,
+    code::broken_code_is_told_and_mended,
+    code::code_in_a_config_map_is_followed,
+    code::a_function_is_loaded_into_a_parked_runtime,
+    commands::a_folder_is_deployed_changed_and_gone_back_from,
+    commands::the_last_revisions_are_kept,
+    commands::logs_are_those_of_all_instances,
+    commands::what_others_wrote_is_not_taken_over,
+    pages::the_tutorial_goes_to_the_cluster,
+    pages::the_tour_of_the_readme_goes_to_the_cluster,
+];
+
+/// What ends processes, closes nodes, changes the release or keeps both cores busy; in this order, the first before all others.
+const ALONE: &[(&str, Case)] = &cases![
+    hello::one_function_from_apply_to_delete,
+    install::the_activator_has_no_rights,
+    told::no_room,
     restarts::the_controller_goes_and_comes_back,
     restarts::killed_processes_lose_no_record,
     schedules::a_due_time_is_called_once_whoever_is_killed,
@@ -107,31 +137,12 @@ const CASES: &[(&str, Case)] = &cases![
     activators::a_killed_activator_takes_only_its_own_calls,
     activators::a_lost_activator_keeps_no_instance_awake,
     away::the_api_server_goes_and_comes_back,
-    warm::a_function_wakes_in_a_parked_pod,
-    warm::a_claimed_pod_has_its_functions_memory,
-    warm::the_deployment_helps_an_empty_pool,
-    warm::demand_that_lasts_settles_on_the_deployment,
-    warm::a_refused_graft_falls_back,
-    warm::warm_capacity_is_ready_without_calls,
     warm::an_evicted_warm_instance_is_stood_in_for,
     warm::warm_time_is_metered_once,
     warm::the_values_name_warm_pools,
-    warm::a_cold_call_says_where_its_time_went,
     warm::no_kill_leaks_a_claim,
-    code::a_handler_runs_from_its_manifest,
-    code::broken_code_is_told_and_mended,
-    code::code_in_a_config_map_is_followed,
-    code::a_function_is_loaded_into_a_parked_runtime,
     code::no_kill_leaks_a_load,
     code::no_kill_loses_a_graft_of_code,
-    code::many_functions_share_a_small_pool,
-    contract::functions_give_what_the_contract_says,
-    commands::a_folder_is_deployed_changed_and_gone_back_from,
-    commands::the_last_revisions_are_kept,
-    commands::logs_are_those_of_all_instances,
-    commands::what_others_wrote_is_not_taken_over,
-    pages::the_tutorial_goes_to_the_cluster,
-    pages::the_tour_of_the_readme_goes_to_the_cluster,
     wall::who_opts_out_has_none,
     chaos::calls_survive_what_goes_wrong,
     idle::calls_at_the_idle_edge_never_fail,
@@ -145,10 +156,19 @@ async fn all(wanted: &[String]) -> Result<usize> {
         timed("install::helm_install", install::install(cluster.clone())).await?;
     }
     let world = World::of(cluster.clone()).await?;
-    for (name, case) in CASES {
-        if wanted.is_empty() || wanted.iter().any(|w| name.contains(w.as_str())) {
-            failed += usize::from(timed(name, case(world.clone())).await.is_err());
-        }
+    let is_wanted = |name: &str| wanted.is_empty() || wanted.iter().any(|w| name.contains(w.as_str()));
+    let of = |cases: &'static [(&'static str, Case)]| cases.iter().filter(move |(name, _)| is_wanted(name));
+    let run = |&(name, case): &(&'static str, Case)| timed(name, case(world.clone()));
+    let (first, rest) = ALONE.split_at(1);
+    for case in of(first) {
+        failed += usize::from(run(case).await.is_err());
+    }
+    let mut beside = futures::stream::iter(of(BESIDE)).map(|case| tokio::spawn(run(case))).buffer_unordered(LANES);
+    while let Some(result) = beside.next().await {
+        failed += usize::from(!matches!(result, Ok(Ok(()))));
+    }
+    for case in of(rest) {
+        failed += usize::from(run(case).await.is_err());
     }
     if failed > 0 {
         say(&install::logs(&cluster));

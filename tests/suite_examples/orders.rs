@@ -4,13 +4,13 @@ use crate::LIMIT;
 use crate::dev::Dev;
 use crate::place::Place;
 use anyhow::{Context, Result, ensure};
-use dormouse_tests::client::{Answer, Target};
+use dormouse_tests::client::Answer;
+use dormouse_tests::orders::{Told, all_at_once, order};
 use dormouse_tests::postgres::Postgres;
 use dormouse_tests::redis::Redis;
 use dormouse_tests::wait::until;
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
 
 const NAME: &str = "place-order";
 /// `reservedConcurrency` of the manifest.
@@ -46,10 +46,6 @@ impl Shop {
         let ids = self.sql("SELECT id FROM orders")?;
         Ok((ids.lines().map(str::to_owned).collect(), self.sql("SELECT stock FROM items WHERE name = 'lamp'")?))
     }
-}
-
-fn order(id: &str, item: &str) -> String {
-    json!({"order": id, "item": item}).to_string()
 }
 
 fn is(answer: &Answer, status: u16, result: &str) -> Result<()> {
@@ -151,49 +147,18 @@ async fn two_hundred_orders_for_fifty_items_sell_fifty() -> Result<()> {
     let schema = std::fs::read_to_string(shop.place.example(NAME).join("schema.sql"))?;
     shop.sql(&schema)?;
     let dev = Dev::start(&shop.place, &["dev", &format!("examples/{NAME}")]).await?;
-    let mut callers = tokio::task::JoinSet::new();
-    for n in 0..CALLERS {
-        let target = dev.target(NAME, "");
-        callers.spawn(async move { orders(target, format!("o-{n}")).await });
-    }
-    let (mut placed, mut out, mut busy) = (BTreeSet::new(), 0, 0);
-    while let Some(told) = callers.join_next().await {
-        let (id, status, tries) = told??;
-        busy += tries - 1;
-        if status == 201 {
-            placed.insert(id);
-        } else {
-            out += 1;
-        }
-    }
-    ensure!((placed.len(), out) == (50, CALLERS - 50), "{} placed, {out} out of stock", placed.len());
+    let Told { placed, out_of_stock, calls } = all_at_once(&dev.target(NAME, ""), CALLERS).await?;
+    ensure!((placed.len(), out_of_stock) == (50, CALLERS - 50), "{} placed, {out_of_stock} not", placed.len());
     let (sold, left) = shop.sold()?;
     ensure!(sold == placed && left == "0", "{left} left; sold {sold:?}, told {placed:?}");
     let (started, (redis, postgres)) = (dev.started(NAME), shop.connections()?);
-    let calls = CALLERS + busy;
+    let busy = calls - CALLERS;
     say(&format!(
         "{calls} calls ({busy} busy) by {started} instances: {redis} connections to Redis, {postgres} to PostgreSQL"
     ));
     ensure!((1..=MOST_INSTANCES).contains(&started), "{started} instances");
     ensure!((1..=started).contains(&redis) && (1..=started).contains(&postgres), "connections are not used again");
     dev.end()
-}
-
-/// One caller, until it is told something else than to come again: its order, the answer, and its calls.
-async fn orders(target: Target, id: String) -> Result<(String, u16, usize)> {
-    let began = Instant::now();
-    for tries in 1.. {
-        let answer = target.send(target.post(1, order(&id, "lamp"))).await?;
-        let body: Value = serde_json::from_slice(&answer.body).with_context(|| answer.to_string())?;
-        match (answer.status.as_u16(), body["result"].as_str()) {
-            (409, Some("busy")) => {}
-            (201, Some("placed")) | (409, Some("out of stock")) => return Ok((id, answer.status.as_u16(), tries)),
-            _ => anyhow::bail!("{answer}"),
-        }
-        ensure!(began.elapsed() < LIMIT * 3, "{id} is told that others are at it for ever");
-        tokio::time::sleep(Duration::from_millis(rand::random_range(20..200))).await;
-    }
-    anyhow::bail!("never")
 }
 
 #[expect(clippy::print_stdout, reason = "counts of a run, for BENCHMARKS.md")]
