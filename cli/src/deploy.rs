@@ -72,8 +72,11 @@ pub(crate) async fn run(args: &DeployArgs) -> Outcome {
         let api: Api<Function> = Api::namespaced(writer.client.clone(), &w.namespace);
         let flags = args.target.flags(&w.namespace);
         async move {
-            let serving = wait::until_serving(&api, &w.name, w.generation, limit, &flags).await;
-            let serving = serving.map_err(|failure| if w.changed { failure } else { failure.with(UNCHANGED) });
+            let mut more = wait::more(&w.name, &flags);
+            if !w.changed {
+                more = format!("{UNCHANGED} (`dormouse invoke {} {flags}`); {more}", w.name);
+            }
+            let serving = wait::until_serving(&api, &w.name, w.generation, limit, &more).await;
             serving.map(|function| (w, function))
         }
     }))
@@ -99,8 +102,7 @@ pub(crate) async fn run(args: &DeployArgs) -> Outcome {
 }
 
 /// What mended the cause of a failure may be elsewhere: a Secret, a quota.
-const UNCHANGED: &str =
-    "nothing of it changed, so this is what was last seen: a call (`dormouse invoke`) tries it again";
+const UNCHANGED: &str = "the manifest is as it was, so this may be of an earlier start: a call tries it again";
 
 /// Where [`forward`] listens on this machine.
 const FORWARDED: &str = "http://127.0.0.1:8080";

@@ -42,11 +42,6 @@ impl Failure {
         Self { kind: Kind::TimedOut, message: message.to_string() }
     }
 
-    /// The same with more words.
-    pub(crate) fn with(self, more: impl Display) -> Self {
-        Self { message: format!("{}; {more}", self.message), ..self }
-    }
-
     /// What to tell.
     pub(crate) fn message(&self) -> &str {
         &self.message

@@ -71,8 +71,8 @@ pub(crate) async fn run(args: &RollbackArgs) -> Outcome {
     let written = write(&api, function, chosen, copy.as_deref()).await?;
     let limit = Duration::from_secs(args.timeout);
     say::note(format_args!("{name}: going back to revision {} ({})", chosen.revision, chosen.runs()));
-    let flags = args.target.flags(&namespace);
-    wait::until_serving(&api, name, wait::generation(&written), limit, &flags).await?;
+    let more = wait::more(name, &args.target.flags(&namespace));
+    wait::until_serving(&api, name, wait::generation(&written), limit, &more).await?;
     say::out(format_args!("{namespace}/{name} serves revision {} again", chosen.revision));
     Ok(())
 }

@@ -42,14 +42,18 @@ fn stand(function: &Function, generation: i64) -> Stand {
     }
 }
 
-/// Waits until it serves this generation. Fails at once when it cannot, and then says which commands tell more: with these
-/// flags they look at the same function.
+/// Which commands tell more of a function: with these flags they look at the same one.
+pub(crate) fn more(name: &str, flags: &str) -> String {
+    format!("`dormouse logs {name} {flags}` and `dormouse describe {name} {flags}` say more")
+}
+
+/// Waits until it serves this generation. Fails at once when it cannot, and then says `more` of what may be done.
 pub(crate) async fn until_serving(
     api: &Api<Function>,
     name: &str,
     generation: i64,
     limit: Duration,
-    flags: &str,
+    more: &str,
 ) -> Result<Function, Failure> {
     let end = Instant::now() + limit;
     let mut last: Option<Said> = None;
@@ -58,8 +62,6 @@ pub(crate) async fn until_serving(
             Ok(Ok(Some(function))) => match stand(&function, generation) {
                 Stand::Serves => return Ok(function),
                 Stand::Fails(Said { reason, message }) => {
-                    let more =
-                        format!("`dormouse logs {name} {flags}` and `dormouse describe {name} {flags}` say more");
                     return Err(Failure::failed(format!("{name}: {reason}: {message}; {more}")));
                 }
                 Stand::Comes(said) => {

@@ -436,6 +436,12 @@ pub trait Fleet: Send + Sync + 'static {
     fn prepare(&self, function: &Arc<Function>, target: &Target)
     -> impl Future<Output = Result<(), FleetError>> + Send;
 
+    /// Makes again what the revision's instances need beside what carries them, where somebody removed it. What is there stays
+    /// as it is.
+    fn mend(&self, _function: &Arc<Function>, _target: &Target) -> impl Future<Output = Result<(), FleetError>> + Send {
+        std::future::ready(Ok(()))
+    }
+
     /// Sets how many instances the revision has. When that is fewer than now, `victims` are the ones to end (each
     /// idle, taken out of routing and acknowledged so); a fleet that cannot choose prefers them. Those that end are
     /// told as [`Phase::Ending`] and may take their whole grace: [`Fleet::retire`] follows.

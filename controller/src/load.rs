@@ -224,16 +224,20 @@ pub async fn send(key: &LoadKey, load: Load<'_>, at: SocketAddr) -> Result<(), L
 /// Whether a runtime was given to somebody; `None`: it does not say. A load that is none is refused by the one that is parked
 /// for its signature, and by the one that is not because it is held.
 pub async fn is_held(at: SocketAddr) -> Option<bool> {
-    held(at, ANSWER).await
+    held(connect(at, ANSWER, SILENT).await.ok()?, at).await
 }
 
-/// The same of one whose container may only just have been added: its port is waited for.
-pub async fn is_held_in_time(at: SocketAddr) -> Option<bool> {
-    held(at, OPEN).await
+/// Whether a runtime waits for its load, whose container may only just have been added: its port is waited for as long as a load
+/// does. One that does not say so may be busy with calls.
+///
+/// # Errors
+/// Its port did not open.
+pub async fn is_parked(at: SocketAddr) -> Result<bool, LoadError> {
+    let stream = connect(at, OPEN, OPEN).await?;
+    Ok(held(stream, at).await == Some(false))
 }
 
-async fn held(at: SocketAddr, open: Duration) -> Option<bool> {
-    let stream = connect(at, open, SILENT).await.ok()?;
+async fn held(stream: TcpStream, at: SocketAddr) -> Option<bool> {
     let (status, _) = exchange(stream, at, Vec::new(), String::new(), ANSWER).await.ok()?;
     match status {
         StatusCode::CONFLICT => Some(true),

@@ -135,8 +135,10 @@ impl Metrics {
         let effect = match lane {
             Lane::Adopt => "adopt",
             Lane::Prepare(_) => "prepare",
+            Lane::Mend(_) => "mend",
             Lane::Scale(_) => "scale",
             Lane::Graft(_) => "graft",
+            Lane::LookInto(_) => "look-into",
             Lane::Own(_) => "own",
             Lane::Retire(_) => "retire",
             Lane::Remove(_) => "remove",

@@ -424,7 +424,6 @@ impl<F: Fleet> Office<F> {
         for uid in &uids {
             if let Some(observed) = self.functions.get_mut(uid) {
                 observed.opened(now);
-                apply::look_into_claims(observed, &self.hands);
             }
             self.plan(uid, now);
         }
@@ -795,12 +794,10 @@ fn timeout_of(functions: &HashMap<FunctionUid, Observed>) -> impl Fn(&FunctionUi
 /// What an answered effect makes known before any event tells it.
 fn succeeded(observed: &mut Observed, lane: &Lane, done: apply::Done, now: Moment) {
     match (lane, done) {
-        (Lane::Retire(_) | Lane::Release, _) => {
+        (Lane::Retire(_) | Lane::Release | Lane::LookInto(_), _) => {
             observed.lanes.insert(lane.clone(), LaneState::Done);
         }
         (Lane::Prepare(revision), _) => {
-            // Asked for again only while an instance waits for what may have been deleted since.
-            observed.lanes.insert(lane.clone(), LaneState::Paused { until: now + MAX_PAUSE, failures: 0 });
             observed.refused.take_if(|(of, _)| of == revision);
             observed.workloads.entry(revision.clone()).or_insert_with(|| WorkloadSeen::new(0));
         }
@@ -816,7 +813,7 @@ fn succeeded(observed: &mut Observed, lane: &Lane, done: apply::Done, now: Momen
                 }
             }
         }
-        (Lane::Adopt | Lane::Remove(_), _) => {
+        (Lane::Adopt | Lane::Remove(_) | Lane::Mend(_), _) => {
             // What follows is seen by an event; it is asked for again only if that never comes, or is undone.
             let until = now + MAX_PAUSE;
             observed.lanes.insert(lane.clone(), LaneState::Paused { until, failures: 0 });
@@ -870,6 +867,13 @@ fn failed(observed: &mut Observed, lane: Lane, error: &FleetError, failures: u32
     match (&lane, error) {
         // What was to be ended is gone: that is what was wanted.
         (Lane::Own(_) | Lane::Retire(_) | Lane::Release, FleetError::Gone(_)) => {
+            observed.lanes.insert(lane, LaneState::Done);
+            return;
+        }
+        // It waits for what nobody sends it. No fault of the function's: its claims go on.
+        (Lane::LookInto(id), _) => {
+            let claimed = observed.instances.get_mut(id).and_then(|i| i.claimed.as_mut());
+            claimed.into_iter().for_each(|claimed| claimed.given_up = true);
             observed.lanes.insert(lane, LaneState::Done);
             return;
         }

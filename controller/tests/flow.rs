@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Asked, House, calls, function, instance, next, on_instance, pool, with_token, workload};
+use common::{Asked, House, calls, function, function_with, instance, next, on_instance, pool, with_token, workload};
 use dormouse_controller::fleet::{Claim, Event, Instance, Phase, PoolKey};
 use dormouse_controller::tenants::{LABEL, Tenants};
 use dormouse_controller::through::HOLD;
@@ -99,28 +99,49 @@ async fn nothing_is_written_while_a_claimed_pod_starts_but_for_long() {
 
 #[tokio::test(start_paused = true)]
 async fn a_claim_whose_code_was_never_sent_is_replaced_after_a_restart() {
+    for opens in [false, true] {
+        let mut house = House::new().await;
+        let demand = house.report().await;
+        let [pool, _] = pool();
+        let claim = Claim {
+            pool: PoolKey { namespace: "default".into(), name: "small".into() },
+            taken: true,
+            owned: true,
+            shrunk: true,
+            loaded: None,
+            sent: true,
+        };
+        let claimed = Instance { claim: Some(claim), ..instance(Phase::Running) };
+        for event in [Event::Function(function()), pool, workload(0), Event::Instance(claimed)] {
+            house.see(event).await;
+        }
+        demand.send(calls(1, 0)).await.unwrap();
+        house.see(Event::Synced).await;
+        if opens {
+            demand.send(on_instance(1)).await.unwrap();
+        }
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        let asked: Vec<Asked> = std::iter::from_fn(|| house.asked.try_recv().ok()).collect();
+        let replaced = [Asked::LookInto("pod".into()), Asked::Scale(1, vec![])].map(|one| asked.contains(&one));
+        assert_eq!(replaced, [!opens; 2], "{asked:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_start_may_wait_for_is_made_again_now_and_then() {
     let mut house = House::new().await;
     let demand = house.report().await;
-    let [pool, _] = pool();
-    let claim = Claim {
-        pool: PoolKey { namespace: "default".into(), name: "small".into() },
-        taken: true,
-        owned: false,
-        shrunk: false,
-        loaded: None,
-        sent: true,
-    };
-    let claimed = Instance { claim: Some(claim), ..instance(Phase::Running) };
-    for event in [Event::Function(function()), pool, workload(0), Event::Instance(claimed)] {
-        house.see(event).await;
-    }
-    demand.send(calls(1, 0)).await.unwrap();
+    let source = json!({"runtime": "nodejs", "handler": "a.b", "inline": "x"});
+    let function = function_with(json!({"image": null, "source": source}));
+    let revision = Revision::of(&function.spec);
+    house.see(Event::Function(function)).await;
     house.see(Event::Synced).await;
-    let mut asked = Vec::new();
-    while !asked.contains(&Asked::Scale(1, vec![])) {
-        asked.push(house.asked().await);
-    }
-    assert!(asked.contains(&Asked::LookInto("pod".into())), "{asked:?}");
+    demand.send(calls(1, 0)).await.unwrap();
+    house.see(Event::Instance(Instance { revision, ..instance(Phase::Starting) })).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let asked: Vec<Asked> = std::iter::from_fn(|| house.asked.try_recv().ok()).collect();
+    let count = |one: Asked| asked.iter().filter(|asked| **asked == one).count();
+    assert_eq!((count(Asked::Prepare), count(Asked::Mend)), (1, 2), "after 5 s and after 35: {asked:?}");
 }
 
 #[tokio::test(start_paused = true)]

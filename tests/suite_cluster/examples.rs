@@ -4,13 +4,12 @@
 use crate::activators::needs_the_node;
 use crate::world::{World, ok};
 use anyhow::{Context, Result, ensure};
-use dormouse_tests::cluster::{LIMIT, Space};
+use dormouse_tests::cluster::Space;
 use dormouse_tests::orders::{Told, all_at_once};
 use dormouse_tests::page::{self, Block};
 use dormouse_tests::postgres::Postgres;
 use dormouse_tests::redis::Redis;
 use dormouse_tests::shell::Shell;
-use dormouse_tests::wait::until;
 use k8s_openapi::api::core::v1::Node;
 use kube::Api;
 use std::collections::BTreeSet;
@@ -181,10 +180,13 @@ async fn closes(place: &Place<'_>) -> Result<()> {
 async fn sells(place: &Place<'_>) -> Result<()> {
     const NAME: &str = "place-order";
     const CALLERS: usize = 200;
+    /// `reservedConcurrency` of the manifest.
+    const MOST_INSTANCES: usize = 8;
     let said = place.run(NAME, Way::Image).await?;
     ensure!(said.contains("placed"), "{said}");
     place.sql(NAME, "UPDATE items SET stock = 50")?;
     place.sql(NAME, "DELETE FROM orders")?;
+    let redis = place.redis.connections()?;
     let target = place.world.by_host(place.space, NAME, "/");
     let Told { placed, out_of_stock, .. } = all_at_once(&target, CALLERS).await?;
     ensure!((placed.len(), out_of_stock) == (50, CALLERS - 50), "{} placed, {out_of_stock} not", placed.len());
@@ -192,8 +194,10 @@ async fn sells(place: &Place<'_>) -> Result<()> {
     let left = place.sql(NAME, "SELECT stock FROM items WHERE name = 'lamp'")?;
     ensure!(sold == placed && left == "0", "{left} left; sold {sold:?}, told {placed:?}");
     let url = place.databases.iter().find(|(of, _)| *of == NAME).map(|(_, url)| url).context("no database")?;
-    let pods = until("its pods", LIMIT, || place.space.pods(NAME)).await?.len();
-    let connections = place.postgres.connections(url, NAME)?;
-    ensure!((1..=8).contains(&pods) && (1..=pods).contains(&connections), "{connections} connections of {pods} pods");
+    let (redis, postgres) = (place.redis.connections()? - redis, place.postgres.connections(url, NAME)?);
+    ensure!(
+        redis <= MOST_INSTANCES as u64 && (1..=MOST_INSTANCES).contains(&postgres),
+        "{redis} and {postgres} connections"
+    );
     Ok(())
 }

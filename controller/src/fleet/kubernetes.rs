@@ -218,6 +218,10 @@ impl Fleet for Kubernetes {
         self.make_deployment(target, &wanted).await
     }
 
+    async fn mend(&self, function: &Arc<Function>, target: &Target) -> Result<(), FleetError> {
+        self.mend_code(function, target).await
+    }
+
     async fn scale(&self, target: &Target, replicas: u32, victims: &[Victim]) -> Result<(), FleetError> {
         self.set_replicas(target, replicas, victims).await
     }
@@ -242,9 +246,10 @@ impl Fleet for Kubernetes {
 
     async fn look_into_claim(&self, instance: &Instance) -> Result<(), FleetError> {
         let Some(address) = instance.address else { return Ok(()) };
-        match load::is_held_in_time((address.ip(), load::PORT).into()).await {
-            Some(false) => Err(FleetError::Failed(format!("{} was never sent its code", instance.name))),
-            Some(true) | None => Ok(()),
+        match load::is_parked((address.ip(), load::PORT).into()).await {
+            Ok(false) => Ok(()),
+            Ok(true) => Err(FleetError::Failed(format!("{} was never sent its code", instance.name))),
+            Err(error) => Err(FleetError::Failed(error.to_string())),
         }
     }
 

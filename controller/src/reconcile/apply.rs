@@ -4,7 +4,7 @@ use super::claims::CALM;
 use super::observe::{Lane, LaneOpen, LaneState, Moment, Object, Observed, Published};
 use super::plan::{Effects, Plan, Scale};
 use crate::demand::Demand;
-use crate::fleet::{Fit, Fleet, FleetError, FunctionUid, Instance, InstanceId, Note, Target, Victim};
+use crate::fleet::{Fit, Fleet, FleetError, FunctionUid, InstanceId, Note, Target, Victim};
 use crate::routes::Routes;
 use crate::shares::{Shares, Table};
 use dormouse_core::FunctionKey;
@@ -217,7 +217,8 @@ pub(super) fn publish(
 
 fn ask<F: Fleet>(effects: Effects, observed: &mut Observed, hands: &mut Hands<F>) {
     // Claims have been reserved before.
-    let Effects { adopt, prepare, claim: _, graft, own, scale, retire, probe, remove, release } = effects;
+    let Effects { adopt, prepare, mend, claim: _, graft, look_into, own, scale, retire, probe, remove, release } =
+        effects;
     let Some(object) = observed.object.clone() else { return discard(retire, observed, hands) };
     let meta = &object.function.metadata;
     let key = FunctionKey::new(meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default());
@@ -262,6 +263,24 @@ fn ask<F: Fleet>(effects: Effects, observed: &mut Observed, hands: &mut Hands<F>
         hands.ask(observed, Lane::Prepare(revision), async move {
             fleet.prepare(&function, &target).await.map(|()| Done::Plain)
         });
+    }
+    if let Some(revision) = mend {
+        let (fleet, target) = (hands.fleet.clone(), target(&observed.uid, &revision));
+        let function: Arc<Function> = object.valid_function.clone();
+        hands.ask(
+            observed,
+            Lane::Mend(revision),
+            async move { fleet.mend(&function, &target).await.map(|()| Done::Plain) },
+        );
+    }
+    for id in look_into {
+        let Some(seen) = observed.instances.get(&id).map(|i| i.seen.clone()) else { continue };
+        let fleet = hands.fleet.clone();
+        hands.ask(
+            observed,
+            Lane::LookInto(id),
+            async move { fleet.look_into_claim(&seen).await.map(|()| Done::Plain) },
+        );
     }
     for (id, address) in probe {
         hands.ask(observed, Lane::Probe(id), dial(address));
@@ -308,18 +327,6 @@ fn ask_claims<F: Fleet>(
         let function = object.valid_function.clone();
         hands.ask(observed, Lane::Own(id), async move {
             fleet.own(&function, &target, &victim, (&claim, size)).await.map(Done::Owned)
-        });
-    }
-}
-
-/// Looks into the claims that were found at the start and whose code was to be sent. They stay routed: most of them serve.
-pub fn look_into_claims<F: Fleet>(observed: &mut Observed, hands: &Hands<F>) {
-    let claims = observed.instances.values().filter(|i| i.is_live()).map(|i| &i.seen);
-    let sent: Vec<Instance> = claims.filter(|i| i.claim.as_ref().is_some_and(|c| c.sent)).cloned().collect();
-    for instance in sent {
-        let fleet = hands.fleet.clone();
-        hands.ask(observed, Lane::Graft(instance.id.clone()), async move {
-            fleet.look_into_claim(&instance).await.map(|()| Done::Plain)
         });
     }
 }

@@ -20,6 +20,9 @@ pub const OWN: Duration = Duration::from_secs(10);
 /// 20 ms, in which the API server and a pod that is started would take the processor from them on a small machine.
 pub const CALM: Duration = Duration::from_millis(250);
 
+/// A claim that is found is asked for its code that long afterwards: by then activators have said which are open.
+pub const LOOK_INTO: Duration = Duration::from_secs(1);
+
 /// Calls that come that long after a claim have outlived it: the function's workload is to serve them.
 pub const SETTLE: Duration = Duration::from_secs(30);
 

@@ -239,10 +239,14 @@ pub enum Lane {
     Adopt,
     /// Making a revision's workload.
     Prepare(Revision),
+    /// Making again what its instances need.
+    Mend(Revision),
     /// Its number of instances.
     Scale(Revision),
     /// Adding a function's container to a parked pod.
     Graft(InstanceId),
+    /// Asking a claimed pod that was found whether it has its code.
+    LookInto(InstanceId),
     /// Taking a claimed pod out of its pool.
     Own(InstanceId),
     /// Ending one instance.
@@ -467,7 +471,7 @@ impl Observed {
     pub fn instance_gone(&mut self, id: &InstanceId) {
         self.instances.remove(id);
         self.lanes.retain(
-            |lane, _| !matches!(lane, Lane::Graft(of) | Lane::Own(of) | Lane::Retire(of) | Lane::Probe(of) if of == id),
+            |lane, _| !matches!(lane, Lane::Graft(of) | Lane::LookInto(of) | Lane::Own(of) | Lane::Retire(of) | Lane::Probe(of) if of == id),
         );
     }
 
@@ -483,7 +487,7 @@ impl Observed {
     pub fn workload_gone(&mut self, revision: &Revision) {
         self.workloads.remove(revision);
         self.lanes.retain(
-            |lane, _| !matches!(lane, Lane::Prepare(of) | Lane::Scale(of) | Lane::Remove(of) if of == revision),
+            |lane, _| !matches!(lane, Lane::Prepare(of) | Lane::Mend(of) | Lane::Scale(of) | Lane::Remove(of) if of == revision),
         );
     }
 

@@ -11,7 +11,7 @@ mod tests;
 
 pub(super) use route::urls;
 
-use super::claims::{CALM, OWN, TAKE};
+use super::claims::{CALM, LOOK_INTO, OWN, TAKE};
 use super::observe::{InstanceSeen, Lane, LaneOpen, Moment, Object, Observed};
 use super::report;
 use crate::fleet::{InstanceId, Note, Parked, Phase, Trouble};
@@ -98,10 +98,14 @@ pub struct Effects {
     pub adopt: bool,
     /// Make these workloads.
     pub prepare: Vec<Revision>,
+    /// Make again what its instances need, where somebody removed it.
+    pub mend: Option<Revision>,
     /// Make these parked pods instances: they are to be reserved, and the plan made anew.
     pub claim: Vec<Parked>,
     /// Add the function's container to these.
     pub graft: Vec<InstanceId>,
+    /// Ask these whether they have their code.
+    pub look_into: Vec<InstanceId>,
     /// Take these out of their pool.
     pub own: Vec<InstanceId>,
     /// Set these numbers of instances.
@@ -237,9 +241,12 @@ pub fn plan(observed: &Observed, decision: Decision, context: &Context<'_>) -> P
     };
     if !closing {
         draft.effects.adopt = !is_ours(object) && draft.may(&Lane::Adopt);
-        if object.valid.is_some() && (!observed.workloads.contains_key(&roles.wanted) || draft.lacks(object, &roles)) {
+        if object.valid.is_some() && !observed.workloads.contains_key(&roles.wanted) {
             let prepare = draft.may(&Lane::Prepare(roles.wanted.clone()));
             draft.effects.prepare.extend(prepare.then(|| roles.wanted.clone()));
+        } else if draft.lacks(object, &roles) {
+            let mend = draft.may(&Lane::Mend(roles.wanted.clone()));
+            draft.effects.mend = mend.then(|| roles.wanted.clone());
         }
     }
     // A spec that is not valid and was not seen valid says nothing of how many: what runs is left to run.
@@ -382,7 +389,7 @@ fn closing_deadline(observed: &Observed, object: &Object) -> Option<Moment> {
 }
 
 impl Draft<'_> {
-    /// Whether what the wanted revision's instances need is to be made again, where it is not there.
+    /// Whether an instance of the wanted revision may wait for what its code is mounted from.
     fn lacks(&mut self, object: &Object, roles: &Roles) -> bool {
         let boots = |valid: &ValidFunction| valid.source.as_ref().is_some_and(|handler| handler.code.is_some());
         if !object.valid.as_ref().is_some_and(|valid| boots(valid)) {
@@ -402,6 +409,15 @@ impl Draft<'_> {
             let (Some(claimed), Some(claim)) = (&instance.claimed, &instance.seen.claim) else { continue };
             if claimed.given_up {
                 continue;
+            }
+            if claim.sent && claimed.parked.is_none() && !instance.open {
+                // Found, and no activator has said that it is open.
+                let due = claimed.at + LOOK_INTO;
+                if now < due {
+                    self.later.at(due);
+                } else if self.may(&Lane::LookInto(id.clone())) {
+                    self.effects.look_into.push(id.clone());
+                }
             }
             if !claimed.grafted {
                 if self.may(&Lane::Graft(id.clone())) {

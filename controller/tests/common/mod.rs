@@ -44,6 +44,7 @@ pub struct Scripted {
 pub enum Asked {
     Adopt,
     Prepare,
+    Mend,
     Scale(u32, Vec<String>),
     Retire(String),
     Graft(String),
@@ -73,6 +74,9 @@ impl Fleet for Scripted {
     }
     async fn prepare(&self, _: &Arc<Function>, _: &Target) -> Result<(), FleetError> {
         self.ask(Asked::Prepare).await
+    }
+    async fn mend(&self, _: &Arc<Function>, _: &Target) -> Result<(), FleetError> {
+        self.ask(Asked::Mend).await
     }
     async fn scale(&self, _: &Target, replicas: u32, victims: &[Victim]) -> Result<(), FleetError> {
         self.ask(Asked::Scale(replicas, victims.iter().map(|v| v.name.clone()).collect())).await

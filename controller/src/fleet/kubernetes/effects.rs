@@ -108,6 +108,19 @@ impl Kubernetes {
         }
     }
 
+    /// Makes that copy again where somebody deleted it.
+    pub(super) async fn mend_code(&self, function: &Function, target: &Target) -> Result<(), FleetError> {
+        let wanted = ValidFunction::from_function(function).ok();
+        let wanted = wanted.and_then(|valid| code::config_map(function, &valid, target));
+        let Some(wanted) = wanted else { return Ok(()) };
+        let api: Api<ConfigMap> = self.in_namespace(&target.key.namespace);
+        let name = wanted.name_any();
+        match within(&name, api.get_metadata_opt(&name)).await? {
+            Some(_) => Ok(()),
+            None => self.make_code(&wanted, target).await,
+        }
+    }
+
     /// Removes the copy of a revision's code, if that has one. A rollback makes a function's spec name a copy: that one
     /// stays.
     pub(super) async fn remove_code(&self, target: &Target) -> Result<(), FleetError> {

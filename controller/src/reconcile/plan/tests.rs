@@ -152,14 +152,31 @@ impl World {
     }
 
     fn take_effect(&mut self, effects: Effects) {
-        let Effects { adopt: _, prepare, claim: _, graft, own, scale, retire, probe: _, remove, release } = effects;
+        let Effects {
+            adopt: _,
+            prepare,
+            mend,
+            claim: _,
+            graft,
+            look_into,
+            own,
+            scale,
+            retire,
+            probe: _,
+            remove,
+            release,
+        } = effects;
         for revision in prepare {
             self.asked.push("prepare".into());
-            let until = self.now + S(30);
-            self.observed.lanes.insert(Lane::Prepare(revision.clone()), LaneState::Paused { until, failures: 0 });
-            if !self.observed.workloads.contains_key(&revision) {
-                self.workload(revision, 0);
-            }
+            self.workload(revision, 0);
+        }
+        if let Some(revision) = mend {
+            self.asked.push("mend".into());
+            self.observed.lanes.insert(Lane::Mend(revision), LaneState::Done);
+        }
+        for id in look_into {
+            self.asked.push("look into".into());
+            self.observed.lanes.insert(Lane::LookInto(id), LaneState::Done);
         }
         for id in graft {
             self.asked.push("graft".into());
@@ -295,7 +312,7 @@ impl World {
 #[test]
 fn what_a_slow_start_may_wait_for_is_made_again() {
     let source = json!({"runtime": "nodejs", "handler": "a.b", "inline": "x"});
-    for (spec, again) in [(json!({"source": source, "image": null}), true), (json!({}), false)] {
+    for (spec, mended) in [(json!({"source": source, "image": null}), vec!["mend"]), (json!({}), vec![])] {
         let mut world = World::new(function(spec));
         world.settle();
         world.demand(1);
@@ -304,14 +321,9 @@ fn what_a_slow_start_may_wait_for_is_made_again() {
             world.settle();
             std::mem::take(&mut world.asked)
         };
-        assert_eq!(asked(&mut world, 40), ["prepare", "scale 1"]);
-        assert_eq!(asked(&mut world, 44), [""; 0]);
-        let made = if again { vec!["prepare"] } else { vec![] };
-        assert_eq!(asked(&mut world, 45), made);
-        assert_eq!(asked(&mut world, 74), [""; 0]);
-        assert_eq!(asked(&mut world, 75), made);
-        world.open_all();
-        assert_eq!(asked(&mut world, 106), [""; 0]);
+        assert_eq!(asked(&mut world, 1), ["prepare", "scale 1"]);
+        assert_eq!(asked(&mut world, 5), [""; 0]);
+        assert_eq!(asked(&mut world, 6), mended);
     }
 }
 
