@@ -116,6 +116,8 @@ async fn a_claim_whose_code_was_never_sent_is_replaced_after_a_restart() {
             house.see(event).await;
         }
         demand.send(calls(1, 0)).await.unwrap();
+        // It is heard: else the controller would dial the pod itself.
+        tokio::time::sleep(Duration::from_millis(10)).await;
         house.see(Event::Synced).await;
         if opens {
             demand.send(on_instance(1)).await.unwrap();
