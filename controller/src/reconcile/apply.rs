@@ -264,24 +264,8 @@ fn ask<F: Fleet>(effects: Effects, observed: &mut Observed, hands: &mut Hands<F>
             fleet.prepare(&function, &target).await.map(|()| Done::Plain)
         });
     }
-    if let Some(revision) = mend {
-        let (fleet, target) = (hands.fleet.clone(), target(&observed.uid, &revision));
-        let function: Arc<Function> = object.valid_function.clone();
-        hands.ask(
-            observed,
-            Lane::Mend(revision),
-            async move { fleet.mend(&function, &target).await.map(|()| Done::Plain) },
-        );
-    }
-    for id in look_into {
-        let Some(seen) = observed.instances.get(&id).map(|i| i.seen.clone()) else { continue };
-        let fleet = hands.fleet.clone();
-        hands.ask(
-            observed,
-            Lane::LookInto(id),
-            async move { fleet.look_into_claim(&seen).await.map(|()| Done::Plain) },
-        );
-    }
+    let mend = mend.map(|revision| target(&observed.uid, &revision));
+    ask_repairs((mend, look_into), &object, observed, hands);
     for (id, address) in probe {
         hands.ask(observed, Lane::Probe(id), dial(address));
     }
@@ -328,6 +312,30 @@ fn ask_claims<F: Fleet>(
         hands.ask(observed, Lane::Own(id), async move {
             fleet.own(&function, &target, &victim, (&claim, size)).await.map(Done::Owned)
         });
+    }
+}
+
+/// What an earlier life or somebody else left undone.
+fn ask_repairs<F: Fleet>(
+    (mend, look_into): (Option<Target>, Vec<InstanceId>),
+    object: &Object,
+    observed: &mut Observed,
+    hands: &Hands<F>,
+) {
+    if let Some(target) = mend {
+        let (fleet, function) = (hands.fleet.clone(), object.valid_function.clone());
+        hands.ask(observed, Lane::Mend(target.revision.clone()), async move {
+            fleet.mend(&function, &target).await.map(|()| Done::Plain)
+        });
+    }
+    for id in look_into {
+        let Some(seen) = observed.instances.get(&id).map(|i| i.seen.clone()) else { continue };
+        let fleet = hands.fleet.clone();
+        hands.ask(
+            observed,
+            Lane::LookInto(id),
+            async move { fleet.look_into_claim(&seen).await.map(|()| Done::Plain) },
+        );
     }
 }
 
