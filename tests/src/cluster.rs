@@ -1,7 +1,7 @@
 //! A test's view of a Kubernetes cluster: kubectl and helm as people use them, and a client for what is watched.
 
 use crate::env::Env;
-use crate::proc::run;
+use crate::proc::{blocking, run};
 use crate::wait::until;
 use anyhow::{Context, Result};
 use dormouse_core::function::Function;
@@ -122,7 +122,7 @@ impl Cluster {
             .stderr(Stdio::piped())
             .spawn()?;
         child.stdin.take().context("no stdin")?.write_all(yaml.as_bytes())?;
-        let output = child.wait_with_output()?;
+        let output = blocking(|| child.wait_with_output())?;
         let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
         anyhow::ensure!(output.status.success(), "{}", said.trim());
         Ok(said)

@@ -1,6 +1,7 @@
 //! A PostgreSQL server for a test: the distribution's own programs, in a folder that goes with it.
 
 use crate::ports;
+use crate::proc::blocking;
 use anyhow::{Context, Result, ensure};
 use std::io::{BufRead, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -62,7 +63,7 @@ impl Postgres {
         let data = folder.join("data");
         let mut init = command(&programs.join("initdb"), &folder);
         init.args(["--auth=trust", "--username=dormouse", "--encoding=UTF8"]).args(flags).arg("-D").arg(&data);
-        let made = init.output().context("initdb")?;
+        let made = blocking(|| init.output()).context("initdb")?;
         ensure!(made.status.success(), "initdb: {}", String::from_utf8_lossy(&made.stderr));
         if !ip.is_loopback() {
             // Only those of this machine are let in else.
@@ -199,7 +200,8 @@ impl Postgres {
     /// When the server does not take it.
     pub fn sql(&self, database: &str, statement: &str) -> Result<String> {
         let mut psql = self.psql(database);
-        let told = psql.args(["-c", statement]).output().context("psql")?;
+        psql.args(["-c", statement]);
+        let told = blocking(|| psql.output()).context("psql")?;
         ensure!(told.status.success(), "{statement}: {}", String::from_utf8_lossy(&told.stderr));
         Ok(String::from_utf8(told.stdout)?.trim().to_owned())
     }

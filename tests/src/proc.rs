@@ -8,6 +8,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
+use tokio::runtime::{Handle, RuntimeFlavor};
 
 /// How to start a program, again and again.
 #[derive(Clone, Debug)]
@@ -172,12 +173,22 @@ pub fn tail(path: &Path, lines: usize) -> String {
     all[all.len().saturating_sub(lines)..].join("\n")
 }
 
+/// Does what waits where it stands. The other tasks of this thread go on meanwhile, where there are several threads: the
+/// one that was woken last is stolen by none of them, and would wait as long (a client's own, for example, that others use).
+pub fn blocking<T>(work: impl FnOnce() -> T) -> T {
+    match Handle::try_current().map(|handle| handle.runtime_flavor()) {
+        Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
+        _ => work(),
+    }
+}
+
 /// Runs a command to its end and gives its standard output.
 ///
 /// # Errors
 /// When it cannot be run or fails: both its streams.
 pub fn run(command: &mut Command) -> Result<String> {
-    let output = command.stdin(Stdio::null()).output().with_context(|| format!("running {command:?}"))?;
+    let output = blocking(|| command.stdin(Stdio::null()).output());
+    let output = output.with_context(|| format!("running {command:?}"))?;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
     anyhow::ensure!(
         output.status.success(),

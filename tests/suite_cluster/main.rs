@@ -54,8 +54,7 @@ macro_rules! cases {
     };
 }
 
-// More threads than cores: cases run kubectl and wait for it where they stand, which is not to hold up the others.
-#[tokio::main(worker_threads = 8)]
+#[tokio::main]
 async fn main() -> ExitCode {
     let wanted: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
     match all(&wanted).await {
