@@ -72,6 +72,7 @@ fn manifests(case: &Case, (name, runtime, code): (&str, Runtime, &str)) -> Resul
     let function = json!({"apiVersion": "dormouse.dev/v1alpha1", "kind": "Function", "metadata": {"name": name}, "spec": {
         "source": {"runtime": runtime.name(), "handler": "index.handler", "configMap": {"name": name}}, "env": env,
         "concurrency": case.concurrency.unwrap_or(1), "resources": {"memory": "96Mi", "cpu": "5m"},
-        "startCheck": "Never", "idleTimeoutSeconds": 1, "queue": {"maxWaitSeconds": 120}}});
+        // Some ask for what lives as long as the instance: it outlives the pauses between their calls.
+        "startCheck": "Never", "idleTimeoutSeconds": 5, "queue": {"maxWaitSeconds": 120}}});
     Ok(format!("{map}\n---\n{function}\n"))
 }

@@ -71,12 +71,11 @@ async fn main() -> ExitCode {
 }
 
 /// So many of [`BESIDE`] at once: mostly they wait, for what starts and for what falls asleep.
-const LANES: usize = 3;
+const LANES: usize = 2;
 
 /// In a namespace of its own each, and with nothing to do with the others.
 const BESIDE: &[(&str, Case)] = &cases![
     code::many_functions_share_a_small_pool,
-    contract::functions_give_what_the_contract_says,
     examples::they_run_as_their_pages_say,
     usage_api::rights_decide_who_reads_what,
     usage_api::a_token_that_is_over_is_refused,
@@ -128,6 +127,7 @@ const BESIDE: &[(&str, Case)] = &cases![
 const ALONE: &[(&str, Case)] = &cases![
     hello::one_function_from_apply_to_delete,
     install::the_activator_has_no_rights,
+    contract::functions_give_what_the_contract_says,
     told::no_room,
     restarts::the_controller_goes_and_comes_back,
     restarts::killed_processes_lose_no_record,
