@@ -454,8 +454,7 @@ const MAX_ENVIRONMENT: usize = 100 * 1024;
 /// mount there any more, and the load port.
 fn may_graft(valid: &ValidFunction) -> bool {
     let read_only = valid.security_context.as_ref().and_then(|s| s.read_only_root_filesystem) == Some(true);
-    let loaded = valid.source.as_ref().is_some_and(|handler| handler.code.is_some());
-    !loaded || !read_only && valid.port != load::PORT
+    !valid.brings_code() || !read_only && valid.port != load::PORT
 }
 
 /// Variables that an interpreter reads when it starts.

@@ -117,6 +117,12 @@ impl Handler {
 }
 
 impl ValidFunction {
+    /// Whether its code comes beside its image: sent to a runtime, or mounted for one that boots.
+    #[must_use]
+    pub fn brings_code(&self) -> bool {
+        self.source.as_ref().is_some_and(|handler| handler.code.is_some())
+    }
+
     /// Reads a manifest as it was written.
     ///
     /// # Errors

@@ -16,6 +16,11 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// The repository.
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
+/// Where Redis and PostgreSQL are by the pages and manifests of `examples/`.
+pub const REDIS: &str = "redis://127.0.0.1:6379";
+/// See there.
+pub const POSTGRES: &str = "postgresql://shop:shop@127.0.0.1:5432/shop";
+
 /// A fenced block.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Block {

@@ -153,7 +153,7 @@ impl Postgres {
     /// # Errors
     /// When the log cannot be read.
     pub fn connections(&self, url: &str, application: &str) -> Result<usize> {
-        let database = url.rsplit_once('/').map_or(url, |(_, rest)| rest).split('?').next().unwrap_or_default();
+        let database = name_of(url);
         let of = format!(" database={database} application_name={application}");
         let log = std::fs::read_to_string(self.folder.join("log"))?;
         Ok(log.lines().filter(|line| line.contains("connection authorized:") && line.ends_with(&of)).count())
@@ -226,6 +226,12 @@ impl Drop for Postgres {
         // SIGKILL to its first process: the others see that and end. Nothing of its data is needed.
         let _ = self.kill();
     }
+}
+
+/// The name of a database in its URL.
+#[must_use]
+pub fn name_of(url: &str) -> &str {
+    url.rsplit_once('/').map_or(url, |(_, rest)| rest).split('?').next().unwrap_or_default()
 }
 
 /// A command that runs as a user that PostgreSQL accepts.

@@ -6,8 +6,8 @@ use crate::world::{World, ok};
 use anyhow::{Context, Result, ensure};
 use dormouse_tests::cluster::Space;
 use dormouse_tests::orders::{Told, all_at_once};
-use dormouse_tests::page::{self, Block};
-use dormouse_tests::postgres::Postgres;
+use dormouse_tests::page::{self, Block, POSTGRES, REDIS};
+use dormouse_tests::postgres::{Postgres, name_of};
 use dormouse_tests::redis::Redis;
 use dormouse_tests::shell::Shell;
 use k8s_openapi::api::core::v1::Node;
@@ -19,10 +19,8 @@ use std::path::Path;
 /// The repository.
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
-/// What the pages name: where functions are called under `dormouse dev`, and where Redis and PostgreSQL are.
+/// What the pages name: where functions are called under `dormouse dev`.
 const CALLS: &str = "http://127.0.0.1:8080/fn/default/";
-const REDIS: &str = "redis://127.0.0.1:6379";
-const POSTGRES: &str = "postgresql://shop:shop@127.0.0.1:5432/shop";
 
 /// How an example comes to a cluster.
 #[derive(Clone, Copy)]
@@ -61,10 +59,15 @@ impl<'a> Place<'a> {
         let calls = format!("http://{}/fn/{}/", self.world.activator, self.space.name);
         let mut text = text.replace(CALLS, &calls).replace(REDIS, &self.redis.url());
         text = text.replace("namespace: default", &format!("namespace: {}", self.space.name));
-        match self.databases.iter().find(|(of, _)| *of == example) {
-            Some((_, url)) => text.replace(POSTGRES, url),
+        match self.database(example) {
+            Some(url) => text.replace(POSTGRES, url),
             None => text,
         }
+    }
+
+    /// The URL of an example's database, if it needs one.
+    fn database(&self, example: &str) -> Option<&str> {
+        self.databases.iter().find(|(of, _)| *of == example).map(|(_, url)| url.as_str())
     }
 
     /// Puts an example on the cluster and makes the call of its README. Answers what that printed.
@@ -111,9 +114,7 @@ impl<'a> Place<'a> {
     }
 
     fn sql(&self, example: &str, statement: &str) -> Result<String> {
-        let url = self.databases.iter().find(|(of, _)| *of == example).map(|(_, url)| url).context("no database")?;
-        let name = url.rsplit('/').next().and_then(|rest| rest.split('?').next()).context("no name")?;
-        self.postgres.sql(name, statement)
+        self.postgres.sql(name_of(self.database(example).context("no database")?), statement)
     }
 }
 
@@ -193,7 +194,7 @@ async fn sells(place: &Place<'_>) -> Result<()> {
     let sold: BTreeSet<String> = place.sql(NAME, "SELECT id FROM orders")?.lines().map(str::to_owned).collect();
     let left = place.sql(NAME, "SELECT stock FROM items WHERE name = 'lamp'")?;
     ensure!(sold == placed && left == "0", "{left} left; sold {sold:?}, told {placed:?}");
-    let url = place.databases.iter().find(|(of, _)| *of == NAME).map(|(_, url)| url).context("no database")?;
+    let url = place.database(NAME).context("no database")?;
     let (redis, postgres) = (place.redis.connections()? - redis, place.postgres.connections(url, NAME)?);
     ensure!(
         redis <= MOST_INSTANCES as u64 && (1..=MOST_INSTANCES).contains(&postgres),

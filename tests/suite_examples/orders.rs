@@ -6,7 +6,7 @@ use crate::place::Place;
 use anyhow::{Context, Result, ensure};
 use dormouse_tests::client::Answer;
 use dormouse_tests::orders::{Told, all_at_once, order};
-use dormouse_tests::postgres::Postgres;
+use dormouse_tests::postgres::{Postgres, name_of};
 use dormouse_tests::redis::Redis;
 use dormouse_tests::wait::until;
 use serde_json::Value;
@@ -30,9 +30,7 @@ impl Shop {
     }
 
     fn sql(&self, statement: &str) -> Result<String> {
-        let url = self.place.database()?;
-        let name = url.rsplit_once('/').map_or(url, |(_, name)| name).split('?').next().unwrap_or_default();
-        self.postgres.sql(name, statement)
+        self.postgres.sql(name_of(self.place.database()?), statement)
     }
 
     /// Connections of the function to Redis and to PostgreSQL.

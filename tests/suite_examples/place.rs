@@ -4,7 +4,7 @@ use crate::ROOT;
 use crate::dev::Dev;
 use anyhow::{Context, Result, ensure};
 use dormouse_tests::env::Env;
-use dormouse_tests::page::{self, Block, last_line};
+use dormouse_tests::page::{self, Block, POSTGRES, REDIS, last_line};
 use dormouse_tests::ports;
 use dormouse_tests::postgres::Postgres;
 use dormouse_tests::redis::Redis;
@@ -13,11 +13,9 @@ use std::net::SocketAddr;
 use std::path::Path;
 use tempfile::TempDir;
 
-/// What the pages name: the ports of `dormouse dev`, and where Redis and PostgreSQL are.
+/// What the pages name: the ports of `dormouse dev`.
 const PORT: &str = "127.0.0.1:8080";
 const USAGE_PORT: &str = "127.0.0.1:8081";
-const REDIS: &str = "redis://127.0.0.1:6379";
-const POSTGRES: &str = "postgresql://shop:shop@127.0.0.1:5432/shop";
 
 /// A place to try pages in.
 pub(crate) struct Place {

@@ -19,7 +19,6 @@ use dormouse_core::function::{FunctionStatus, StartCheck};
 use dormouse_core::price::Durability;
 use dormouse_core::revision::Revision;
 use dormouse_core::scale::{Decision, Why};
-use dormouse_core::valid::ValidFunction;
 use dormouse_proto::v1;
 use jiff::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
@@ -391,8 +390,7 @@ fn closing_deadline(observed: &Observed, object: &Object) -> Option<Moment> {
 impl Draft<'_> {
     /// Whether an instance of the wanted revision may wait for what its code is mounted from.
     fn lacks(&mut self, object: &Object, roles: &Roles) -> bool {
-        let boots = |valid: &ValidFunction| valid.source.as_ref().is_some_and(|handler| handler.code.is_some());
-        if !object.valid.as_ref().is_some_and(|valid| boots(valid)) {
+        if !object.valid.as_ref().is_some_and(|valid| valid.brings_code()) {
             return false;
         }
         let starts = |i: &&InstanceSeen| i.seen.phase == Phase::Starting && i.seen.trouble.is_none();

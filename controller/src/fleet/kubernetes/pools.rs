@@ -32,7 +32,7 @@ impl Kubernetes {
         if parked.runtime.is_none() {
             self.add_container(&valid, target, parked, claim).await?;
         }
-        if parked.runtime.is_none() && !graft::is_loaded(&valid) {
+        if parked.runtime.is_none() && !valid.brings_code() {
             return Ok(());
         }
         let Some(handler) = &valid.source else { return Err(FleetError::Refused("there is no handler".into())) };

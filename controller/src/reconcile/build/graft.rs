@@ -60,7 +60,8 @@ impl Mark {
             memory_mib: valid.memory_mib,
             cpu_millis: valid.cpu_millis,
             restarts: None,
-            sent: is_loaded(valid),
+            // Nothing can be mounted into a parked pod.
+            sent: valid.brings_code(),
         }
     }
 
@@ -103,12 +104,6 @@ pub struct Graft<'a> {
     pub rules: &'a PodRules,
     /// What loads are signed with.
     pub key: &'a LoadKey,
-}
-
-/// Whether a function's code is sent to its runtime once that is started: nothing can be mounted into a parked pod.
-#[must_use]
-pub fn is_loaded(valid: &ValidFunction) -> bool {
-    valid.source.as_ref().is_some_and(|handler| handler.code.is_some())
 }
 
 /// The container. Ports, probes and a size of its own are not for an ephemeral one to have.

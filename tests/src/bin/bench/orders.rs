@@ -6,8 +6,9 @@ use anyhow::{Context, Result, ensure};
 use clap::Args;
 use dormouse_tests::client::{Connection, Target};
 use dormouse_tests::env::Env;
+use dormouse_tests::page::{POSTGRES, REDIS};
 use dormouse_tests::pair::free_ports;
-use dormouse_tests::postgres::Postgres;
+use dormouse_tests::postgres::{Postgres, name_of};
 use dormouse_tests::proc::{Process, Program};
 use dormouse_tests::quantiles::Times;
 use dormouse_tests::redis::Redis;
@@ -18,10 +19,6 @@ use std::time::{Duration, Instant};
 
 const EXAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/place-order");
 const NAME: &str = "place-order";
-
-/// What the example's Secret names.
-const REDIS: &str = "redis://127.0.0.1:6379";
-const POSTGRES: &str = "postgresql://shop:shop@127.0.0.1:5432/shop";
 
 /// Longest wait for a start.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -174,8 +171,7 @@ impl Shop {
     }
 
     fn sql(&self, statement: &str) -> Result<String> {
-        let name = self.url.rsplit_once('/').map_or("", |(_, name)| name).split('?').next().unwrap_or_default();
-        self.postgres.sql(name, statement)
+        self.postgres.sql(name_of(&self.url), statement)
     }
 
     /// Instances that were started.
